@@ -1,0 +1,55 @@
+"""The embedder's settings: one frozen object per process, from `EMBED_*` environment variables. Knows no checkpoint."""
+
+import os
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "EMBED_"
+
+
+class EmbedderConfig(BaseSettings):
+    """What to serve and within which limits; unknown names and bad values are refused (`pydantic.ValidationError`).
+
+    Pixel bounds left unset come from the checkpoint's own preprocessor config, the upper one capped at 1024×1024.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    checkpoint: str = Field(description="a folder, or a hub id such as Qwen/Qwen3-VL-4B-Instruct")
+    revision: str | None = Field(None, description="the hub revision: a branch, a tag or (best) a commit")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one")
+    prompt: Literal["auto", "eol", "embedding"] = Field(
+        "auto", description="auto: `embedding` for a Qwen3-VL-Embedding checkpoint, `eol` for any other"
+    )
+    pooling: Literal["last", "mean"] = Field("last", description="last token, or mean of the content's tokens")
+    normalize: bool = Field(True, description="divide each vector by its L2 norm")
+    instruction: str | None = Field(None, description="the system turn; unset: the prompt's own, if it has one")
+    min_pixels: int | None = Field(None, ge=1024, description="smaller images are enlarged to this area, in pixels")
+    max_pixels: int | None = Field(None, ge=4096, description="larger images are reduced to this area, in pixels")
+    max_text_tokens: int = Field(8192, ge=1, description="longer texts are refused, never truncated")
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="larger image files are refused")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="larger images are refused before they are decoded")
+    max_batch_tokens: int = Field(16384, ge=1, description="tokens (text and image) of one forward pass")
+
+    @model_validator(mode="after")
+    def _pixel_bounds_in_order(self) -> Self:
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+        return self
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """The settings of this process.
+
+        Raises:
+            ValueError: an `EMBED_*` variable is not a setting, or its value is not allowed; the message names it.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such setting; the settings are {', '.join(sorted(known))}")
+        return cls()

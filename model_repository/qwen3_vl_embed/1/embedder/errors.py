@@ -1,0 +1,23 @@
+"""The embedder's errors, a closed set. Knows nothing of status codes: `model.py` maps them to Triton's.
+
+    EmbedError
+    ├── InvalidInput            the caller's mistake: the message says what to change
+    ├── InferenceFailed         ours: the model gave no usable vector
+    └── UnsupportedCheckpoint   at start: this checkpoint cannot be served, and why
+"""
+
+
+class EmbedError(Exception):
+    """Base of all errors that the embedder raises or returns; `str(error)` is a sentence for a person."""
+
+
+class InvalidInput(EmbedError):
+    """The input cannot be embedded as it is; the caller can mend it."""
+
+
+class InferenceFailed(EmbedError):
+    """The model failed on a valid input, or produced NaN, infinity or zero."""
+
+
+class UnsupportedCheckpoint(EmbedError):
+    """The checkpoint is not a Qwen3-VL one, is incomplete, or cannot be found."""

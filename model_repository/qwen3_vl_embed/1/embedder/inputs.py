@@ -1,0 +1,52 @@
+"""One thing to embed and the options it may carry. Knows no model and no defaults: an unset option is None."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from embedder.errors import InvalidInput
+
+
+class Options(BaseModel):
+    """Per-request choices; None means the server's default (`EmbedderConfig`)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    pooling: Literal["last", "mean"] | None = None
+    normalize: bool | None = None
+    dimensions: int | None = Field(None, ge=8)
+    instruction: str | None = None
+    min_pixels: int | None = Field(None, ge=1024)
+    max_pixels: int | None = Field(None, ge=4096)
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def parse(cls, data: bytes) -> Self:
+        """Read a JSON object; empty bytes are no options.
+
+        Raises:
+            InvalidInput: not JSON, not an object, an unknown key or a value that is not allowed.
+        """
+        try:
+            return cls.model_validate_json(data) if data else cls()
+        except ValidationError as error:
+            raise InvalidInput(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"][:1]))
+    if first["type"] == "extra_forbidden":
+        return f"options: {key!r} is not an option; the options are {', '.join(Options.model_fields)}"
+    return f"options{'.' + key if key else ''}: {first['msg']}"
+
+
+@dataclass(frozen=True)
+class EmbedInput:
+    """One text or one image; exactly one of them, or the embedder answers with `InvalidInput`."""
+
+    text: str | None = None
+    image: bytes | None = None  # an encoded file: PNG, JPEG, WebP, GIF, BMP or TIFF
+    options: Options = field(default_factory=Options)

@@ -1,0 +1,91 @@
+"""Triton glue: requests -> embedder -> responses. The only file that knows Triton; it knows no tokens and no torch.
+
+Every request carries the same three inputs (`config.pbtxt`), because Triton batches only requests with equal inputs.
+A request may hold several rows; it gets all its vectors, or one error that names the row. Other requests of the batch
+never notice.
+"""
+
+import json
+import traceback
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from embedder import Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput, InvalidInput, Options
+
+INPUTS = ("text", "image", "options")
+
+
+class TritonPythonModel:
+    """One instance: one process, one device, one checkpoint."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the checkpoint of the `EMBED_*` settings; a sentence in Triton's log says why, if that fails."""
+        try:
+            config = EmbedderConfig.from_environment()
+            if config.device == "auto" and args["model_instance_kind"] == "GPU":
+                config = config.model_copy(update={"device": f"cuda:{args['model_instance_device_id']}"})
+            self.embedder = Embedder.load(config)
+        except (EmbedError, ValueError) as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        pb_utils.Logger.log_info(
+            "embedding with {checkpoint}: {dimension} dimensions, {dtype} on {device}, attention: {attention}, "
+            "prompt: {recipe[prompt]}, pooling: {recipe[pooling]}".format(**self.embedder.info)
+        )
+
+    def execute(self, requests: list) -> list:
+        """One response for each request, in order."""
+        rows = [read_rows(request) for request in requests]
+        answers = iter(self.embedder.embed([row for request in rows for row in request if isinstance(row, EmbedInput)]))
+        return [
+            self._respond([next(answers) if isinstance(row, EmbedInput) else row for row in request])
+            for request in rows
+        ]
+
+    def _respond(self, answers: list[Embedding | EmbedError]) -> "pb_utils.InferenceResponse":
+        for index, answer in enumerate(answers):
+            if isinstance(answer, EmbedError):
+                return failure(answer, f"row {index}: " if len(answers) > 1 else "")
+        if len({len(answer.vector) for answer in answers}) > 1:
+            return failure(InvalidInput("options.dimensions must be the same in all rows of one request"), "")
+        columns = {
+            "embedding": np.stack([answer.vector for answer in answers]),  # (rows, D) float32
+            "tokens": np.array([[answer.tokens] for answer in answers], dtype=np.int32),
+            "info": np.array([[self._info(answer)] for answer in answers], dtype=object),
+        }
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
+
+    def _info(self, answer: Embedding) -> bytes:
+        took = {name: getattr(answer, name) for name in ("preprocess_ms", "forward_ms", "batch_items")}
+        return json.dumps({"model": self.embedder.info, **took}).encode()
+
+
+def read_rows(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:
+    """The rows of one request, each an input or the reason why it is none."""
+    tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS]
+    if any(tensor is None for tensor in tensors):  # Triton counts inputs and does not check their names
+        return [InvalidInput(f"send all of {', '.join(INPUTS)}, empty when unused")]
+    columns = [tensor.as_numpy().reshape(-1) for tensor in tensors]  # (rows,) of bytes
+    return [read_row(*row) for row in zip(*columns, strict=True)]
+
+
+def read_row(text: bytes, image: bytes, options: bytes) -> EmbedInput | EmbedError:
+    """Empty bytes mean unused; a request without an image is a text, even an empty one (which is refused as such)."""
+    try:
+        parsed = Options.parse(options)
+        if image and not text:
+            return EmbedInput(image=image, options=parsed)
+        return EmbedInput(text=text.decode("utf-8"), image=image or None, options=parsed)
+    except UnicodeDecodeError:
+        return InvalidInput("the text is not valid UTF-8")
+    except EmbedError as error:
+        return error
+
+
+def failure(error: EmbedError, where: str) -> "pb_utils.InferenceResponse":
+    """That request's own error; a fault of ours is logged with its cause, without anybody's text or image."""
+    code = pb_utils.TritonError.INVALID_ARG
+    if not isinstance(error, InvalidInput):
+        code = pb_utils.TritonError.INTERNAL
+        pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{where}{error}", code))

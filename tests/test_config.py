@@ -1,0 +1,32 @@
+"""The embedder's settings: from the environment, unknown names and bad values refused by name."""
+
+import pytest
+
+from embedder import EmbedderConfig
+
+
+def from_environment(monkeypatch, **variables):
+    for name, value in {"EMBED_CHECKPOINT": "folder", **variables}.items():
+        monkeypatch.setenv(name, value)
+    return EmbedderConfig.from_environment()
+
+
+def test_from_the_environment(monkeypatch):
+    config = from_environment(monkeypatch, EMBED_POOLING="mean", EMBED_MAX_PIXELS="", EMBED_NORMALIZE="false")
+    assert (config.pooling, config.max_pixels, config.normalize) == ("mean", None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("EMBED_POLING", "mean", "EMBED_POLING: no such setting"),
+        ("EMBED_POOLING", "max", "pooling"),
+        ("EMBED_DTYPE", "float16", "dtype"),  # overflows to NaN in Qwen3-class models
+        ("EMBED_DEVICE", "gpu", "device"),
+        ("EMBED_MAX_PIXELS", "many", "max_pixels"),
+        ("EMBED_MIN_PIXELS", "4096000", "max_pixels"),
+    ],
+)
+def test_refused_by_name(monkeypatch, name, value, words):
+    with pytest.raises(ValueError, match=words):
+        from_environment(monkeypatch, **{"EMBED_MAX_PIXELS": "409600", name: value})

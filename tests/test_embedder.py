@@ -1,0 +1,132 @@
+"""The embedder's promises: one bad input fails alone, options do what they say, no vector that is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from embedder import Embedder, EmbedderConfig, EmbedInput, InferenceFailed, InvalidInput, Options
+from tests.reference import cosine, png, random_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture
+def embedder(folder):
+    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+
+
+def one(embedder, item):
+    (answer,) = embedder.embed([item])
+    return answer
+
+
+RED, PICTURE = EmbedInput(text="red"), EmbedInput(image=png())
+
+
+def with_options(item, **options):
+    return EmbedInput(item.text, item.image, Options(**options))
+
+
+def test_bad_inputs_fail_alone(embedder):
+    bad = [
+        EmbedInput(text=""),
+        EmbedInput(image=b"no image"),
+        EmbedInput(),
+        EmbedInput(text="a", image=png()),
+        EmbedInput(text="x " * 10**5),
+        with_options(RED, dimensions=129),
+        with_options(PICTURE, min_pixels=2**16 + 1),
+        with_options(PICTURE, max_pixels=2**20),
+    ]
+    answers = embedder.embed([RED, *bad, PICTURE])
+    assert all(isinstance(answer, InvalidInput) and len(str(answer)) < 200 for answer in answers[1:-1])
+    assert cosine(answers[0].vector, one(embedder, RED).vector) > 0.99999
+    assert cosine(answers[-1].vector, one(embedder, PICTURE).vector) > 0.99999
+
+
+def test_a_failing_forward_pass_takes_only_its_own_item(embedder, monkeypatch):
+    hidden = embedder.model.hidden
+
+    def fails_on_images(packed):
+        if packed.pixels is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(packed)
+
+    monkeypatch.setattr(embedder.model, "hidden", fails_on_images)
+    answers = embedder.embed([RED, PICTURE, EmbedInput(text="blue")])
+    assert isinstance(answers[1], InferenceFailed)
+    assert "out of memory" not in str(answers[1])  # for the log, not for the caller
+    assert cosine(answers[0].vector, one(embedder, RED).vector) > 0.99999
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_what_is_no_vector_is_never_served(embedder, monkeypatch, value):
+    hidden = embedder.model.hidden
+    monkeypatch.setattr(embedder.model, "hidden", lambda packed: torch.full_like(hidden(packed), value))
+    for options in ({}, {"normalize": False}, {"pooling": "mean"}, {"dimensions": 8}):
+        answer = one(embedder, with_options(RED, **options))
+        assert isinstance(answer, InferenceFailed)
+        assert "is not served" in str(answer)
+
+
+def test_options(embedder):
+    full = one(embedder, RED).vector
+    assert full.dtype == np.float32
+    assert full.shape == (embedder.model.dimension,)
+    raw = one(embedder, with_options(RED, normalize=False)).vector
+    assert np.linalg.norm(raw) == pytest.approx(float(np.linalg.norm(raw)), abs=0.1)
+    assert cosine(raw, full) > 0.999999
+    short = one(embedder, with_options(RED, dimensions=16)).vector
+    np.testing.assert_allclose(short, full[:16] / np.linalg.norm(full[:16]), atol=1e-5)  # truncated, then normalised
+    for item in (RED, PICTURE):
+        plain = one(embedder, item).vector
+        for changed in ({"pooling": "mean"}, {"instruction": "Name the colour."}):
+            assert cosine(plain, one(embedder, with_options(item, **changed)).vector) < 0.999
+    assert one(embedder, PICTURE).tokens > one(embedder, with_options(PICTURE, max_pixels=4096)).tokens
+
+
+def test_server_defaults_are_the_options_defaults(folder, embedder):
+    settings = {"pooling": "mean", "normalize": False, "instruction": "Name the colour.", "max_pixels": 4096}
+    changed = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", **settings))
+    for item in (RED, PICTURE):
+        expected = one(embedder, with_options(item, **settings)).vector
+        np.testing.assert_allclose(one(changed, item).vector, expected, atol=1e-4)
+    assert changed.info["id"] != embedder.info["id"]
+    assert changed.info["recipe"]["pooling"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b'{"foo": 1}', "'foo' is not an option; the options are pooling"),
+        (b'{"pooling": "max"}', "options.pooling"),
+        (b'{"dimensions": 7}', "options.dimensions"),
+        (b'{"dimensions": 64.0}', "options.dimensions"),
+        (b'{"dimensions": true}', "options.dimensions"),
+        (b'{"dimensions": "64"}', "options.dimensions"),
+        (b'{"normalize": 1}', "options.normalize"),
+        (b'{"max_pixels": 10}', "options.max_pixels"),
+        (b"[]", "options"),
+        (b"{", "options: Invalid JSON"),
+        (b"\xff", "options: Invalid JSON"),
+    ],
+)
+def test_options_are_strict(data, sentence):
+    with pytest.raises(InvalidInput, match=sentence):
+        Options.parse(data)
+
+
+def test_no_options_are_no_options():
+    assert Options.parse(b"") == Options.parse(b"{}") == Options()
+
+
+def test_info_says_what_makes_the_vectors(folder, embedder):
+    info = embedder.info
+    assert info["dimension"] == 128
+    assert (info["dtype"], info["device"], info["model_type"]) == ("float32", "cpu", "qwen3_vl")
+    assert info["recipe"]["prompt"] == "eol"
+    again = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+    assert again.info == info

@@ -1,0 +1,210 @@
+"""Decoding: the colour that a viewer shows, whatever the file; what is no single image is refused with a sentence."""
+
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from transformers import AutoImageProcessor
+
+from embedder import images
+from embedder.errors import InvalidInput
+
+COLOUR = (200, 100, 50)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    file = BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def decoded(data: bytes) -> Image.Image:
+    return images.decode(data, max_bytes=10**7, max_pixels=10**7)
+
+
+def solid(mode: str, colour, size=(40, 40)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def half_transparent() -> Image.Image:
+    return solid("RGBA", (*COLOUR, 128))
+
+
+def palette(transparent: bool) -> bytes:
+    image = solid("P", 1)
+    image.putpalette([0, 0, 0, *COLOUR])
+    return encoded(image, **({"transparency": 1} if transparent else {}))
+
+
+def animated(format: str) -> bytes:
+    second = solid("RGB", (0, 255, 0))
+    return encoded(solid("RGB", COLOUR), format, save_all=True, append_images=[second], lossless=True)
+
+
+def grey16(value: int) -> bytes:
+    return encoded(Image.fromarray(np.full((40, 40), value, dtype=np.uint16)))
+
+
+def tiff(values: np.ndarray) -> bytes:
+    return encoded(Image.fromarray(values), "TIFF")
+
+
+ON_WHITE = tuple(round(channel * 128 / 255 + 255 * 127 / 255) for channel in COLOUR)
+CASES = {
+    "png": (encoded(solid("RGB", COLOUR)), COLOUR, 0),
+    "bmp": (encoded(solid("RGB", COLOUR), "BMP"), COLOUR, 0),
+    "tiff": (encoded(solid("RGB", COLOUR), "TIFF"), COLOUR, 0),
+    "webp lossless": (encoded(solid("RGB", COLOUR), "WEBP", lossless=True), COLOUR, 0),
+    "jpeg": (encoded(solid("RGB", COLOUR), "JPEG", quality=95), COLOUR, 3),
+    "cmyk jpeg": (encoded(solid("RGB", COLOUR).convert("CMYK"), "JPEG", quality=95), COLOUR, 3),
+    "ycbcr tiff": (encoded(solid("RGB", COLOUR).convert("YCbCr"), "TIFF"), COLOUR, 2),
+    "lab tiff": (encoded(solid("LAB", (128, 128, 128)), "TIFF"), (119, 119, 119), 3),
+    "grey": (encoded(solid("L", 77)), (77,) * 3, 0),
+    "one bit, white": (encoded(solid("1", 1)), (255,) * 3, 0),
+    "one bit, black": (encoded(solid("1", 0)), (0,) * 3, 0),
+    "alpha": (encoded(half_transparent()), ON_WHITE, 1),
+    "wholly transparent": (encoded(solid("RGBA", (*COLOUR, 0))), (255,) * 3, 0),
+    "alpha webp": (encoded(half_transparent(), "WEBP", lossless=True), ON_WHITE, 1),
+    "grey and alpha": (encoded(solid("LA", (0, 128))), (127,) * 3, 1),
+    "palette": (palette(False), COLOUR, 0),
+    "palette, transparent": (palette(True), (255,) * 3, 0),
+    "colour key": (encoded(solid("RGB", COLOUR), transparency=COLOUR), (255,) * 3, 0),
+    "gif": (encoded(solid("RGB", COLOUR), "GIF"), COLOUR, 0),
+    "animated gif": (animated("GIF"), COLOUR, 0),
+    "animated webp": (animated("WEBP"), COLOUR, 0),
+    "animated png": (animated("PNG"), COLOUR, 0),
+    "16-bit grey, white": (grey16(65535), (255,) * 3, 0),
+    "16-bit grey, middle": (grey16(30000), (117,) * 3, 0),
+    "16-bit grey, dark": (grey16(300), (1,) * 3, 0),
+    "32-bit grey of 16 bits": (tiff(np.full((40, 40), 30000, dtype=np.int32)), (117,) * 3, 0),
+    "float grey": (tiff(np.full((40, 40), 0.5, dtype=np.float32)), (128,) * 3, 0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_colour_a_viewer_shows(name):
+    data, colour, tolerance = CASES[name]
+    image = decoded(data)
+    assert (image.mode, image.size) == ("RGB", (40, 40))
+    assert np.abs(np.asarray(image).astype(int) - colour).max() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)).resize((50, 30))
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's transposition that the tag undoes
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(np.asarray(decoded(encoded(stored, exif=exif))), np.asarray(upright))
+
+
+def wide_gamut_profile() -> bytes:
+    """A display profile that is not sRGB: sRGB's own with red and blue primaries swapped."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = data.find(b"rXYZ"), data.find(b"bXYZ")
+    data[red : red + 4], data[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(data.replace(b"s\0R\0G\0B", b"s\0w\0a\0p"))
+
+
+def test_icc_profiles_are_honoured():
+    assert decoded(encoded(solid("RGB", COLOUR), icc_profile=wide_gamut_profile())).getpixel((0, 0)) == COLOUR[::-1]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert decoded(encoded(solid("RGB", COLOUR), icc_profile=srgb)).getpixel((0, 0)) == COLOUR
+    assert decoded(encoded(solid("RGB", COLOUR), icc_profile=b"nonsense")).getpixel((0, 0)) == COLOUR
+
+
+def test_a_profile_and_alpha_together():
+    data = encoded(half_transparent(), icc_profile=wide_gamut_profile())
+    assert np.abs(np.array(decoded(data).getpixel((0, 0))) - ON_WHITE[::-1]).max() <= 1
+
+
+PNG = CASES["png"][0]
+REFUSED = {
+    "no image": (b"hello, world", "not an image"),
+    "empty": (b"", "not an image"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+    "pdf": (b"%PDF-1.7\n", "not an image"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    "mp4": (b"\0\0\0\x20ftypisom" + bytes(64), "single images are served"),
+    "mov": (b"\0\0\0\x14ftypqt  " + bytes(64), "single images are served"),
+    "webm": (b"\x1aE\xdf\xa3" + bytes(64), "single images are served"),
+    "avi": (b"RIFF\0\0\0\0AVI LIST", "single images are served"),
+    "truncated png": (encoded(Image.effect_noise((200, 200), 50))[:-2000], "truncated or damaged"),
+    "truncated jpeg": (encoded(Image.effect_noise((200, 200), 50), "JPEG")[:-2000], "truncated or damaged"),
+    "too thin": (encoded(solid("RGB", COLOUR, (1, 201))), "at most 200 times"),
+    "float, no agreed range": (tiff(np.full((40, 40), 128, dtype=np.float32)), "outside 0…1"),
+    "32 bits": (tiff(np.full((40, 40), 70000, dtype=np.int32)), "outside 0…65535"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_a_sentence(name):
+    data, sentence = REFUSED[name]
+    with pytest.raises(InvalidInput, match=sentence):
+        decoded(data)
+
+
+def test_size_is_checked_before_decoding(monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(InvalidInput, match="9000×9000 pixels; at most 10000000"):
+        images.decode(encoded_without_load((9000, 9000)), 10**7, 10**7)
+    with pytest.raises(InvalidInput, match="bytes; at most 10"):
+        images.decode(PNG, 10, 10**7)
+
+
+def encoded_without_load(size) -> bytes:
+    """A PNG's beginning: its size, and pixels that never come."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    start = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + start + struct.pack(">I", 10**6) + b"IDAT"
+
+
+@pytest.mark.parametrize(
+    ("size", "bounds", "expected"),
+    [
+        ((244, 244), (65536, 2**20), (256, 256)),  # the benchmark's swatch; 252 would be patch 14
+        ((1, 1), (65536, 2**20), (256, 256)),
+        ((64, 64), (4096, 2**20), (64, 64)),
+        ((1, 200), (65536, 2**20), None),
+        ((4000, 3000), (65536, 2**20), None),
+        ((10, 1000), (4096, 4096), (32, 128)),  # qwen-vl-utils alone would ask Pillow for a width of zero
+        ((1000, 10), (4096, 4096), (128, 32)),
+        ((200, 1), (4096, 4096), None),
+        ((333, 97), (4096, 4096), None),
+    ],
+)
+def test_resized_once_within_the_bounds(size, bounds, expected):
+    image = images.resize(solid("RGB", COLOUR, size), 16, *bounds)
+    assert all(side % 32 == 0 for side in image.size)
+    assert image.width * image.height <= bounds[1]
+    assert expected is None or image.size == expected
+    assert image.getpixel((5, 5)) == COLOUR
+
+
+def test_every_shape_has_a_size():
+    """Reduced images keep the bound; enlarged ones may pass it by qwen-vl-utils' rounding up to multiples of 32."""
+    for side in range(1, 200, 7):
+        for size in ((1, side), (side, 1), (5, 5 * side), (40, 20 * side)):
+            width, height = images.resize(solid("RGB", COLOUR, size), 16, 4096, 4096).size
+            assert width % 32 == height % 32 == 0
+            assert 2048 <= width * height <= (4096 if size[0] * size[1] > 4096 else 200 * 32 * 32)
+
+
+def test_patches_are_transformers_patches():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8))
+    processor = AutoImageProcessor.from_pretrained("tests/data/configs/Qwen3-VL-4B-Instruct")
+    expected = processor(images=[image], do_resize=False, return_tensors="np")
+    patches = images.to_patches(image, 16)
+    assert expected["image_grid_thw"].tolist() == [[1, *patches.grid]]
+    assert patches.tokens == 15
+    ours = patches.pixels.reshape(-1, 3, 1, 256) / 127.5 - 1
+    np.testing.assert_allclose(np.repeat(ours, 2, axis=2).reshape(60, -1), expected["pixel_values"], atol=1e-6)
+
+
+def test_all_grey_levels_stay_apart():
+    levels = [images.to_patches(images.resize(solid("L", v).convert("RGB"), 16, 4096, 4096), 16) for v in range(256)]
+    assert [int(p.pixels.min()) for p in levels] == [int(p.pixels.max()) for p in levels] == list(range(256))
