@@ -1,0 +1,52 @@
+# `make` alone lists the targets. Needs GNU make, Python 3.11 or 3.12 with venv, and libpython (README, "Two commands").
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3,11),(3,12)))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+UV := .cache/uv/bin/uv
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
+
+setup: $(STAMP)  ## the virtual environment with pinned, hashed dependencies and the real tritonserver
+
+$(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: apt install python3 python3-venv, or make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) has no venv: apt install python3-venv"; exit 1; }
+	@echo "installing dependencies (about 5 GB with torch's CUDA build, a minute or two) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tritonserver.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=… another, SERVE_PORT=… elsewhere)
+	@$(BIN)/python -m serving
+
+test: setup  ## the whole suite, with the real tritonserver and the adapter
+	@$(BIN)/python -m pytest -m "not containers"
+
+test-containers: setup  ## build and run the containers with podman (as root)
+	@$(BIN)/python -m pytest -m containers
+
+check: setup  ## lint and types
+	@$(BIN)/ruff check . && $(BIN)/mypy
+
+train: setup  ## train checkpoints/qwen3-vl-color-tiny anew (two cores, up to 20 minutes)
+	@$(BIN)/python -m checkpoints.train
+
+measure: setup  ## the shipped checkpoint's figures
+	@$(BIN)/python -m checkpoints.measure
+
+lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
+	$(COMPILE) pyproject.toml --group server --group evaluation --group dev -c requirements/pins.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/client.txt
+	$(COMPILE) --group pyproject.toml:server -c requirements/dev.txt -o requirements/server.txt
+
+$(UV):
+	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv
+
+clean:  ## remove the virtual environment and all caches
+	rm -rf .venv .cache build *.egg-info
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-containers check train measure lock clean

@@ -1,0 +1,41 @@
+"""`python -m serving`: serve in the foreground until Ctrl-C or SIGTERM. `make serve` runs this."""
+
+import signal
+import sys
+
+from rich.console import Console
+
+from serving.settings import ServeSettings, ServingError, checkpoint
+from serving.stack import Stack
+
+BANNER = """
+[bold green]Serving {checkpoint}[/] at [bold]{url}[/]   (docs: {url}/docs, stop: Ctrl-C)
+
+  curl {url}/txt/embed -H 'content-type: application/json' -d '{{"input": "red"}}'
+  qwen3-vl-embed validate --url {url}
+"""
+
+
+def main() -> int:
+    """Exit status: 0 when stopped, 1 when it could not be served."""
+    console = Console(stderr=True, highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stack = None
+    try:
+        stack = Stack(ServeSettings.from_environment(), checkpoint(), console)
+        stack.start()
+        console.print(BANNER.format(checkpoint=stack.checkpoint, url=stack.url), soft_wrap=True)
+        stack.watch()
+    except ServingError as error:
+        console.print(f"[bold red]{error}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopping …")
+    finally:
+        if stack:
+            stack.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

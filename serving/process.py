@@ -1,0 +1,71 @@
+"""One process that we run: started in a group of its own, its lines passed on with its name, stopped for sure."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Self
+
+from rich.console import Console
+from rich.text import Text
+
+Filter = Callable[[str], str | None]  # a line -> what to show of it, or None
+
+
+class Process:
+    """A running child whose output is shown line by line as `name │ line`; the last lines are kept for post-mortems."""
+
+    def __init__(self, name: str, popen: subprocess.Popen, console: Console, show: Filter, colour: str) -> None:
+        self.name, self.popen, self.lines = name, popen, deque[str](maxlen=2000)
+        self._reader = threading.Thread(target=self._read, args=(console, show, colour), daemon=True)
+        self._reader.start()
+
+    @classmethod
+    def start(
+        cls, name: str, command: list[str], environment: dict[str, str], console: Console, show: Filter, colour: str
+    ) -> Self:
+        """A group of its own: Ctrl-C reaches only us, and we stop the children in order."""
+        popen = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+            errors="replace",
+        )
+        return cls(name, popen, console, show, colour)
+
+    @property
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def stop(self, seconds: float) -> None:
+        """SIGTERM and, after `seconds`, SIGKILL for the whole group; returns when all of it is gone."""
+        if self.alive:
+            self.popen.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL for the whole group: children of a dead leader too."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        self._reader.join(timeout=2)
+
+    def _read(self, console: Console, show: Filter, colour: str) -> None:
+        for line in self._split_lines():
+            self.lines.append(line)
+            if shown := show(line):
+                console.print(Text(f"{self.name:>7} │ ", style=colour) + Text(shown), soft_wrap=True)
+
+    def _split_lines(self) -> Iterator[str]:
+        """Lines as a terminal would leave them: a progress bar is what stands after its last carriage return."""
+        for line in self.popen.stdout:
+            yield line.rstrip("\n").rsplit("\r", 1)[-1]

@@ -1,0 +1,59 @@
+"""The real stack, started once: tritonserver with the tiny checkpoint and the adapter in front, on free ports."""
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from rich.console import Console
+
+from serving.settings import ROOT, ServeSettings
+from serving.stack import Stack
+
+CHECKPOINT = ROOT / "checkpoints" / "qwen3-vl-color-tiny"
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """Where the stack that the tests share is listening."""
+
+    adapter_url: str  # http://host:port
+    triton_http: str  # host:port
+    triton_grpc: str
+    triton_metrics: str
+    stack: Stack
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
+
+
+def serve_settings(**changes) -> ServeSettings:
+    names = ("port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
+    return ServeSettings(**(dict(zip(names, free_ports(4), strict=True)) | changes))
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[RunningStack]:
+    os.environ.setdefault("ADAPTER_LOG_LEVEL", "warning")
+    settings = serve_settings()
+    running = Stack(settings, str(CHECKPOINT), Console(stderr=True))
+    try:
+        running.start()
+        ports = settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port
+        yield RunningStack(running.url, *(f"localhost:{port}" for port in ports), running)
+    finally:
+        running.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: those that need the stack after those that do not, the containers last."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker("stack")
+    items.sort(key=lambda item: (bool(item.get_closest_marker("containers")), bool(item.get_closest_marker("stack"))))
