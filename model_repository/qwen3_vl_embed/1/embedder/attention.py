@@ -26,19 +26,27 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
-    cu_seq_lens_q: torch.Tensor,  # (sequences + 1,) int32: where each sequence starts and ends
-    max_length_q: int,
+    text_bounds: torch.Tensor | None = None,  # (sequences + 1,) int32: where each starts and ends; `PackedModel.hidden`
+    text_longest: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,  # the same of the images' patches, from transformers' vision tower
+    max_length_q: int | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Softmax attention within each sequence, causal in the language model; returns (1, T, heads, head_dim)."""
+    """Softmax attention within each sequence, causal in the language model; returns (1, T, heads, head_dim).
+
+    The language model's bounds have names of their own, since transformers before 5.23 hands every keyword to the
+    vision tower as well.
+    """
+    in_text = module.is_causal
+    bounds, longest = (text_bounds, text_longest) if in_text else (cu_seq_lens_q, max_length_q)
     if query.is_cuda and flash_attn_varlen_func is not None:
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, head_dim)
-        bounds = cu_seq_lens_q.to(query.device)
+        bounds = bounds.to(query.device)
         out = flash_attn_varlen_func(
-            q, k, v, bounds, bounds, max_length_q, max_length_q, softmax_scale=scaling, causal=module.is_causal
+            q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=in_text
         )
         return out[None], None
-    return _grouped(query, key, value, cu_seq_lens_q.diff().tolist(), scaling, module.is_causal), None
+    return _grouped(query, key, value, bounds.diff().tolist(), scaling, in_text), None
 
 
 def _grouped(

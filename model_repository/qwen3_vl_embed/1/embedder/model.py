@@ -64,9 +64,7 @@ class PackedModel:
             pixel_values=None if packed.pixels is None else self.normalized(packed.pixels),
             image_grid_thw=packed.grids,
             use_cache=False,  # a cache would also switch off the handling of packed sequences
-            cu_seq_lens_q=packed.bounds,
-            cu_seq_lens_k=packed.bounds,
-            max_length_q=packed.longest,
-            max_length_k=packed.longest,
+            text_bounds=packed.bounds,
+            text_longest=packed.longest,
         )
         return output.last_hidden_state[0]

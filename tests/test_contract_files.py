@@ -1,0 +1,73 @@
+"""What is written agrees: config.pbtxt, model.py, the adapter, the settings' documentation, the README."""
+
+import re
+import struct
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from PIL import Image
+from tritonclient.grpc import model_config_pb2
+
+from client.schemas import ImageRequest, TextRequest
+from client.settings import Settings
+from embedder import EmbedderConfig, Options
+from serving.settings import ServeSettings
+
+MODEL = Path("model_repository/qwen3_vl_embed")
+CONFIG = text_format.Parse((MODEL / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+SETTINGS = {"EMBED_": EmbedderConfig, "ADAPTER_": Settings, "SERVE_": ServeSettings}
+
+
+def test_the_wire_contract():
+    assert [(i.name, i.data_type, list(i.dims)) for i in CONFIG.input] == [
+        (name, model_config_pb2.TYPE_STRING, [1]) for name in ("text", "image", "options")
+    ]
+    assert [(o.name, o.data_type, list(o.dims)) for o in CONFIG.output] == [
+        ("embedding", model_config_pb2.TYPE_FP32, [-1]),
+        ("tokens", model_config_pb2.TYPE_INT32, [1]),
+        ("info", model_config_pb2.TYPE_STRING, [1]),
+    ]
+    assert not any(i.optional for i in CONFIG.input)  # an optional input would keep texts and images apart
+    assert CONFIG.HasField("dynamic_batching")
+    assert not CONFIG.response_cache.enable
+    assert [group.kind for group in CONFIG.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_AUTO]
+
+
+def test_every_number_of_the_wire_contract_has_its_reason():
+    lines = (MODEL / "config.pbtxt").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\s*(max_|default_queue_policy|instance_group)", line):
+            assert lines[number - 1].lstrip().startswith("#"), line
+
+
+def test_warm_up_is_a_text_and_an_image():
+    assert [warmup.name for warmup in CONFIG.model_warmup] == ["text", "image"]
+    contents = {}
+    for warmup in CONFIG.model_warmup:
+        assert set(warmup.inputs) == {"text", "image", "options"}
+        for value in warmup.inputs.values():
+            data = (MODEL / "warmup" / value.input_data_file).read_bytes()
+            assert struct.unpack("<I", data[:4]) == (len(data) - 4,)  # one BYTES element
+            contents[value.input_data_file] = data[4:]
+    assert contents["empty"] == b""
+    assert contents["text"].decode()
+    assert Image.open(BytesIO(contents["image"])).size == (244, 244)
+
+
+@pytest.mark.parametrize("prefix", SETTINGS)
+def test_settings_are_documented_with_their_defaults(prefix):
+    rows = re.findall(rf"^\| `({prefix}\w+)` \| (.*?) \| (.+?) \|$", Path("docs/settings.md").read_text(), re.M)
+    documented = {name: default for name, default, _ in rows}
+    actual = {}
+    for name, field in SETTINGS[prefix].model_fields.items():
+        default = "required" if field.is_required() else "unset" if field.default is None else str(field.default)
+        actual[prefix + name.upper()] = default
+    assert documented == actual
+
+
+def test_options_are_the_same_everywhere():
+    assert set(ImageRequest.model_fields) - {"input", "content"} == set(Options.model_fields)
+    assert set(Options.model_fields) - (set(TextRequest.model_fields) - {"input"}) == {"min_pixels", "max_pixels"}
+    assert all(f"`{option}`" in Path("README.md").read_text() for option in Options.model_fields)
