@@ -67,5 +67,6 @@ class Process:
 
     def _split_lines(self) -> Iterator[str]:
         """Lines as a terminal would leave them: a progress bar is what stands after its last carriage return."""
+        assert self.popen.stdout
         for line in self.popen.stdout:
             yield line.rstrip("\n").rsplit("\r", 1)[-1]

@@ -26,9 +26,16 @@ class Stack:
     def __init__(self, settings: ServeSettings, checkpoint: str, console: Console) -> None:
         self.settings, self.checkpoint, self.console = settings, checkpoint, console
         self.server = Tritonserver.find(settings)
-        self.triton: Process | None = None
-        self.adapter: Process | None = None
+        self._processes: dict[str, Process] = {}
         self._regions: set[str] = set()
+
+    @property
+    def triton(self) -> Process:
+        return self._processes["triton"]
+
+    @property
+    def adapter(self) -> Process:
+        return self._processes["adapter"]
 
     @property
     def url(self) -> str:
@@ -68,8 +75,8 @@ class Stack:
 
     def stop(self) -> None:
         """The adapter first, so that nothing new reaches Triton; then Triton, with what was under way."""
-        for process in (self.adapter, self.triton):
-            if process:
+        for name in ("adapter", "triton"):
+            if process := self._processes.get(name):
                 process.stop(self.settings.stop_seconds + 2)
         self._remove_regions()
 
@@ -98,7 +105,7 @@ class Stack:
     def _start_triton(self) -> None:
         show = logs.everything if self.settings.verbose else logs.quiet
         command, environment = self.server.command(self.settings), self.server.environment(self.checkpoint)
-        self.triton = Process.start("triton", command, environment, self.console, show, "green")
+        self._processes["triton"] = Process.start("triton", command, environment, self.console, show, "green")
         with self.console.status(f"loading {self.checkpoint} …"):
             port = self.settings.triton_http_port
             self._await(self.triton, f"http://{self._address}:{port}/v2/health/ready", self.settings.start_seconds)
@@ -112,7 +119,8 @@ class Stack:
             "PYTHONPATH": str(ROOT),
         }
         command = [sys.executable, "-m", "client"]
-        self.adapter = Process.start("adapter", command, environment, self.console, logs.everything, "cyan")
+        started = Process.start("adapter", command, environment, self.console, logs.everything, "cyan")
+        self._processes["adapter"] = started
         self._await(self.adapter, f"{self.url}/health", 60)
 
     def _await(self, process: Process, url: str, seconds: float) -> None:

@@ -41,7 +41,7 @@ class Tritonserver:
     @classmethod
     def _from_wheel(cls) -> Self:
         spec = find_spec("pytriton")
-        if spec is None:
+        if spec is None or spec.origin is None:
             raise ServingError("there is no tritonserver: run `make setup`, or set SERVE_TRITONSERVER to one")
         package = Path(spec.origin).parent
         binary = package / "tritonserver" / "bin" / "tritonserver"

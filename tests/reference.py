@@ -50,7 +50,7 @@ def random_checkpoint(folder: Path, *, experts_per_token: int = 0, max_pixels: i
 
 def with_experts(config, per_token: int) -> Qwen3VLMoeForConditionalGeneration:
     values = config.to_dict()
-    experts = {"num_experts": 4, "num_experts_per_tok": per_token, "moe_intermediate_size": 64, "decoder_sparse_step": 1}
+    experts = {"num_experts": 4, "num_experts_per_tok": per_token, "moe_intermediate_size": 64}
     for part in (values, values["text_config"], values["vision_config"]):
         part.pop("model_type")
     values["text_config"] |= experts

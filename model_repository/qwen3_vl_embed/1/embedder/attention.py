@@ -39,6 +39,7 @@ def packed_attention(
     """
     in_text = module.is_causal
     bounds, longest = (text_bounds, text_longest) if in_text else (cu_seq_lens_q, max_length_q)
+    assert bounds is not None
     if query.is_cuda and flash_attn_varlen_func is not None:
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, head_dim)
         bounds = bounds.to(query.device)

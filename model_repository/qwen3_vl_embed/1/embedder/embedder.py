@@ -18,7 +18,7 @@ from embedder import images, pooling
 from embedder.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from embedder.config import EmbedderConfig
 from embedder.errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
-from embedder.inputs import EmbedInput
+from embedder.inputs import EmbedInput, Options
 from embedder.model import PackedModel
 from embedder.packing import Sequence, pack, plan
 from embedder.prompts import Renderer
@@ -70,14 +70,12 @@ class Embedder:
         """One vector or one error for each input, in order; an input never changes another's answer beyond rounding."""
         started = perf_counter()
         prepared = self._prepare_all(inputs)
-        ready = [i for i, item in enumerate(prepared) if isinstance(item, Sequence)]
+        ready = {i: item for i, item in enumerate(prepared) if isinstance(item, Sequence)}
         prepared_at = perf_counter()
-        rows = self._forward([prepared[i] for i in ready], [self._pooling(inputs[i]) for i in ready])
+        rows = self._forward(list(ready.values()), [self._pooling(inputs[i]) for i in ready])
         timing = ((prepared_at - started) * 1e3, (perf_counter() - prepared_at) * 1e3, len(inputs))
-        answers: list[Embedding | EmbedError] = list(prepared)
-        for i, row in zip(ready, rows, strict=True):
-            answers[i] = self._finish(row, inputs[i], len(prepared[i]), timing)
-        return answers
+        finished = {i: self._finish(row, inputs[i], len(ready[i]), timing) for i, row in zip(ready, rows, strict=True)}
+        return [item if isinstance(item, EmbedError) else finished[i] for i, item in enumerate(prepared)]
 
     def _prepare_all(self, inputs: SequenceOf[EmbedInput]) -> list[Sequence | EmbedError]:
         if sum(item.image is not None for item in inputs) > 1:  # Pillow decodes and resizes without the GIL
@@ -100,24 +98,24 @@ class Embedder:
         Raises:
             InvalidInput: the input or its options cannot be embedded.
         """
-        if (item.text is None) == (item.image is None):
-            raise InvalidInput("give either a text or an image")
         if item.options.dimensions and item.options.dimensions > self.model.dimension:
             raise InvalidInput(f"options.dimensions: at most {self.model.dimension}, the size of this model's vectors")
         instruction = self.config.instruction if item.options.instruction is None else item.options.instruction
-        if item.image is not None:
-            patches = self._patches(item)
+        if item.image is not None and item.text is None:
+            patches = self._patches(item.image, item.options)
             sequence = Sequence(self.renderer.image(patches.tokens, instruction), patches)
-        else:
+        elif item.text is not None and item.image is None:
             sequence = Sequence(self.renderer.text(item.text, instruction))
+        else:
+            raise InvalidInput("give either a text or an image")
         if len(sequence) > self._context:
             raise InvalidInput(f"the input has {len(sequence)} tokens; this checkpoint reads at most {self._context}")
         return sequence
 
-    def _patches(self, item: EmbedInput) -> images.Patches:
-        image = images.decode(item.image, self.config.max_image_bytes, self.config.max_image_pixels)
-        upper = item.options.max_pixels or self._max_pixels
-        lower = item.options.min_pixels or min(self._min_pixels, upper)
+    def _patches(self, data: bytes, options: Options) -> images.Patches:
+        image = images.decode(data, self.config.max_image_bytes, self.config.max_image_pixels)
+        upper = options.max_pixels or self._max_pixels
+        lower = options.min_pixels or min(self._min_pixels, upper)
         if upper > self._max_pixels:
             raise InvalidInput(f"options.max_pixels: at most {self._max_pixels}, this server's own limit")
         if lower > upper:

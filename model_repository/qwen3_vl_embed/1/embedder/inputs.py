@@ -1,6 +1,6 @@
 """One thing to embed and the options it may carry. Knows no model and no defaults: an unset option is None."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Self
 
@@ -43,10 +43,13 @@ def _sentence(error: ValidationError) -> str:
     return f"options{'.' + key if key else ''}: {first['msg']}"
 
 
+NO_OPTIONS = Options()
+
+
 @dataclass(frozen=True)
 class EmbedInput:
     """One text or one image; exactly one of them, or the embedder answers with `InvalidInput`."""
 
     text: str | None = None
     image: bytes | None = None  # an encoded file: PNG, JPEG, WebP, GIF, BMP or TIFF
-    options: Options = field(default_factory=Options)
+    options: Options = NO_OPTIONS

@@ -92,11 +92,10 @@ class Renderer:
         ids: list[int] = []
         content = (0, 0)
         for part in frame:
-            if part == self._special[IMAGE_TOKEN]:
-                content = (len(ids), len(ids) + image_tokens)
-                ids += [part] * image_tokens
-            elif isinstance(part, int):
-                ids.append(part)
+            if isinstance(part, int):
+                is_image = part == self._special[IMAGE_TOKEN]
+                content = (len(ids), len(ids) + image_tokens) if is_image else content
+                ids += [part] * (image_tokens if is_image else 1)
             else:
                 before, slot, after = part.partition(TEXT_SLOT)
                 encoding = self._plain.encode(before + text + after if slot else part, add_special_tokens=False)
