@@ -1,0 +1,218 @@
+"""The command line `qwen3-vl-embed`: serve a checkpoint, embed things, check a server, show what it serves.
+
+Thin: reads options, calls the modules that do the work, turns their errors into sentences and exit codes.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from cli import sources, terminal
+from cli.adapter_client import AdapterClient, AdapterError
+from cli.job import EmbeddingJob, ItemError
+from cli.sources import Item, SourceError
+from cli.validation import validate as validate_server
+from cli.vectors import Embedded, VectorFileError, check_writable, jsonl, write_vectors
+
+DEFAULT_BATCH = 64  # what one Triton batch holds: longer lists only wait
+DEFAULT_URL = "http://localhost:8001"
+
+app = typer.Typer(
+    help="Text and image embeddings from Qwen3-VL: serve a checkpoint, embed with it, check it.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+)
+
+
+def _option(help: str, *names: str, panel: str | None = None, **settings: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
+
+
+INPUTS, OUTPUT, RECIPE = "More inputs", "Output", "Recipe (what is left out stays as the server is set)"
+
+Url = Annotated[str, _option("Where the server answers.", envvar="QWEN3_VL_EMBED_URL")]
+Words = Annotated[list[str] | None, typer.Argument(help="Texts, image files, folders of images, - for stdin's lines.")]
+Texts = Annotated[list[str] | None, _option("A text, whatever it looks like.", panel=INPUTS)]
+Images = Annotated[list[Path] | None, _option("An image file, whatever its name.", panel=INPUTS)]
+Csv = Annotated[Path | None, _option("A CSV file with a line of headings.", panel=INPUTS)]
+Column = Annotated[str | None, _option("The heading of the column of --csv to embed.", panel=INPUTS)]
+Output = Annotated[Path | None, _option("A .npz, .npy, .parquet or .jsonl file.", "--output", "-o", panel=OUTPUT)]
+SkipErrors = Annotated[bool, _option("Leave bad items out, list them at the end.", "--skip-errors", panel=OUTPUT)]
+Pooling = Annotated[str | None, _option("last or mean.", panel=RECIPE)]
+Dimensions = Annotated[int | None, _option("Keep the first N numbers.", panel=RECIPE)]
+Normalize = Annotated[bool | None, _option("Unit vectors, or as they are pooled.", panel=RECIPE)]
+Instruction = Annotated[str | None, _option("The system turn of the prompt.", panel=RECIPE)]
+MinPixels = Annotated[int | None, _option("Enlarge images that have fewer pixels.", panel=RECIPE)]
+MaxPixels = Annotated[int | None, _option("Shrink images that have more pixels.", panel=RECIPE)]
+BatchSize = Annotated[int | None, _option(f"Items in a request; left out, at most {DEFAULT_BATCH}.", min=1)]
+Checkpoint = Annotated[str | None, _option("A folder, or a Hugging Face id.", envvar="CHECKPOINT")]
+Port = Annotated[int | None, _option("Where the adapter listens; left out, 8001.", envvar="SERVE_PORT")]
+Strict = Annotated[bool, _option("Every colour must find its own swatch, not red alone.", "--strict")]
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """The one place where errors become a sentence on stderr: exit code 2 for what was typed, 1 for what happened."""
+    try:
+        yield
+    except (SourceError, VectorFileError) as error:
+        terminal.complain(str(error))
+        raise typer.Exit(2) from None
+    except (AdapterError, ItemError) as error:
+        terminal.complain(str(error))
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def serve(checkpoint: Checkpoint = None, port: Port = None) -> None:
+    """Serve a checkpoint here, without containers: Triton and the HTTP adapter, until Ctrl-C.
+
+    Everything else is a setting: an environment variable EMBED_*, ADAPTER_* or SERVE_*.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed serve
+      qwen3-vl-embed serve --checkpoint Qwen/Qwen3-VL-4B-Instruct --port 9001
+    """
+    from serving.__main__ import main  # here, so that the other commands run where only the client is installed
+
+    for name, value in {"CHECKPOINT": checkpoint, "SERVE_PORT": port}.items():
+        if value is not None:
+            os.environ[name] = str(value)
+    raise typer.Exit(main())
+
+
+@app.command()
+def embed(
+    words: Words = None,
+    text: Texts = None,
+    image: Images = None,
+    csv: Csv = None,
+    column: Column = None,
+    output: Output = None,
+    skip_errors: SkipErrors = False,
+    pooling: Pooling = None,
+    dimensions: Dimensions = None,
+    normalize: Normalize = None,
+    instruction: Instruction = None,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
+    batch_size: BatchSize = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Embed texts and images with a running server.
+
+    A word that names an image file is that image, a folder is every image below it, any other word is a text.
+    Without --output: a small table on a terminal, JSON lines in a pipe.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed embed red "dark teal" photo.jpg
+      qwen3-vl-embed embed photos/ -o photos.parquet --skip-errors
+      qwen3-vl-embed embed - < names.txt > names.jsonl
+      qwen3-vl-embed embed --csv colours.csv --column name -o colours.npz
+    """
+    recipe = {
+        "pooling": pooling,
+        "dimensions": dimensions,
+        "normalize": normalize,
+        "instruction": instruction,
+        "min_pixels": min_pixels,
+        "max_pixels": max_pixels,
+    }
+    with sentences(), AdapterClient(url) as client:
+        if output:
+            check_writable(output)
+        items = _items(words or [], text or [], image or [], csv, column)
+        options = {name: value for name, value in recipe.items() if value is not None}
+        job = EmbeddingJob(client, options, _batch_size(client, batch_size), skip_errors)
+        _run(job, items, output)
+
+
+def _items(words: list[str], texts: list[str], images: list[Path], csv: Path | None, column: str | None) -> list[Item]:
+    if (csv is None) != (column is None):
+        raise SourceError("--csv and --column go together: --csv colours.csv --column name.")
+    items: list[Item] = []
+    for word in words:
+        items += sources.from_lines(sys.stdin.buffer.read()) if word == "-" else sources.from_word(word)
+    items += [Item.text(text) for text in texts]
+    items += [sources.from_image(path) for path in images]
+    if csv and column:
+        items += sources.from_csv(csv, column)
+    if not items:
+        raise SourceError('There is nothing to embed. Try: qwen3-vl-embed embed "red" photo.jpg')
+    return items
+
+
+def _batch_size(client: AdapterClient, asked: int | None) -> int:
+    most = client.max_items()
+    if asked and asked > most:
+        raise SourceError(f"The server takes at most {most} items in a request: --batch-size {most} or less.")
+    return asked or min(DEFAULT_BATCH, most)
+
+
+def _run(job: EmbeddingJob, items: list[Item], output: Path | None) -> None:
+    """Embed everything and put it where it belongs; exit code 1 when items had to be left out."""
+    piped = output is None and not sys.stdout.isatty()
+    embedded: list[Embedded] = []
+    start = time.perf_counter()
+    for batch in terminal.progress(job.run(items), len(items)):
+        if piped:
+            typer.echo(jsonl(batch), nl=False)
+        embedded += batch
+    seconds = time.perf_counter() - start
+    if embedded and output:
+        write_vectors(output, embedded)
+        terminal.remark(f"{len(embedded)} vectors in {output} ({seconds:.1f} s, {len(embedded) / seconds:.1f}/s).")
+    elif embedded and not piped:
+        terminal.show_embedded(embedded)
+    _report_failures(job, len(items))
+
+
+def _report_failures(job: EmbeddingJob, total: int) -> None:
+    if not job.failures:
+        return
+    for failure in job.failures:
+        terminal.complain(str(failure))
+    terminal.remark(f"{len(job.failures)} of {total} items were left out.")
+    raise typer.Exit(1)
+
+
+@app.command()
+def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
+    """Check a running server: its contract, its vectors, and whether "red" finds red.
+
+    Embeds the names and the swatches of the eleven basic colours. Exit code 0 when all is well, else 1.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed validate
+      qwen3-vl-embed validate --strict --url http://gpu-box:8001
+    """
+    with sentences(), AdapterClient(url) as client:
+        validation = validate_server(client, strict)
+    terminal.show_validation(validation)
+    raise typer.Exit(0 if validation.passed else 1)
+
+
+@app.command()
+def info(url: Url = DEFAULT_URL) -> None:
+    """Show what a running server serves: checkpoint, dimension, recipe, limits. JSON when piped.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed info
+      qwen3-vl-embed info | jq .model.dimension
+    """
+    with sentences(), AdapterClient(url) as client:
+        described: Mapping[str, Any] = client.info()
+    if sys.stdout.isatty():
+        terminal.show_info(described)
+    else:
+        typer.echo(orjson.dumps(described, option=orjson.OPT_INDENT_2))

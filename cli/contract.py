@@ -1,0 +1,69 @@
+"""Read an adapter's promises from its /openapi.json the way the colour benchmark reads them.
+
+Knows OpenAPI documents; does not fetch them and does not know what an embedding is.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TEXT_PATH = "/txt/embed"
+IMAGE_PATH = "/img/embed"
+INPUT_FIELD = "input"
+
+
+class ContractError(Exception):
+    """The document does not declare what a client of this project needs; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The largest list that one request may carry, for each of the two endpoints."""
+
+    text_items: int
+    image_items: int
+
+    @property
+    def max_items(self) -> int:
+        """One limit for both, because the benchmark reads the text endpoint's and uses it for images too."""
+        return min(self.text_items, self.image_items)
+
+
+def read_contract(document: Mapping[str, Any]) -> Contract:
+    """Raises ContractError when a path, its POST method, its list form or its `maxItems` is not declared."""
+    return Contract(_max_items(document, TEXT_PATH), _max_items(document, IMAGE_PATH))
+
+
+def _max_items(document: Mapping[str, Any], path: str) -> int:
+    field = f"the field `{INPUT_FIELD}` of POST {path}"
+    try:
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    except (KeyError, TypeError):
+        raise ContractError(f"/openapi.json does not declare POST {path} with a JSON body.") from None
+    schema = _resolve(document, body).get("properties", {}).get(INPUT_FIELD, {})
+    lists = [choice for choice in _choices(document, schema) if choice.get("type") == "array"]
+    if not lists:
+        raise ContractError(f"/openapi.json does not say that {field} may be a list.")
+    if not isinstance(lists[0].get("maxItems"), int):
+        raise ContractError(f"/openapi.json declares no `maxItems` for {field}: the benchmark would send 1024 at once.")
+    return lists[0]["maxItems"]
+
+
+def _choices(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    schema = _resolve(document, schema)
+    yield schema
+    for choice in [*schema.get("anyOf", []), *schema.get("oneOf", [])]:
+        yield _resolve(document, choice)
+
+
+def _resolve(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow a local reference (`#/components/schemas/…`); the benchmark follows no other kind."""
+    reference = schema.get("$ref")
+    if reference is None:
+        return schema
+    target: Any = document
+    for key in reference.removeprefix("#/").split("/"):
+        target = target.get(key) if isinstance(target, Mapping) else None
+    if not isinstance(target, Mapping):
+        raise ContractError(f"/openapi.json refers to {reference}, which is not in it.")
+    return target

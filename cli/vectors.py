@@ -1,0 +1,99 @@
+"""Write vectors to .npy, .npz, .parquet or .jsonl, each whole or not at all.
+
+Knows file formats; does not know where vectors come from.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import orjson
+
+from cli.sources import Item
+
+
+class VectorFileError(Exception):
+    """The file cannot be written; the message says why and what would work."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One item and its vector, float32 (D,)."""
+
+    item: Item
+    vector: np.ndarray
+
+
+def jsonl(embedded: Sequence[Embedded]) -> bytes:
+    """One line for each item: {"item": ..., "kind": "text" | "image", "embedding": [...]}."""
+    return b"".join(
+        orjson.dumps(
+            {"item": each.item.name, "kind": each.item.kind, "embedding": each.vector},
+            option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
+        )
+        for each in embedded
+    )
+
+
+def matrix(embedded: Sequence[Embedded]) -> np.ndarray:
+    """float32 (N, D), one row for each item, in order."""
+    return np.stack([each.vector for each in embedded])
+
+
+def _npy(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
+    np.save(file, matrix(embedded), allow_pickle=False)
+
+
+def _npz(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
+    items, kinds = [each.item.name for each in embedded], [each.item.kind for each in embedded]
+    np.savez(file, vectors=matrix(embedded), items=np.array(items), kinds=np.array(kinds))
+
+
+def _jsonl(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
+    file.write(jsonl(embedded))
+
+
+def _parquet(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
+    import pyarrow as pa  # not at the top: it would double the time that `--help` takes
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "item": pa.array([each.item.name for each in embedded], pa.string()),
+            "kind": pa.array([each.item.kind for each in embedded], pa.string()),
+            "embedding": pa.array([each.vector for each in embedded], pa.list_(pa.float32())),
+        }
+    )
+    pq.write_table(table, file)
+
+
+WRITERS: dict[str, Callable[[IO[bytes], Sequence[Embedded]], None]] = {
+    ".npy": _npy,  # the matrix alone: the names of its rows are whatever the caller asked for, in that order
+    ".npz": _npz,  # vectors (N, D), items (N,), kinds (N,); opens without pickle
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+}
+
+
+def check_writable(path: Path) -> None:
+    """Raises VectorFileError before hours of work are done for a file that cannot be written."""
+    if path.suffix.lower() not in WRITERS:
+        raise VectorFileError(f"{path} must end in one of {', '.join(WRITERS)}.")
+    if not path.absolute().parent.is_dir():
+        raise VectorFileError(f"{path} cannot be written: there is no folder {path.parent}.")
+
+
+def write_vectors(path: Path, embedded: Sequence[Embedded]) -> None:
+    """Write beside the file and then rename, so that an interrupted run leaves the old file or the new, never half."""
+    check_writable(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            WRITERS[path.suffix.lower()](file, embedded)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise VectorFileError(f"{path} cannot be written ({error.strerror or error}).") from None

@@ -1,0 +1,112 @@
+"""The HTTP client of the command line against servers that are busy, broken, foreign or absent.
+
+The answers of a working adapter are tested through the commands (test_cli.py); these are the ones it cannot be made to
+give on demand.
+"""
+
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from cli import adapter_client
+from cli.adapter_client import AdapterClient, AdapterError
+
+Answer = tuple[int, dict[str, str], bytes]
+BUSY = (429, {"Retry-After": "1"}, b'{"error": {"message": "429: too busy.", "param": null}}')
+GOOD = (200, {}, b'{"embedding": [0.6, 0.8]}')
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., AdapterClient]]:
+    """Starts a server that gives these answers, one after the other."""
+    servers = []
+
+    def start(*answers: Answer) -> AdapterClient:
+        remaining = list(answers)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                status, headers, body = remaining.pop(0)
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return AdapterClient(f"http://127.0.0.1:{servers[-1].server_port}/")
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The seconds that the client would have slept."""
+    slept: list[float] = []
+    monkeypatch.setattr(adapter_client.time, "sleep", slept.append)
+    return slept
+
+
+def test_a_busy_adapter_is_asked_again(serve, waits):
+    with serve(BUSY, BUSY, BUSY, GOOD) as client:
+        np.testing.assert_array_equal(client.embed_text("red"), np.float32([0.6, 0.8]))
+    assert waits == [1.0, 1.0, 2.0]
+
+
+def test_an_adapter_that_stays_busy_is_given_up(serve, waits):
+    with serve(*[BUSY] * 9) as client, pytest.raises(AdapterError, match="too busy") as caught:
+        client.embed_text("red")
+    assert caught.value.status == 429
+    assert len(waits) == 8
+    assert max(waits) == adapter_client.LONGEST_WAIT_S
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"<html>", "is it the adapter"),
+        (b"[]", "is it the adapter"),
+        (b'{"data": []}', "without a list of numbers"),
+        (b'{"embedding": ["a"]}', "without a list of numbers"),
+        (b'{"embedding": [[1, 0], [1]]}', "without a list of numbers"),
+        (b'{"embedding": [[1, 0]]}', "not what was asked"),
+        (b'{"embedding": [1, 0]}', "not what was asked"),
+    ],
+)
+def test_an_answer_of_another_shape_is_no_vector(serve, body, sentence):
+    with serve((200, {}, body)) as client, pytest.raises(AdapterError, match=sentence):
+        client.embed_text(["red", "blue"])
+
+
+def test_errors_keep_the_adapters_sentence_and_the_items_index(serve):
+    body = b'{"error": {"message": "It is no image.", "type": "", "param": "input[7]", "code": ""}}'
+    with serve((400, {}, body)) as client, pytest.raises(AdapterError, match=r"^It is no image\.$") as caught:
+        client.embed_image([b"x"])
+    assert (caught.value.status, caught.value.index) == (400, 7)
+
+
+def test_an_error_of_something_else_says_so(serve):
+    with serve((502, {}, b"Bad Gateway")) as client, pytest.raises(AdapterError, match="502 Bad Gateway"):
+        client.embed_text("red")
+
+
+def test_nothing_there():
+    with AdapterClient("http://127.0.0.1:9") as client, pytest.raises(AdapterError, match="Nothing answers"):
+        client.embed_text("red")
+
+
+@pytest.mark.parametrize("url", ["localhost:8001", "ftp://localhost", "http://localhost:port"])
+def test_a_url_that_is_none(url):
+    with pytest.raises(AdapterError, match="Write it like http://"), AdapterClient(url) as client:
+        client.embed_text("red")

@@ -1,0 +1,47 @@
+"""How items are put into requests, and whom an error is blamed on."""
+
+from pathlib import Path
+
+import pytest
+
+from cli import job
+from cli.adapter_client import AdapterError
+from cli.job import ItemError, batches
+from cli.sources import Item
+
+RED, BLUE = Item.text("red"), Item.text("blue")
+
+
+def photo(path: Path, size: int) -> Item:
+    path.write_bytes(bytes(size))
+    return Item.image(path)
+
+
+def test_batches_keep_the_order_and_do_not_mix_kinds(tmp_path):
+    image = photo(tmp_path / "a.png", 10)
+    items = [RED, BLUE, RED, image, image, BLUE]
+    assert list(batches(items, 2)) == [[RED, BLUE], [RED], [image, image], [BLUE]]
+
+
+def test_batches_stay_below_what_an_adapter_accepts(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "BATCH_BYTES", 100)
+    small, large = photo(tmp_path / "small.png", 60), photo(tmp_path / "large.png", 500)
+    assert list(batches([small, large, small, small], 64)) == [[small], [large], [small], [small]]
+    assert list(batches([], 64)) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "batch", "kind", "sentence"),
+    [
+        (AdapterError("it is empty.", 400, 1), [RED, BLUE], ItemError, '"blue": it is empty.'),
+        (AdapterError("pooling is wrong.", 400), [RED, BLUE], AdapterError, "pooling is wrong."),
+        (AdapterError("timeout.", 504), [RED, BLUE], AdapterError, "timeout. Try a --batch-size below 2."),
+        (AdapterError("too large.", 413), [RED], ItemError, '"red": too large.'),
+        (AdapterError("timeout.", 504), [RED], AdapterError, "timeout."),
+        (AdapterError("no model.", 503, 1), [RED, BLUE], AdapterError, "no model."),
+    ],
+)
+def test_blame(error, batch, kind, sentence):
+    blamed = job._blamed(error, batch)
+    assert type(blamed) is kind
+    assert str(blamed) == sentence

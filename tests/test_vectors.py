@@ -1,0 +1,62 @@
+"""Vectors come back from every file format as they went in, and a file is there whole or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from cli.sources import Item
+from cli.vectors import Embedded, VectorFileError, check_writable, write_vectors
+
+VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+ITEMS = [Item.text("red"), Item.image(Path("photos/b.png")), Item.text('色 "quoted"\n')]
+NAMES = ["red", "photos/b.png", '色 "quoted"\n']
+KINDS = ["text", "image", "text"]
+EMBEDDED = [Embedded(item, vector) for item, vector in zip(ITEMS, VECTORS, strict=True)]
+
+
+def test_npy_holds_the_matrix(tmp_path):
+    write_vectors(tmp_path / "v.npy", EMBEDDED)
+    loaded = np.load(tmp_path / "v.npy")
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, VECTORS)
+
+
+def test_npz_holds_names_too_and_needs_no_pickle(tmp_path):
+    write_vectors(tmp_path / "v.npz", EMBEDDED)
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as loaded:
+        np.testing.assert_array_equal(loaded["vectors"], VECTORS)
+        assert loaded["items"].tolist() == NAMES
+        assert loaded["kinds"].tolist() == KINDS
+
+
+def test_parquet(tmp_path):
+    write_vectors(tmp_path / "v.parquet", EMBEDDED)
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert [str(kind) for kind in table.schema.types] == ["string", "string", "list<element: float>"]
+    assert (table["item"].to_pylist(), table["kind"].to_pylist()) == (NAMES, KINDS)
+    np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), dtype=np.float32), VECTORS)
+
+
+def test_jsonl_is_exact_to_the_last_bit(tmp_path):
+    write_vectors(tmp_path / "v.jsonl", EMBEDDED)
+    rows = [orjson.loads(line) for line in (tmp_path / "v.jsonl").read_bytes().splitlines()]
+    assert [(row["item"], row["kind"]) for row in rows] == list(zip(NAMES, KINDS, strict=True))
+    np.testing.assert_array_equal(np.array([row["embedding"] for row in rows], dtype=np.float32), VECTORS)
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
+    with pytest.raises(VectorFileError, match=r"\.npy, \.npz, \.parquet, \.jsonl"):
+        check_writable(tmp_path / "v.csv")
+    with pytest.raises(VectorFileError, match="no folder"):
+        check_writable(tmp_path / "missing" / "v.npy")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "v.npy"
+    path.mkdir()  # a file cannot replace it
+    with pytest.raises(VectorFileError, match="cannot be written"):
+        write_vectors(path, EMBEDDED)
+    assert list(tmp_path.iterdir()) == [path]
