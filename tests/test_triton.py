@@ -1,0 +1,132 @@
+"""Triton itself, over gRPC and HTTP: the wire contract, dynamic batching of mixed requests, errors that stay alone."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from evaluation.colours import png, swatch
+from tests.reference import cosine
+
+MODEL = "qwen3_vl_embed"
+RED = png(swatch((255, 0, 0)))
+
+
+class Client:
+    """The three inputs through one of Triton's protocols."""
+
+    def __init__(self, protocol, address: str) -> None:
+        self.protocol, self.address = protocol, address
+        self.client = protocol.InferenceServerClient(address)
+
+    def infer(self, text=b"", image=b"", options=b"", rows=1, names=("text", "image", "options")):
+        inputs = []
+        for name, content in zip(names, (text, image, options), strict=False):
+            column = content if isinstance(content, list) else [content] * rows
+            inputs.append(self.protocol.InferInput(name, [rows, 1], "BYTES"))
+            inputs[-1].set_data_from_numpy(np.array(column, dtype=object).reshape(rows, 1))
+        return self.client.infer(MODEL, inputs)
+
+    def vector(self, **inputs) -> np.ndarray:
+        return self.infer(**inputs).as_numpy("embedding")[0]
+
+    def refused(self, **inputs) -> str:
+        with pytest.raises(InferenceServerException) as raised:
+            self.infer(**inputs)
+        assert raised.value.status() in ("StatusCode.INVALID_ARGUMENT", "400")
+        return raised.value.message()
+
+
+@pytest.fixture(params=["grpc", "http"])
+def client(stack, request):
+    protocols = {
+        "grpc": (tritonclient.grpc, stack.triton_grpc),
+        "http": (tritonclient.http, stack.triton_http),
+    }
+    return Client(*protocols[request.param])
+
+
+def test_a_text_and_an_image(client):
+    for inputs in ({"text": b"red"}, {"image": RED}):
+        result = client.infer(**inputs)
+        embedding, tokens, info = (result.as_numpy(name) for name in ("embedding", "tokens", "info"))
+        assert (embedding.dtype, embedding.shape) == (np.float32, (1, 128))
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+        assert (tokens.dtype, tokens.shape) == (np.int32, (1, 1))
+        assert tokens[0, 0] > 10
+        described = json.loads(info[0, 0])
+        assert described["model"]["dimension"] == 128
+        assert described["preprocess_ms"] > 0
+        assert described["forward_ms"] > 0
+
+
+def test_rows_of_one_request(client):
+    rows = client.infer(text=[b"red", b"", b"blue"], image=[b"", RED, b""], rows=3).as_numpy("embedding")
+    singles = [client.vector(text=b"red"), client.vector(image=RED), client.vector(text=b"blue")]
+    assert all(cosine(row, single) >= 0.99999 for row, single in zip(rows, singles, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({}, "the text is empty"),
+        ({"text": b"red", "image": RED}, "give either a text or an image"),
+        ({"text": b"\xff\xfe"}, "not valid UTF-8"),
+        ({"image": b"no image"}, "not an image this server reads"),
+        ({"image": RED[:100]}, "truncated or damaged"),
+        ({"image": b"\0\0\0\x20ftypisom" + bytes(64)}, "single images are served"),
+        ({"text": b"red", "options": b"{"}, "options: Invalid JSON"),
+        ({"text": b"red", "options": b'{"colour": 1}'}, "'colour' is not an option"),
+        ({"text": b"red", "options": b'{"dimensions": 129}'}, "options.dimensions: at most 128"),
+        ({"text": [b"red", b""], "rows": 2}, "row 1: the text is empty"),
+        ({"text": [b"a", b"b"], "options": [b'{"dimensions": 8}', b""], "rows": 2}, "the same in all rows"),
+    ],
+)
+def test_bad_rows_are_invalid_arguments_with_a_sentence(client, inputs, sentence):
+    assert sentence in client.refused(**inputs)
+    assert client.vector(text=b"red").shape == (128,)
+
+
+def counters(stack) -> tuple[int, int]:
+    """(inferences, executions) so far; their ratio is the batch size."""
+    text = httpx.get(f"http://{stack.triton_metrics}/metrics").text
+    found = [re.search(rf'^{name}{{.*model="{MODEL}".*}} (\d+)', text, re.M) for name in
+             ("nv_inference_count", "nv_inference_exec_count")]  # fmt: skip
+    return tuple(int(match[1]) for match in found)
+
+
+def test_texts_images_and_bad_rows_share_batches_and_harm_nobody(stack, client):
+    """Concurrent mixed requests are batched together, and each gets its own answer."""
+    expected = {"text": client.vector(text=b"dark teal"), "image": client.vector(image=RED)}
+    kinds = [("text", "image", "bad")[i % 3] for i in range(192)]
+    inputs = {"text": {"text": b"dark teal"}, "image": {"image": RED}, "bad": {"image": RED[:100]}}
+    before = counters(stack)
+    with ThreadPoolExecutor(48) as pool:
+        answers = list(pool.map(lambda kind: outcome(client, inputs[kind]), kinds))
+    after = counters(stack)
+    for kind, answer in zip(kinds, answers, strict=True):
+        if kind == "bad":
+            assert "truncated or damaged" in answer
+        else:
+            assert cosine(answer, expected[kind]) >= 0.99999
+    batch = (after[0] - before[0]) / (after[1] - before[1])
+    assert batch > 2, f"{batch:.1f} requests a batch"
+
+
+def outcome(client: Client, inputs: dict):
+    try:
+        return Client(client.protocol, client.address).vector(**inputs)  # tritonclient's are for one thread each
+    except InferenceServerException as error:
+        return error.message()
+
+
+def test_inputs_under_other_names_are_refused(client):
+    with pytest.raises(InferenceServerException):
+        client.infer(text=b"red", names=("text", "image", "instructions"))
+    assert client.vector(text=b"red").shape == (128,)
