@@ -1,0 +1,274 @@
+"""The container files agree with the settings and each other (fast); and they build and run (marker `containers`).
+
+The slow half builds both images with buildah on stand-in base images (tests/stand_in.py), brings up the `cpu` profile
+with podman-compose and treats it badly. Not tested here: a GPU, and the real base images.
+"""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import stand_in
+import yaml
+
+from client.settings import Settings
+from embedder import EmbedderConfig
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+DOCKERFILES = {"triton": ROOT / "model_repository" / "Dockerfile", "adapter": ROOT / "client" / "Dockerfile"}
+TINY = ROOT / "checkpoints" / "qwen3-vl-color-tiny"
+WATCHDOG = ROOT / "docker" / "watchdog.py"
+
+each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+each_image = pytest.mark.parametrize("kind", DOCKERFILES)
+
+
+def default(value):
+    """What `${NAME:-default}` becomes where nothing is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+
+
+def services(kind):
+    return [service for name, service in SERVICES.items() if name.removesuffix("-cpu") == kind]
+
+
+def test_plain_up_is_the_4b_on_a_gpu_and_the_cpu_profile_the_tiny_one():
+    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"triton", "adapter"}
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["cpu"]} == {
+        "triton-cpu",
+        "adapter-cpu",
+    }
+    gpu, cpu = services("triton")
+    assert default(gpu["environment"]["EMBED_CHECKPOINT"]) == "Qwen/Qwen3-VL-4B-Instruct"
+    assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert cpu["volumes"] == [f"./checkpoints/{TINY.name}:{cpu['environment']['EMBED_CHECKPOINT']}:ro"]
+    assert cpu["environment"]["EMBED_DEVICE"] == "cpu"
+    assert "deploy" not in cpu
+
+
+def test_only_the_adapter_is_published_where_models_yaml_says():
+    for adapter in services("adapter"):
+        assert [default(port) for port in adapter["ports"]] == [f"{Settings().port}:8000"]
+    assert not any("ports" in triton for triton in services("triton"))
+
+
+@each_service
+def test_each_service_is_restarted_and_hardened(service):
+    assert service["restart"] == "unless-stopped"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_each_adapter_waits_for_its_triton_and_finds_it():
+    for suffix in ("", "-cpu"):
+        adapter = SERVICES[f"adapter{suffix}"]
+        assert adapter["depends_on"] == {f"triton{suffix}": {"condition": "service_healthy"}}
+        assert adapter["environment"]["ADAPTER_TRITON_URL"] == f"triton{suffix}:8001"
+
+
+def test_weights_are_kept_between_starts():
+    folder = re.search(r"HF_HOME=(\S+)", DOCKERFILES["triton"].read_text())[1]
+    assert SERVICES["triton"]["volumes"] == [f"hub:{folder}"]
+    assert "hub" in COMPOSE["volumes"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "fixed"),
+    [("triton", EmbedderConfig, set()), ("adapter", Settings, {"ADAPTER_HOST", "ADAPTER_PORT", "ADAPTER_MODEL_NAME"})],
+)
+def test_every_setting_reaches_its_container(kind, settings, fixed):
+    prefix = settings.model_config["env_prefix"]
+    for service in services(kind):
+        passed = {name for name in service["environment"] if name.startswith(prefix)}
+        assert passed == {prefix + name.upper() for name in settings.model_fields} - fixed
+
+
+def test_grace_periods_are_long_enough():
+    exit_timeout = int(re.search(r"--exit-timeout-secs=(\d+)", DOCKERFILES["triton"].read_text())[1])
+    for kind, needed in (("triton", exit_timeout), ("adapter", Settings().deadline_seconds)):
+        assert all(int(service["stop_grace_period"].removesuffix("s")) > needed for service in services(kind))
+
+
+@each_image
+def test_base_images_are_the_same_in_both_files(kind):
+    declared = re.search(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILES[kind].read_text(), re.MULTILINE)[1]
+    for service in services(kind):
+        assert default(service["build"]["args"]["BASE_IMAGE"]) == declared
+        assert ROOT / service["build"]["dockerfile"] == DOCKERFILES[kind]
+
+
+@each_image
+def test_images_are_not_root_check_their_health_and_hash_what_they_install(kind):
+    text = DOCKERFILES[kind].read_text()
+    assert "\nUSER 1000\n" in text
+    assert re.search(r"^HEALTHCHECK .*--start-period", text, re.MULTILINE)
+    assert "--require-hashes" in text
+
+
+def test_triton_is_called_healthy_by_the_same_rule_everywhere():
+    image = re.search(r"^HEALTHCHECK (.*) CMD (.*)$", DOCKERFILES["triton"].read_text(), re.MULTILINE)
+    for service in services("triton"):
+        check = service["healthcheck"]
+        options = {name: check[name.replace("-", "_")] for name in ("interval", "timeout", "start-period", "retries")}
+        assert image[1] == " ".join(f"--{name}={value}" for name, value in options.items())
+        assert ["CMD", *json.loads(image[2])] == check["test"]
+
+
+@each_image
+def test_the_build_context_holds_what_is_copied_and_no_weights(kind):
+    everything, *rules = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+    ]
+    allowed = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
+    copied = re.findall(r"^COPY (\S+)", DOCKERFILES[kind].read_text(), re.MULTILINE)
+    assert everything == "*"
+    assert set(copied) <= set(allowed)
+    assert all((ROOT / path).exists() for path in copied)
+    assert not any(path.startswith("checkpoints") for path in allowed)
+
+
+def test_the_watchdog_sends_what_the_model_takes():
+    spec = spec_from_file_location("watchdog", WATCHDOG)
+    watchdog = module_from_spec(spec)
+    spec.loader.exec_module(watchdog)
+    config = (ROOT / "model_repository" / "qwen3_vl_embed" / "config.pbtxt").read_text()
+    inputs = re.search(r"^input \[(.*?)^\]", config, re.MULTILINE | re.DOTALL)[1]
+    assert [item["name"] for item in watchdog.PROBE["inputs"]] == re.findall(r'name: "(\w+)"', inputs)
+    assert re.search(r'^name: "(\w+)"', config, re.MULTILINE)[1] in watchdog.PATH
+
+
+def test_the_watchdog_ends_as_its_command_ends():
+    assert subprocess.run([sys.executable, WATCHDOG, "sh", "-c", "exit 3"]).returncode == 3
+
+
+def test_the_watchdog_passes_sigterm_on():
+    script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+    with subprocess.Popen([sys.executable, WATCHDOG, "sh", "-c", script], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 7
+
+
+class Deployment:
+    """The `cpu` profile, running under a name and on a port of its own."""
+
+    def __init__(self, base_images):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.environment = base_images | {"PUBLISHED_PORT": str(port)}
+        self.http = httpx.Client(base_url=f"http://localhost:{port}", timeout=60, trust_env=False)
+
+    def compose(self, *words):
+        return stand_in.run("podman-compose", "-p", "embed-test", "--profile", "cpu", *words, **self.environment)
+
+    def wait(self, status, seconds):
+        """Until /health says `status` (None: no answer at all)."""
+        deadline = time.monotonic() + seconds
+        while (seen := self._health()) != status:
+            assert time.monotonic() < deadline, f"/health says {seen}, not {status}:\n{self.compose('logs')[-5000:]}"
+            time.sleep(0.1)
+
+    def _health(self):
+        try:
+            return self.http.get("/health", timeout=5).status_code
+        except httpx.TransportError:
+            return None
+
+    def inspect(self, service, template):
+        return stand_in.run("podman", "inspect", f"embed-test_{service}_1", "--format", template).strip()
+
+    def left(self, kind):
+        filtered = ["--filter", "label=io.podman.compose.project=embed-test"]
+        return stand_in.run("podman", kind, "ls", "-q", *(["-a"] if kind == "container" else []), *filtered).split()
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory):
+    if reason := stand_in.missing():
+        pytest.skip(reason)
+    deployment = Deployment(stand_in.base_images(tmp_path_factory.mktemp("stand-in")))
+    deployment.compose("build", "triton-cpu", "adapter-cpu")
+    try:
+        deployment.compose("up", "-d", "--no-build", "adapter-cpu")
+        deployment.wait(200, 180)
+        yield deployment
+    finally:
+        deployment.compose("down", "-v")
+
+
+@pytest.mark.containers
+def test_texts_are_embedded(deployment):
+    one = deployment.http.post("/txt/embed", json={"input": "red"}).json()
+    many = deployment.http.post("/txt/embed", json={"input": ["red", "deep blue"]}).json()
+    dimension = json.loads((TINY / "config.json").read_text())["text_config"]["hidden_size"]
+    assert list(one) == list(many) == ["embedding"]
+    assert np.shape(many["embedding"]) == (2, dimension)
+    assert np.linalg.norm(many["embedding"], axis=1) == pytest.approx(1, abs=1e-5)
+    assert one["embedding"] == pytest.approx(many["embedding"][0], abs=1e-5)
+
+
+@pytest.mark.containers
+def test_images_are_embedded(deployment):
+    image = base64.b64encode((ROOT / "examples" / "red.png").read_bytes()).decode()
+    bare = deployment.http.post("/img/embed", json={"content": image}).json()
+    url = deployment.http.post("/img/embed", json={"input": [f"data:image/png;base64,{image}"]}).json()
+    assert np.linalg.norm(bare["embedding"]) == pytest.approx(1, abs=1e-5)
+    assert url["embedding"][0] == pytest.approx(bare["embedding"], abs=1e-5)
+    assert deployment.http.post("/img/embed", json={"input": "no image"}).status_code == 400
+
+
+@pytest.mark.containers
+@pytest.mark.parametrize("service", ["triton-cpu", "adapter-cpu"])
+def test_containers_may_do_little(deployment, service):
+    name = f"embed-test_{service}_1"
+    assert stand_in.run("podman", "exec", name, "id", "-u").strip() == "1000"
+    assert stand_in.run("podman", "exec", name, "grep", "CapBnd", "/proc/self/status").split()[1] == "0" * 16
+    with pytest.raises(AssertionError, match="Read-only file system"):
+        stand_in.run("podman", "exec", name, "touch", "/opt/x")
+    stand_in.run("podman", "healthcheck", "run", name)
+
+
+@pytest.mark.containers
+def test_a_killed_adapter_comes_back(deployment):
+    os.kill(int(deployment.inspect("adapter-cpu", "{{.State.Pid}}")), signal.SIGKILL)
+    deployment.wait(None, 10)
+    deployment.wait(200, 60)
+    assert deployment.inspect("adapter-cpu", "{{.RestartCount}}") == "1"
+
+
+@pytest.mark.containers
+def test_a_dead_model_process_is_replaced(deployment):
+    """Triton lives on without it, and would for ever: the watchdog ends the container, the engine restarts it."""
+    processes = stand_in.run("podman", "top", "embed-test_triton-cpu_1", "hpid", "comm").splitlines()
+    stub = next(line.split()[0] for line in processes if "triton_python" in line)
+    os.kill(int(stub), signal.SIGKILL)
+    deployment.wait(503, 20)
+    deployment.wait(200, 120)
+    assert deployment.inspect("triton-cpu", "{{.RestartCount}}") == "1"
+    assert deployment.http.post("/txt/embed", json={"input": "red"}).status_code == 200
+
+
+@pytest.mark.containers
+def test_stopping_is_orderly_and_down_leaves_nothing(deployment):
+    deployment.compose("stop", "adapter-cpu")
+    deployment.compose("stop", "triton-cpu")
+    exits = [deployment.inspect(service, "{{.State.ExitCode}}") for service in ("adapter-cpu", "triton-cpu")]
+    assert exits == ["0", "0"]
+    assert [len(deployment.left(kind)) for kind in ("container", "network")] == [2, 1]
+    deployment.compose("down", "-v")
+    assert [deployment.left(kind) for kind in ("container", "network", "volume")] == [[], [], []]

@@ -1,0 +1,74 @@
+"""`models.yaml` is what the benchmark reads; it has to agree with what the adapter declares and Triton batches.
+
+Knows the benchmark's rules for a local provider; runs no server.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from client.app import create_app
+from client.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+MODELS = yaml.safe_load((ROOT / "models.yaml").read_text())["models"]
+ALLOWED_BATCH_SIZES = {1, *(2**power for power in range(2, 11))}  # 1, 4, 8 … 1024
+
+each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+each_endpoint = pytest.mark.parametrize("endpoint", ["text_endpoint", "image_endpoint"])
+
+
+@pytest.fixture(scope="module")
+def openapi():
+    return create_app(Settings()).openapi()
+
+
+def schema_of(operation):
+    return operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+
+
+def test_the_tiny_checkpoint_has_a_name_of_its_own():
+    assert list(MODELS) == ["qwen3-vl-4b", "qwen3-vl-color-tiny-dev"]
+
+
+@each_model
+def test_only_the_keys_that_the_benchmark_reads(model):
+    assert set(model) == {"provider_type", "base_url", "text_endpoint", "image_endpoint", "user_batch_size"}
+    assert model["provider_type"] == "local"
+
+
+@each_model
+@each_endpoint
+def test_the_adapter_declares_each_endpoint(model, endpoint, openapi):
+    entry = model[endpoint]
+    assert set(entry) == {"path", "method", "input_field", "output_field"}
+    operation = openapi["paths"][entry["path"]][entry["method"].lower()]
+    assert entry["input_field"] in schema_of(operation)
+
+
+@each_model
+@each_endpoint
+def test_the_adapter_answers_in_the_output_field(model, endpoint, openapi):
+    operation = openapi["paths"][model[endpoint]["path"]]["post"]
+    reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    answer = openapi["components"]["schemas"][reference.rsplit("/", 1)[1]]
+    assert list(answer["properties"]) == [model[endpoint]["output_field"]]
+
+
+@each_model
+@each_endpoint
+def test_the_batch_is_allowed_declared_and_one_triton_batch(model, endpoint, openapi):
+    entry, size = model[endpoint], model["user_batch_size"]
+    choices = schema_of(openapi["paths"][entry["path"]]["post"])[entry["input_field"]]["anyOf"]
+    declared = next(choice["maxItems"] for choice in choices if choice["type"] == "array")
+    config = (ROOT / "model_repository" / "qwen3_vl_embed" / "config.pbtxt").read_text()
+    assert size in ALLOWED_BATCH_SIZES
+    assert size <= declared
+    assert size == int(re.search(r"^max_batch_size: (\d+)", config, re.MULTILINE)[1])
+
+
+@each_model
+def test_base_url_is_where_the_adapter_listens(model):
+    assert model["base_url"] == f"http://localhost:{Settings().port}"
