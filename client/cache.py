@@ -1,0 +1,109 @@
+"""Vectors that were computed before, and computations that are running now.
+
+`VectorCache` remembers, bounded by bytes, least recently used out first; `SingleFlight` lets equal items in flight
+share one computation. Both compare whole keys, with strong hashes in them. Neither knows what a key is about.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+V = TypeVar("V")
+
+# A key's tuple, digest and strings, the bytes object and the dictionary's slot: 340 bytes by RSS, plus the model's id.
+ENTRY_OVERHEAD_BYTES = 512
+
+
+class VectorCache:
+    """key -> float32 vector, of at most `max_bytes` in all, keys included. With 0 bytes it stores nothing."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: Hashable) -> np.ndarray | None:
+        """The vector, (D,) float32 and read-only, or None."""
+        if (stored := self._entries.get(key)) is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._entries.move_to_end(key)
+        return np.frombuffer(stored, dtype=np.float32)
+
+    def put(self, key: Hashable, vector: np.ndarray) -> None:
+        """Remember a vector, in place of the longest unused ones."""
+        stored = vector.astype(np.float32, copy=False).tobytes()
+        size = len(stored) + ENTRY_OVERHEAD_BYTES
+        if size > self._max_bytes:
+            return
+        if (replaced := self._entries.pop(key, None)) is not None:
+            self._bytes -= len(replaced) + ENTRY_OVERHEAD_BYTES
+        self._entries[key] = stored
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            self._bytes -= len(oldest) + ENTRY_OVERHEAD_BYTES
+
+    def stats(self) -> dict[str, int]:
+        """Hits, misses, entries, bytes, and the most bytes there may be."""
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "entries": len(self._entries),
+            "bytes": self._bytes,
+            "max_bytes": self._max_bytes,
+        }
+
+
+@dataclass(slots=True)
+class _Flight(Generic[V]):
+    task: asyncio.Task[V]
+    waiters: int = 0
+
+
+class SingleFlight(Generic[V]):
+    """Equal keys in flight share one computation; its error is everybody's error.
+
+    It lives as long as anybody waits for it: a waiter that is cancelled leaves the others theirs, the last one to leave
+    cancels it.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, _Flight[V]] = {}
+
+    def has(self, key: Hashable) -> bool:
+        """Whether `run` would join a computation that is running already."""
+        return key in self._flights
+
+    async def run(self, key: Hashable, compute: Callable[[], Awaitable[V]]) -> V:
+        """The result of the computation for `key`, started by `compute` unless one is running."""
+        flight = self._flights.get(key) or self._start(key, compute)
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.task.done():
+                flight.task.cancel()
+                self._land(key, flight)
+
+    def _start(self, key: Hashable, compute: Callable[[], Awaitable[V]]) -> _Flight[V]:
+        async def computation() -> V:
+            return await compute()
+
+        flight = self._flights[key] = _Flight(asyncio.create_task(computation()))
+        flight.task.add_done_callback(lambda _: self._land(key, flight))
+        return flight
+
+    def _land(self, key: Hashable, flight: _Flight[V]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if flight.task.done() and not flight.task.cancelled():
+            flight.task.exception()  # seen, even when the last waiter left in the same moment

@@ -1,0 +1,113 @@
+"""From the items of one request to their vectors: cache, admission, fan-out, shared computations, one repeat.
+
+Knows neither HTTP nor tensors. One item is one request to Triton, all at once: Triton makes the batches.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from client.cache import SingleFlight, VectorCache
+from client.errors import ApiError, Overloaded, Unavailable
+from client.items import Embedding, EmbedInput
+from client.readiness import Readiness
+from client.triton_client import TritonClient
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What all items of one request share."""
+
+    deadline: float  # of the event loop's clock
+    request_id: str
+
+
+class Dispatcher:
+    """Embeds the items of all requests of this process."""
+
+    def __init__(
+        self, client: TritonClient, readiness: Readiness, cache: VectorCache, max_concurrency: int, max_pending: int
+    ) -> None:
+        self._client = client
+        self._readiness = readiness
+        self._cache = cache
+        self._flights: SingleFlight[Embedding] = SingleFlight()
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._max_pending = max_pending
+        self._pending = 0
+
+    async def embed(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
+        """One embedding for each item, in order. When one item fails, the others are cancelled.
+
+        Raises:
+            ApiError: of the item that failed; `param` names it.
+        """
+        embeddings = [self._cached(item) for item in items]
+        missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
+        if missing:
+            with self._admitted(len(missing)):
+                computed = await self._embed_all([items[index] for index in missing], call)
+            for index, embedding in zip(missing, computed, strict=True):
+                embeddings[index] = embedding
+        return _of_one_model([embedding for embedding in embeddings if embedding is not None])
+
+    def _cached(self, item: EmbedInput) -> Embedding | None:
+        model = self._readiness.model
+        if model is None or (vector := self._cache.get((model["id"], *item.identity))) is None:
+            return None
+        return Embedding(vector, model)
+
+    @contextmanager
+    def _admitted(self, count: int) -> Iterator[None]:
+        if self._pending + count > self._max_pending:
+            raise Overloaded("Too many items are waiting (rate limit): send the request again in a second.")
+        self._pending += count
+        try:
+            yield
+        finally:
+            self._pending -= count
+
+    async def _embed_all(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
+        if len(items) == 1:
+            return [await self._embed_one(items[0], call)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._embed_one(item, call)) for item in items]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _embed_one(self, item: EmbedInput, call: Call) -> Embedding:
+        joined = self._flights.has(item.identity)
+        try:
+            embedding = await self._flights.run(item.identity, lambda: self._compute(item, call))
+        except ApiError as error:
+            raise error.at(item.param) from None
+        return Embedding(embedding.vector, embedding.model) if joined else embedding
+
+    async def _compute(self, item: EmbedInput, call: Call) -> Embedding:
+        async with self._slots:
+            try:
+                return await self._send(item, call)
+            except Unavailable:  # once more, and no more: if it is this item that kills the model, it must not go on
+                return await self._send(item, call)
+
+    async def _send(self, item: EmbedInput, call: Call) -> Embedding:
+        await self._readiness.wait(call.deadline)
+        generation = self._readiness.generation
+        timeout = call.deadline - asyncio.get_running_loop().time()
+        try:
+            embedding = await self._client.embed(item, timeout, call.request_id)
+        except Unavailable:
+            self._readiness.lost(generation)
+            raise
+        self._readiness.answered(embedding, generation)
+        self._cache.put((embedding.model["id"], *item.identity), embedding.vector)
+        return embedding
+
+
+def _of_one_model(embeddings: list[Embedding]) -> list[Embedding]:
+    if len({embedding.model["id"] for embedding in embeddings}) > 1:
+        raise Unavailable("The model was replaced while this request ran: its vectors would not be comparable.")
+    return embeddings

@@ -1,0 +1,99 @@
+"""The closed set of what can go wrong, and what the caller is told.
+
+    ApiError
+    ├── InvalidInput          400  the caller can mend it: the message says how
+    ├── TooLarge              413  the body is over the limit
+    ├── UnsupportedMediaType  415  not JSON, or compressed
+    ├── Overloaded            429  too many items are waiting; come back
+    ├── InferenceFailed       500  our fault; only an id is told, the log has the rest
+    ├── Unavailable           503  the model is not there, and nothing says that it is coming back
+    └── DeadlinePassed        504  it took too long, or the model did not come back in time
+
+Overload is 429 and a restart is 504, never 503, on purpose: the benchmark's client gives up on a 503, and repeats a
+request only when the text holds "429", "rate limit", "524" or "timeout". So the messages of these two hold such words.
+Knows nothing of where an error comes from: `triton_client` translates Triton's statuses into this tree.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+import orjson
+from starlette.responses import Response
+
+
+class ApiError(Exception):
+    """`message` is a sentence for the caller; `param` names the field or item, as `input[7]`."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def at(self, param: str) -> Self:
+        """The same error, of another item: one computation can fail for several waiters."""
+        return type(self)(self.message, param)
+
+
+class InvalidInput(ApiError):
+    """The caller can mend it."""
+
+
+class TooLarge(ApiError):
+    """The body is larger than the limit."""
+
+
+class UnsupportedMediaType(ApiError):
+    """The body is not plain JSON."""
+
+
+class Overloaded(ApiError):
+    """Too many items are waiting already."""
+
+
+class InferenceFailed(ApiError):
+    """Our own fault. The message holds an opaque id and nothing of what happened."""
+
+
+class Unavailable(ApiError):
+    """The model cannot be reached, or refuses to work."""
+
+
+class DeadlinePassed(ApiError):
+    """The time for this request is over."""
+
+
+class Told(NamedTuple):
+    """How one class of errors is answered."""
+
+    status: int
+    type: str
+    code: str
+    headers: Mapping[str, str] | None = None
+
+
+# A body that was refused unread must not be read to its end for the sake of keeping the connection.
+_CLOSE = {"connection": "close"}
+
+TOLD: dict[type[ApiError], Told] = {
+    InvalidInput: Told(400, "invalid_request_error", "invalid_input"),
+    TooLarge: Told(413, "invalid_request_error", "too_large", _CLOSE),
+    UnsupportedMediaType: Told(415, "invalid_request_error", "unsupported_media_type", _CLOSE),
+    Overloaded: Told(429, "overloaded_error", "overloaded", {"retry-after": "1"}),
+    InferenceFailed: Told(500, "server_error", "inference_failed"),
+    Unavailable: Told(503, "server_error", "unavailable", {"retry-after": "5"}),
+    DeadlinePassed: Told(504, "timeout_error", "deadline_passed"),
+}
+
+
+def error_response(error: ApiError) -> Response:
+    """The HTTP answer to one of our own errors."""
+    told = TOLD[type(error)]
+    return shaped(told.status, error.message, told.type, told.code, error.param, told.headers)
+
+
+def shaped(
+    status: int, message: str, type: str, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Every error of every endpoint has this body: `{"error": {"message", "type", "param", "code"}}`."""
+    body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -1,0 +1,84 @@
+"""What /openapi.json says that the code cannot say by itself: request bodies, answers, headers, examples.
+
+The bodies are written out in place, without references, and the largest list is declared for both endpoints: the
+benchmark reads its batch size there. Knows the schemas; handles no request.
+"""
+
+from typing import Any
+
+from client.errors import TOLD, ApiError
+from client.schemas import EmbeddingResponse, ErrorResponse, ImageRequest, TextRequest
+
+DESCRIPTION = """
+Text and image embeddings from one Qwen3-VL model. A string is answered with one vector, a list with a list of vectors
+in its order; texts and images share one vector space.
+
+Equal items are computed once and then answered from a cache. Each answer names what it cost in its headers. Every error
+has the body `{"error": {"message", "type", "param", "code"}}`, and `param` names the item at fault (`input[7]`).
+Of a JSON key that is sent twice, the last one counts.
+"""
+
+# A red square of 32x32 pixels.
+_RED = (
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKUlEQVR42u3NQQ0AAAgEoNP+Ne1hCh9uUICa3OoIBAKBQCAQCASCJ8ECaI8"
+    "BJVwfKxsAAAAASUVORK5CYII="
+)
+_EXAMPLES: dict[type, dict[str, dict[str, Any]]] = {
+    TextRequest: {
+        "one": {"input": "cloudy blue"},
+        "list": {"input": ["cloudy blue", "dark pastel green"]},
+        "options": {"input": "cloudy blue", "pooling": "mean", "dimensions": 64},
+    },
+    ImageRequest: {
+        "one": {"input": _RED},
+        "list of data URLs": {"input": [f"data:image/png;base64,{_RED}"]},
+        "content": {"content": _RED},
+    },
+}
+
+_HEADERS = {
+    "x-request-id": "The request's own `x-request-id`, or a new one; it is in the log and goes to Triton.",
+    "x-queue-ms": "Time at Triton before and after the work; the largest of the items, as in the next two.",
+    "x-preprocess-ms": "Time to decode, resize and tokenise.",
+    "x-forward-ms": "Time of the model's forward pass.",
+    "x-total-ms": "Time of the whole request here.",
+    "x-tokens": "Tokens computed for this request, prompts included.",
+    "x-cache-hits": "Items that cost nothing, because they were computed before or for another item in flight.",
+    "server-timing": "The same durations in the standard form.",
+}
+
+
+def request_body(model: type[TextRequest] | type[ImageRequest], max_items: int) -> dict[str, Any]:
+    """The `openapi_extra` of an endpoint that parses its body itself."""
+    schema = model.model_json_schema()
+    for name in {"input", "content"} & schema["properties"].keys():
+        schema["properties"][name].pop("default", None)  # null, which is only how "not sent" looks in Python
+        schema["properties"][name]["anyOf"][1]["maxItems"] = max_items
+    if "content" in schema["properties"]:
+        schema["oneOf"] = [{"required": ["input"]}, {"required": ["content"]}]
+    examples = {name: {"value": value} for name, value in _EXAMPLES[model].items()}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+    }
+
+
+def responses(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
+    """How these errors are answered, in the order of the table."""
+    return {TOLD[error].status: _error(error) for error in TOLD if error in errors}
+
+
+def _error(error: type[ApiError]) -> dict[str, Any]:
+    told = TOLD[error]
+    documented: dict[str, Any] = {"model": ErrorResponse, "description": error.__doc__}
+    if "retry-after" in (told.headers or {}):
+        documented["headers"] = {
+            "retry-after": {"schema": {"type": "integer"}, "description": "Seconds to wait before the next try."}
+        }
+    return documented
+
+
+def embed_responses() -> dict[int | str, dict[str, Any]]:
+    """The vectors, or any error of the closed set."""
+    headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in _HEADERS.items()}
+    vectors = {"model": EmbeddingResponse, "description": "One vector, or a list of vectors.", "headers": headers}
+    return {200: vectors, **responses(*TOLD)}

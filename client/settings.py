@@ -1,0 +1,67 @@
+"""What the adapter can be told, as environment variables `ADAPTER_*`, read once into one frozen object.
+
+A misspelt name or an impossible value is refused by name at start. Knows nothing of the model's settings (`EMBED_*`).
+"""
+
+import os
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ADAPTER_"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or impossible; the message names it."""
+
+
+class Settings(BaseSettings):
+    """One field per environment variable: `max_items` is `ADAPTER_MAX_ITEMS`. An empty one is as if it was not set."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(default=8001, ge=1, le=65535, description="Port to listen on.")
+    triton_url: str = Field(default="127.0.0.1:8011", min_length=1, description="host:port of Triton's gRPC endpoint.")
+    model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
+    max_items: int = Field(default=256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    max_concurrency: int = Field(
+        default=128, ge=1, description="Most items at Triton at once; less than its queue holds."
+    )
+    max_pending_items: int = Field(default=1024, ge=1, description="Most items waiting or at Triton before a 429.")
+    deadline_seconds: float = Field(default=60, gt=0, le=3600, description="Longest a request may take before a 504.")
+    wait_seconds: float = Field(default=10, ge=0, le=3600, description="Longest wait for a model that is restarting.")
+    cache_bytes: int = Field(default=128 * 2**20, ge=0, description="Bytes of the vector cache; 0 stores nothing.")
+    probe_seconds: float = Field(default=5, gt=0, le=3600, description="A tiny text is sent after this silence.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="info: every request.")
+
+    @model_validator(mode="after")
+    def _one_full_request_fits(self) -> Self:
+        if self.max_pending_items < self.max_items:
+            raise ValueError(f"{PREFIX}MAX_PENDING_ITEMS must be at least {PREFIX}MAX_ITEMS, or no full request fits")
+        return self
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the process's environment.
+
+        Raises:
+            SettingsError: a variable with the prefix is not a setting, or its value is impossible.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        ours = {name for name in os.environ if name.upper().startswith(PREFIX)}
+        if unknown := sorted(name for name in ours if name.upper() not in known):
+            raise SettingsError(f"Unknown setting {unknown[0]}. Use one of: {', '.join(sorted(known))}.")
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingsError("\n".join(map(_sentence, error.errors()))) from None
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    if not problem["loc"]:  # from the validator above, which names the settings itself
+        return problem["msg"].removeprefix("Value error, ") + "."
+    return f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}, not {problem['input']!r}."

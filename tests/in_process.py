@@ -1,0 +1,113 @@
+"""For the adapter's tests: the application in the test's own event loop, and a line to Triton that can be cut or held.
+
+What stands behind the line is the real Triton with the real model.
+"""
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from PIL import Image
+
+from client.app import create_app
+from client.settings import Settings
+
+DEAD = "127.0.0.1:1"  # nobody listens here
+
+
+@asynccontextmanager
+async def adapter(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of a started application; `client.app` is the application."""
+    app = create_app(Settings(triton_url=triton_url, **settings))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://adapter", timeout=60) as client,
+    ):
+        client.app = app
+        yield client
+
+
+def png(red: int, green: int, blue: int, size: int = 64) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), (red, green, blue)).save(file, "PNG")
+    return file.getvalue()
+
+
+def png64(red: int, green: int, blue: int, size: int = 64) -> str:
+    return base64.b64encode(png(red, green, blue, size)).decode()
+
+
+class Line:
+    """A TCP relay to Triton's gRPC port."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target.rsplit(":", 1)
+        self._server: asyncio.Server | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def connect(self) -> None:
+        """Let connections through; the port stays the same when the line was cut before."""
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """As if Triton was killed: what is open breaks, and new connections are refused."""
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)
+
+    def hold(self) -> None:
+        """As if Triton hung: nothing comes back any more."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        self._flowing.set()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        triton_reader, triton_writer = await asyncio.open_connection(*self._target)
+        self._writers |= {writer, triton_writer}
+        up, down = self._pump(reader, triton_writer, False), self._pump(triton_reader, writer, True)
+        await asyncio.gather(up, down, return_exceptions=True)
+        self._writers -= {writer, triton_writer}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: bool) -> None:
+        try:
+            while data := await reader.read(65536):
+                if held:
+                    await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def line_to(target: str) -> AsyncIterator[Line]:
+    line = Line(target)
+    await line.connect()
+    try:
+        yield line
+    finally:
+        line.release()
+        await line.cut()
+
+
+def refused(response: httpx.Response, status: int) -> dict:
+    """The error in a response, which has the one body that all errors have."""
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    return response.json()["error"]

@@ -1,0 +1,282 @@
+"""The adapter when something breaks: Triton goes away, hangs, comes back another one; callers leave or are too many."""
+
+import asyncio
+import time
+
+import numpy as np
+import orjson
+import pytest
+from grpc import StatusCode
+from tritonclient.grpc.service_pb2 import ModelInferResponse
+
+from client import errors
+from client.triton_client import read_embedding, translated
+from tests.in_process import adapter, line_to, refused
+
+RED = {"input": "red"}
+
+
+@pytest.fixture
+async def line(stack):
+    async with line_to(stack.triton_grpc) as line:
+        yield line
+
+
+async def eventually(condition, seconds=3.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    assert condition()
+
+
+async def ready_within(http, seconds):
+    deadline = time.monotonic() + seconds
+    while (status := (await http.get("/health")).status_code) != 200 and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    assert status == 200
+
+
+async def test_it_starts_without_triton_and_finds_it_by_itself(line):
+    await line.cut()
+    async with adapter(line.url) as http:
+        started = time.monotonic()
+        error = refused(await http.post("/txt/embed", json=RED), 503)
+        assert time.monotonic() - started < 0.5
+        assert "timeout" not in error["message"]
+        await line.connect()
+        await ready_within(http, 2)
+        assert (await http.post("/txt/embed", json=RED)).status_code == 200
+
+
+async def test_a_request_waits_for_a_model_that_restarts(line):
+    async with adapter(line.url) as http:
+        await http.post("/txt/embed", json=RED)
+        await line.cut()
+        request = asyncio.create_task(http.post("/txt/embed", json={"input": ["red", "blue"]}))
+        await asyncio.sleep(0.5)
+        refused(await http.get("/health"), 503)
+        assert not request.done()
+        await line.connect()
+        assert (await request).status_code == 200
+        await ready_within(http, 1)
+
+
+async def test_a_request_in_flight_survives_a_restart(line):
+    async with adapter(line.url) as http:
+        line.hold()
+        request = asyncio.create_task(http.post("/txt/embed", json={"input": "in flight"}))
+        await asyncio.sleep(0.2)
+        await line.cut()
+        line.release()
+        await line.connect()
+        assert (await request).status_code == 200
+
+
+async def test_a_model_that_stays_away_is_a_timeout(line):
+    async with adapter(line.url, wait_seconds=0.4) as http:
+        await line.cut()
+        started = time.monotonic()
+        error = refused(await http.post("/txt/embed", json=RED), 504)
+        assert 0.3 < time.monotonic() - started < 1
+        assert "timeout" in error["message"]  # what the benchmark's client retries on
+
+
+async def test_no_cached_vector_is_served_while_nobody_knows_which_model_is_there(line):
+    async with adapter(line.url, wait_seconds=0.2) as http:
+        assert (await http.post("/txt/embed", json=RED)).status_code == 200
+        assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "1"
+        await line.cut()
+        assert (await http.get("/info")).json()["model"] is None
+        refused(await http.post("/txt/embed", json=RED), 504)
+        await line.connect()
+        await ready_within(http, 2)
+        assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "1"  # the same model came back
+
+
+async def test_vectors_of_another_model_are_not_served(line):
+    async with adapter(line.url) as http:
+        await http.post("/txt/embed", json=RED)
+        readiness = http.app.state.readiness
+        readiness.model = readiness.model | {"id": "another"}
+        assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "0"
+
+
+async def test_a_request_whose_items_come_from_two_models_is_refused(line):
+    async with adapter(line.url) as http:
+        await http.post("/txt/embed", json=RED)
+        readiness, cache = http.app.state.readiness, http.app.state.cache
+        key, vector = next(iter(cache._entries.items()))
+        cache._entries[("another", *key[1:])] = vector
+        readiness.model = readiness.model | {"id": "another"}
+        error = refused(await http.post("/txt/embed", json={"input": ["red", "never seen"]}), 503)
+        assert "replaced" in error["message"]
+
+
+async def test_a_hanging_model_is_504_at_the_deadline_and_not_ready(line):
+    async with adapter(line.url, deadline_seconds=0.5, probe_seconds=0.1) as http:
+        line.hold()
+        started = time.monotonic()
+        error = refused(await http.post("/txt/embed", json={"input": ["red", "blue"]}), 504)
+        assert 0.4 < time.monotonic() - started < 0.7
+        assert "timeout" in error["message"]
+        readiness = http.app.state.readiness
+        await eventually(lambda: readiness._silent_seconds() > 3.3, 5)
+        refused(await http.get("/health"), 503)
+        line.release()
+        await ready_within(http, 4)
+
+
+async def test_too_many_items_are_429_at_once_and_hits_are_served_all_the_same(line):
+    async with adapter(line.url, max_items=4, max_pending_items=4) as http:
+        await http.post("/txt/embed", json=RED)
+        line.hold()
+        waiting = asyncio.create_task(http.post("/txt/embed", json={"input": ["a", "b", "c"]}))
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        response = await http.post("/txt/embed", json={"input": ["d", "e"]})
+        assert time.monotonic() - started < 0.1
+        assert "rate limit" in refused(response, 429)["message"]
+        assert int(response.headers["retry-after"]) > 0
+        assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "1"
+        line.release()
+        assert (await waiting).status_code == 200
+        assert (await http.post("/txt/embed", json={"input": ["d", "e"]})).status_code == 200
+
+
+async def test_more_items_than_slots_are_all_answered_in_order(line):
+    names = [f"slot {index}" for index in range(24)]
+    async with adapter(line.url, max_concurrency=2) as http:
+        together = await http.post("/txt/embed", json={"input": names})
+        for name, vector in zip(names, together.json()["embedding"], strict=True):
+            alone = await http.post("/txt/embed", json={"input": name})
+            assert alone.headers["x-cache-hits"] == "1"
+            assert alone.json()["embedding"] == vector
+
+
+async def test_when_one_item_fails_the_others_are_not_waited_for(line):
+    async with adapter(line.url, max_concurrency=1) as http:
+        bad = {"input": [f"text {index}" for index in range(40)], "dimensions": 10**6}
+        error = refused(await http.post("/txt/embed", json=bad), 400)
+        assert error["param"] == "input[0]"
+        assert http.app.state.dispatcher._pending == 0
+        assert http.app.state.dispatcher._flights._flights == {}
+
+
+async def call(app, body: bytes, disconnected: asyncio.Event) -> int:
+    """One ASGI request whose client leaves when `disconnected` is set; its status."""
+    messages = [{"type": "http.request", "body": body}]
+    status = []
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await disconnected.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        status.append(message.get("status"))
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/txt/embed", "raw_path": b"/txt/embed", "query_string": b""}
+    await app({**scope, "headers": headers}, receive, send)
+    return status[0]
+
+
+async def test_a_client_that_leaves_cancels_its_items_and_nobody_elses(line):
+    async with adapter(line.url) as http:
+        dispatcher = http.app.state.dispatcher
+        line.hold()
+        gone = asyncio.Event()
+        leaving = asyncio.create_task(call(http.app, b'{"input": ["mine", "shared"]}', gone))
+        await asyncio.sleep(0.1)
+        staying = asyncio.create_task(http.post("/txt/embed", json={"input": "shared"}))
+        await asyncio.sleep(0.1)
+        assert (dispatcher._pending, len(dispatcher._flights._flights)) == (3, 2)
+        gone.set()
+        assert await asyncio.wait_for(leaving, 1) == 499
+        assert (dispatcher._pending, len(dispatcher._flights._flights)) == (1, 1)
+        line.release()
+        assert (await staying).status_code == 200
+        assert dispatcher._pending == 0
+
+
+async def test_a_slow_body_is_a_timeout():
+    async def chunks():
+        yield b"{"
+        await asyncio.sleep(5)
+        yield b"}"
+
+    async with adapter(deadline_seconds=0.2) as http:
+        started = time.monotonic()
+        response = await http.post("/txt/embed", content=chunks(), headers={"content-type": "application/json"})
+        assert "timeout" in refused(response, 504)["message"]
+        assert time.monotonic() - started < 1
+
+
+async def test_our_own_bug_is_500_with_an_id_only(line, caplog):
+    async with adapter(line.url) as http:
+        http.app.state.dispatcher = None
+        response = await http.post("/txt/embed", json={"input": "a secret"})
+        error = refused(response, 500)
+        assert response.headers["x-request-id"] in error["message"]
+        assert "NoneType" not in error["message"]
+        assert response.headers["x-request-id"] in caplog.text
+
+
+async def test_the_log_holds_no_contents(line, caplog):
+    caplog.set_level("DEBUG", logger="client")
+    async with adapter(line.url) as http:
+        await http.post("/txt/embed?key=hidden", json={"input": "a secret"}, headers={"authorization": "hidden"})
+        await http.post("/txt/embed", json={"input": ["a secret", 7], "secret": 1})
+    lines = [record.getMessage() for record in caplog.records if record.name == "client.access_log"]
+    assert [line.split()[:3] for line in lines] == [["POST", "/txt/embed", "200"], ["POST", "/txt/embed", "400"]]
+    assert "secret" not in caplog.text
+    assert "hidden" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (StatusCode.INVALID_ARGUMENT, "The image is truncated.", errors.InvalidInput),
+        (StatusCode.UNAVAILABLE, "Exceeds maximum queue size", errors.Overloaded),
+        (StatusCode.UNAVAILABLE, "Request timeout expired", errors.DeadlinePassed),
+        (StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", errors.DeadlinePassed),
+        (StatusCode.UNAVAILABLE, "Socket closed", errors.Unavailable),
+        (StatusCode.UNAVAILABLE, "Server exiting", errors.Unavailable),
+        (StatusCode.NOT_FOUND, "Request for unknown model: 'm' has no available versions", errors.Unavailable),
+        (StatusCode.CANCELLED, "", errors.Unavailable),
+        (StatusCode.INTERNAL, "Stub process 'm_0_0' is not healthy.", errors.Unavailable),
+        (StatusCode.INTERNAL, "ZeroDivisionError at model.py(12)", errors.InferenceFailed),
+        (StatusCode.UNKNOWN, "secret", errors.InferenceFailed),
+    ],
+)
+def test_each_status_of_triton_has_its_error_and_only_the_models_sentence_is_told(status, text, kind):
+    error = translated(status, text)
+    assert type(error) is kind
+    assert (text in error.message) == (kind is errors.InvalidInput or not text)
+
+
+def answer(**changed: bytes) -> ModelInferResponse:
+    info = orjson.dumps({"model": {"id": "m"}, "preprocess_ms": 1.0, "forward_ms": 2.0})
+    vector = np.ones(4, dtype=np.float32).tobytes()
+    outputs = {"embedding": vector, "tokens": b"\3\0\0\0", "info": len(info).to_bytes(4, "little") + info} | changed
+    response = ModelInferResponse(raw_output_contents=outputs.values())
+    for name in outputs:
+        response.outputs.add(name=name)
+    return response
+
+
+def test_an_answer_is_read_whole_or_refused():
+    embedding = read_embedding(answer(), 5.0)
+    assert (embedding.tokens, embedding.queue_ms, embedding.model) == (3, 2.0, {"id": "m"})
+    for changed in (
+        {"embedding": np.array([1, np.nan], dtype=np.float32).tobytes()},
+        {"embedding": np.array([1, np.inf], dtype=np.float32).tobytes()},
+        {"embedding": b"123"},
+        {"info": b"\2\0\0\0{}"},
+        {"info": b""},
+    ):
+        with pytest.raises(errors.InferenceFailed, match="incident"):
+            read_embedding(answer(**changed), 5.0)
+    with pytest.raises(errors.InferenceFailed):
+        read_embedding(ModelInferResponse(), 5.0)

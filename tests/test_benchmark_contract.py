@@ -1,0 +1,70 @@
+"""The benchmark's whole run over its 949 colours, singly and in batches, against the real stack and models.yaml."""
+
+import base64
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from evaluation.colours import png, swatch, xkcd
+from evaluation.retrieval import cosine, retrieval
+from tests.benchmark_client import LocalProvider
+
+NAME = "qwen3-vl-color-tiny-dev"
+PALETTE = xkcd()
+SWATCHES = [png(swatch(rgb)) for rgb in PALETTE.rgb]
+
+
+@pytest.fixture(scope="module")
+def provider(stack):
+    entry = yaml.safe_load(Path("models.yaml").read_text())["models"][NAME]
+    return LocalProvider(entry, stack.adapter_url)
+
+
+@pytest.fixture(scope="module")
+def singly(provider):
+    """1,898 requests in a row."""
+    return provider.texts(list(PALETTE.names), 1), provider.images(SWATCHES, 1)
+
+
+@pytest.fixture(scope="module")
+def batched(provider):
+    """The same in batches; the default pooling is spelled out, or the cache would answer from the single requests."""
+    provider = LocalProvider(provider.entry, provider.base_url, {"pooling": "last"})
+    return provider.texts(list(PALETTE.names), 64), provider.images(SWATCHES, 64)
+
+
+def test_the_batch_size_is_discovered(provider):
+    assert provider.max_batch == 256
+    assert provider.entry["user_batch_size"] <= provider.max_batch
+
+
+def test_names_find_their_swatches(singly):
+    found = retrieval(*singly)
+    assert found.text_to_image[1] >= 0.85
+    assert found.text_to_image[10] >= 0.995
+    assert found.matched <= 0.06
+    assert found.unmatched >= 0.90
+
+
+def test_batches_give_what_single_requests_give(singly, batched):
+    for one_by_one, in_batches in zip(singly, batched, strict=True):
+        assert one_by_one.shape == in_batches.shape == (949, 128)
+        assert np.diag(cosine(one_by_one, in_batches)).min() >= 0.99999
+
+
+def test_a_last_batch_of_one_is_a_plain_string(provider):
+    assert provider.texts(["red", "green", "blue"], 2).shape == (3, 128)
+
+
+@pytest.mark.parametrize("field", ["input", "content"])
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_every_form_of_an_image(stack, field, prefix):
+    image = prefix + base64.b64encode(SWATCHES[0]).decode()
+    for content, depth in ((image, 1), ([image], 2), ([image, image], 2)):
+        answer = httpx.post(f"{stack.adapter_url}/img/embed", json={field: content}, timeout=60)
+        assert answer.status_code == 200
+        assert list(answer.json()) == ["embedding"]
+        assert np.array(answer.json()["embedding"]).ndim == depth
