@@ -1,0 +1,1 @@
+"""Colour retrieval: how well names and swatches find each other. Knows colours and vectors; no model, no server."""
