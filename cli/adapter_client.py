@@ -12,10 +12,11 @@ import httpx
 import numpy as np
 import orjson
 
-from cli.contract import IMAGE_PATH, INPUT_FIELD, TEXT_PATH, ContractError, read_contract
+from cli.contract import ContractError, Endpoints, list_limit, read_contract
 
 TOO_BUSY = 429
 LONGEST_WAIT_S = 30.0
+IMAGE_STARTS = {b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp", b"II": "tiff", b"MM": "tiff"}
 
 
 class AdapterError(Exception):
@@ -34,9 +35,10 @@ class AdapterError(Exception):
 class AdapterClient:
     """A connection to one adapter. Waits and asks again when the adapter is too busy (`Retry-After`)."""
 
-    def __init__(self, url: str, timeout_s: float = 300.0, waits: int = 8) -> None:
+    def __init__(self, url: str, timeout_s: float = 300.0, waits: int = 8, endpoints: Endpoints | None = None) -> None:
         self.url = url.rstrip("/")
         self.waits = waits
+        self.endpoints = endpoints or Endpoints()
         try:
             self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout_s, connect=10.0))
         except httpx.InvalidURL:
@@ -69,21 +71,29 @@ class AdapterClient:
         except ContractError as error:
             raise AdapterError(f"{self.url} is not an adapter of this project: {error}") from None
 
+    def list_limit(self) -> int:
+        """The same for any server of the benchmark's local-provider schema; 1 where it takes no lists."""
+        try:
+            return list_limit(self.openapi(), self.endpoints)
+        except ContractError as error:
+            raise AdapterError(f"{self.url} is no server of the local-provider schema: {error}") from None
+
     def embed_text(self, text: str | Sequence[str], **options: Any) -> np.ndarray:
         """float32 (D,) for a string, (N, D) for a list of N, in order. Raises AdapterError."""
-        return self._embed(TEXT_PATH, text if isinstance(text, str) else list(text), options)
+        return self._embed(self.endpoints.text_path, text if isinstance(text, str) else list(text), options)
 
     def embed_image(self, image: bytes | Sequence[bytes], **options: Any) -> np.ndarray:
-        """The same for encoded image files (PNG, JPEG, ...), which travel as base64."""
-        content = _base64(image) if isinstance(image, bytes) else [_base64(each) for each in image]
-        return self._embed(IMAGE_PATH, content, options)
+        """The same for encoded image files (PNG, JPEG, ...), which travel as data: URLs."""
+        content = _data_url(image) if isinstance(image, bytes) else [_data_url(each) for each in image]
+        return self._embed(self.endpoints.image_path, content, options)
 
     def _embed(self, path: str, content: str | list[str], options: dict[str, Any]) -> np.ndarray:
-        answer = self._json(self._request("POST", path, {INPUT_FIELD: content, **options}))
+        field = self.endpoints.output_field
+        answer = self._json(self._request("POST", path, {self.endpoints.input_field: content, **options}))
         try:
-            vectors = np.asarray(answer["embedding"], dtype=np.float32)  # (D,) | (N, D)
+            vectors = np.asarray(answer[field], dtype=np.float32)  # (D,) | (N, D)
         except (KeyError, TypeError, ValueError):
-            raise AdapterError(f"{self.url}{path} answered without a list of numbers in `embedding`.") from None
+            raise AdapterError(f"{self.url}{path} answered without a list of numbers in `{field}`.") from None
         if vectors.shape[:-1] != (() if isinstance(content, str) else (len(content),)):
             raise AdapterError(f"{self.url}{path} answered with the shape {vectors.shape}, not what was asked.")
         return vectors
@@ -130,8 +140,10 @@ def _not_a_url(url: str) -> AdapterError:
     return AdapterError(f"{url} is not the URL of a server. Write it like http://localhost:8001.")
 
 
-def _base64(image: bytes) -> str:
-    return base64.b64encode(image).decode("ascii")
+def _data_url(image: bytes) -> str:
+    """As the benchmark sends images: another server of its schema may want the prefix."""
+    kind = next((kind for start, kind in IMAGE_STARTS.items() if image.startswith(start)), "png")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def _wait_s(response: httpx.Response, wait: int) -> float:

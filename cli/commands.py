@@ -16,6 +16,7 @@ import typer
 
 from cli import sources, terminal
 from cli.adapter_client import AdapterClient, AdapterError
+from cli.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
 from cli.job import EmbeddingJob, ItemError
 from cli.sources import Item, SourceError
 from cli.validation import validate as validate_server
@@ -39,6 +40,7 @@ def _option(help: str, *names: str, panel: str | None = None, **settings: Any) -
 
 
 INPUTS, OUTPUT, RECIPE = "More inputs", "Output", "Recipe (what is left out stays as the server is set)"
+SUBJECT, SCHEMA = "What to embed (left out, the 949 colours)", "Another server of the benchmark's schema"
 
 Url = Annotated[str, _option("Where the server answers.", envvar="QWEN3_VL_EMBED_URL")]
 Words = Annotated[list[str] | None, typer.Argument(help="Texts, image files, folders of images, - for stdin's lines.")]
@@ -57,6 +59,16 @@ MaxPixels = Annotated[int | None, _option("Shrink images that have more pixels."
 BatchSize = Annotated[int | None, _option(f"Items in a request; left out, at most {DEFAULT_BATCH}.", min=1)]
 Checkpoint = Annotated[str | None, _option("A folder, or a Hugging Face id.", envvar="CHECKPOINT")]
 Port = Annotated[int | None, _option("Where the adapter listens; left out, 8001.", envvar="SERVE_PORT")]
+Colours = Annotated[Path | None, _option("A CSV file with the headings name,hex.", panel=SUBJECT)]
+ImageFolder = Annotated[Path | None, _option("Images, with a CSV of file,caption or .txt files.", panel=SUBJECT)]
+Vectors = Annotated[Path | None, _option("vectors.npz of an earlier report, instead of a server.", panel=SUBJECT)]
+Folder = Annotated[Path | None, _option("Where to; left out, report-<model>.", "--output", "-o", panel=OUTPUT)]
+Name = Annotated[str | None, _option("What to call the model; left out, as the server calls it.", panel=OUTPUT)]
+AnyOption = Annotated[list[str] | None, _option("KEY=VALUE, any field that the server takes.", panel=RECIPE)]
+TextPath = Annotated[str, _option("Where it takes texts.", panel=SCHEMA)]
+ImagePath = Annotated[str, _option("Where it takes images.", panel=SCHEMA)]
+InputField = Annotated[str, _option("The request's field.", panel=SCHEMA)]
+OutputField = Annotated[str, _option("The answer's field.", panel=SCHEMA)]
 Strict = Annotated[bool, _option("Every colour must find its own swatch, not red alone.", "--strict")]
 
 
@@ -200,6 +212,55 @@ def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
         validation = validate_server(client, strict)
     terminal.show_validation(validation)
     raise typer.Exit(0 if validation.passed else 1)
+
+
+@app.command()
+def report(
+    colours: Colours = None,
+    images: ImageFolder = None,
+    vectors: Vectors = None,
+    output: Folder = None,
+    name: Name = None,
+    pooling: Pooling = None,
+    dimensions: Dimensions = None,
+    instruction: Instruction = None,
+    option: AnyOption = None,
+    batch_size: Annotated[int, _option("Most items in a request.", min=1)] = DEFAULT_BATCH,
+    text_path: TextPath = TEXT_PATH,
+    image_path: ImagePath = IMAGE_PATH,
+    input_field: InputField = INPUT_FIELD,
+    output_field: OutputField = OUTPUT_FIELD,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Evaluate a server: do names and swatches (or captions and images) find each other?
+
+    Prints the figures and writes a folder with report.html, report.json, report.tsv and vectors.npz.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed report
+      qwen3-vl-embed report --images photos/ --option pooling=mean -o photos-mean
+      qwen3-vl-embed report --vectors report-qwen3-vl-color-tiny/vectors.npz
+    """
+    with sentences():
+        try:  # here, so that the other commands run where only the client is installed
+            from cli import report as evaluation
+            from cli.report_table import show
+        except ModuleNotFoundError as error:
+            raise SourceError(f"`report` needs {error.name}, which `make setup` installs.") from None
+
+        recipe = {"pooling": pooling, "dimensions": dimensions, "instruction": instruction}
+        options = {key: value for key, value in recipe.items() if value is not None}
+        options |= dict(evaluation.option(each) for each in option or [])
+        if vectors:
+            pairs = evaluation.saved_pairs(vectors, colours or images or options)
+        else:
+            with AdapterClient(url, endpoints=Endpoints(text_path, image_path, input_field, output_field)) as client:
+                subject = evaluation.subject(colours, images)
+                pairs = evaluation.embed_pairs(client, subject, options, batch_size, terminal.progress)
+        name = name or evaluation.name_of(pairs)
+        folder = output or Path(f"report-{name}")
+        show(evaluation.write(pairs, name, folder))
+    terminal.remark(f"Written to {folder}: open {folder / 'report.html'} in a browser.")
 
 
 @app.command()

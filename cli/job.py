@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from cli.adapter_client import AdapterClient, AdapterError
 from cli.sources import Item, SourceError
 from cli.vectors import Embedded
@@ -55,15 +57,17 @@ class EmbeddingJob:
 
     def _embed(self, batch: list[Item]) -> list[Embedded]:
         content: Any = [_read(item) for item in batch]
+        if self.batch_size == 1:  # a server of the benchmark's schema need not take lists
+            [content] = content
         try:
             if batch[0].kind == "image":
-                vectors = self.client.embed_image(content, **self.options)  # (N, D)
+                vectors = self.client.embed_image(content, **self.options)  # (N, D) | (D,)
             else:
                 options = {name: value for name, value in self.options.items() if name not in IMAGE_OPTIONS}
-                vectors = self.client.embed_text(content, **options)  # (N, D)
+                vectors = self.client.embed_text(content, **options)  # (N, D) | (D,)
         except AdapterError as error:
             raise _blamed(error, batch) from None
-        return [Embedded(item, vector) for item, vector in zip(batch, vectors, strict=True)]
+        return [Embedded(item, vector) for item, vector in zip(batch, np.atleast_2d(vectors), strict=True)]
 
 
 def _blamed(error: AdapterError, batch: list[Item]) -> ItemError | AdapterError:
@@ -72,7 +76,8 @@ def _blamed(error: AdapterError, batch: list[Item]) -> ItemError | AdapterError:
         return ItemError(f"{batch[error.index].origin}: {error}")
     if error.status in SIZE_STATUSES and len(batch) > 1:
         return AdapterError(f"{error} Try a --batch-size below {len(batch)}.", error.status)
-    return ItemError(f"{batch[0].origin}: {error}") if error.status == 413 else error
+    alone = len(batch) == 1 and error.status in (400, 413)  # sent as a string, it has no index
+    return ItemError(f"{batch[0].origin}: {error}") if alone else error
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:

@@ -25,12 +25,14 @@ class Item:
     """One thing to embed.
 
     `name` is what the output files call it: the text itself, or the image's path. `origin` is what messages call it.
+    An image is read from `path`, or made here: then `content` is its file.
     """
 
     kind: Literal["text", "image"]
     name: str
     origin: str
     path: Path | None = None
+    content: bytes | None = None
 
     @classmethod
     def text(cls, text: str, origin: str | None = None) -> "Item":
@@ -47,7 +49,7 @@ class Item:
     def read(self) -> str | bytes:
         """The text, or the image file's bytes. Raises SourceError when the file cannot be read."""
         if self.path is None:
-            return self.name
+            return self.name if self.content is None else self.content
         try:
             return self.path.read_bytes()
         except OSError as error:
@@ -56,7 +58,7 @@ class Item:
     def size(self) -> int:
         """Bytes that it puts into a request, about; 0 for a file that is gone (reading it then says so)."""
         if self.path is None:
-            return len(self.name)
+            return len(self.name if self.content is None else self.content)
         return self.path.stat().st_size if self.path.is_file() else 0
 
 

@@ -1,0 +1,87 @@
+"""A folder of images with captions: pairs of a file and the text that belongs to it. Knows files; no vectors.
+
+Captions are a CSV file in the folder with the headings file and caption, or a .txt of the same name beside each image.
+"""
+
+import base64
+import csv
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+THUMBNAIL = (96, 96)  # pixels at most
+
+
+class CaptionError(Exception):
+    """The folder holds no images with captions; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """An image file and its caption."""
+
+    path: Path
+    caption: str
+
+
+def read_folder(folder: Path) -> list[Captioned]:
+    """Every captioned image, in the order of the CSV file, else sorted by path.
+
+    Raises:
+        CaptionError: no folder, no captions, two CSV files, an empty caption, or a file that is not there.
+    """
+    if not folder.is_dir():
+        raise CaptionError(f"There is no folder {folder}.")
+    tables = sorted(folder.glob("*.csv"))
+    if len(tables) > 1:
+        raise CaptionError(f"{folder} holds {len(tables)} CSV files; leave one, with the headings file,caption.")
+    found = _from_csv(tables[0]) if tables else _from_texts(folder)
+    for each in found:
+        if not each.path.is_file():
+            raise CaptionError(f"There is no image {each.path}.")
+        if not each.caption:
+            raise CaptionError(f"{each.path} has an empty caption.")
+    return found
+
+
+def _from_csv(path: Path) -> list[Captioned]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"file", "caption"} <= set(reader.fieldnames or ()):
+                raise CaptionError(f"{path} needs a first line with the headings file,caption.")
+            return [Captioned(path.parent / (row["file"] or ""), (row["caption"] or "").strip()) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CaptionError(f"{path} cannot be read as a UTF-8 CSV file ({error}).") from None
+
+
+def _from_texts(folder: Path) -> list[Captioned]:
+    images = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    captioned = [Captioned(path, _text(path)) for path in images if path.with_suffix(".txt").is_file()]
+    if not captioned:
+        raise CaptionError(
+            f"{folder} holds no captioned images: put a CSV file with the headings file,caption into it, "
+            "or a .txt of the same name beside each image."
+        )
+    return captioned
+
+
+def _text(image: Path) -> str:
+    path = image.with_suffix(".txt")
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CaptionError(f"{path} cannot be read as UTF-8 text ({error}).") from None
+
+
+def thumbnail(path: Path) -> str:
+    """A small JPEG of the image, in base64."""
+    with Image.open(path) as image:
+        small = ImageOps.exif_transpose(image).convert("RGB")
+    small.thumbnail(THUMBNAIL)
+    buffer = BytesIO()
+    small.save(buffer, "JPEG", quality=75)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

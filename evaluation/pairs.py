@@ -1,0 +1,88 @@
+"""What is evaluated: N texts and N images with their vectors, row i of one belonging to row i of the other.
+
+Knows vectors, colours and the file that keeps them; no server, no figures.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.colours import rgb_to_lab
+
+FEWEST = 10  # pairs: below, halves and five-fold cross-validation mean nothing
+MOST = 3000  # everything is compared with everything: beyond, the matrices need more memory than a laptop has
+
+
+class EvaluationError(Exception):
+    """What was given cannot be evaluated; the message says why."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Row i of `text` (N, D) is the vector of `names[i]`, row i of `image` (N, D) that of its image.
+
+    `rgb` is uint8 (N, 3) for solid colours and None for other images; `thumbnails` are then small JPEGs in base64, to
+    look at. `about` is what a reader wants to know of the run: server, model, options, source.
+    """
+
+    names: tuple[str, ...]
+    text: np.ndarray
+    image: np.ndarray
+    rgb: np.ndarray | None = None
+    thumbnails: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not FEWEST <= len(self.names) <= MOST:
+            raise EvaluationError(f"There are {len(self.names)} pairs; a report needs {FEWEST} to {MOST}.")
+        if self.text.shape != self.image.shape or len(self.text) != len(self.names):
+            shapes = f"{len(self.names)} names, texts {self.text.shape}, images {self.image.shape}"
+            raise EvaluationError(f"The vectors do not fit together: {shapes}.")
+        for kind, vectors in (("text", self.text), ("image", self.image)):
+            if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
+                raise EvaluationError(f"A {kind} vector is zero or not finite: it has no direction to compare.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def lab(self) -> np.ndarray:
+        """CIELAB, float64 (N, 3). Only for solid colours."""
+        if self.rgb is None:
+            raise EvaluationError("These images have no one colour.")
+        return rgb_to_lab(self.rgb)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz that opens without pickle."""
+        arrays: dict[str, np.ndarray] = {"names": np.array(self.names), "text": self.text, "image": self.image}
+        if self.rgb is not None:
+            arrays["rgb"] = self.rgb
+        if self.thumbnails:
+            arrays["thumbnails"] = np.array(self.thumbnails)
+        np.savez_compressed(path, about=np.array(json.dumps(self.about)), **arrays)
+
+
+def load(path: Path) -> Pairs:
+    """What `Pairs.save` wrote.
+
+    Raises:
+        EvaluationError: the file is not there, or is not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Pairs(
+                names=tuple(file["names"].tolist()),
+                text=file["text"],
+                image=file["image"],
+                rgb=file.get("rgb"),
+                thumbnails=tuple(np.asarray(file.get("thumbnails", ())).tolist()),
+                about=json.loads(str(file["about"])) if "about" in file else {},
+            )
+    except FileNotFoundError:
+        raise EvaluationError(f"There is no file {path}.") from None
+    except (OSError, KeyError, ValueError) as error:
+        raise EvaluationError(f"{path} is not a vectors.npz of a report ({error}).") from None
