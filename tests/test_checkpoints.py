@@ -90,9 +90,8 @@ def test_what_is_neither_a_folder_nor_on_the_hub(monkeypatch):
 def test_an_embedding_checkpoint_gets_its_own_recipe(folder, tmp_path):
     name = shutil.copytree(folder, tmp_path / "Qwen3-VL-Embedding-2B")
     embedder = Embedder.load(EmbedderConfig(checkpoint=str(name), device="cpu"))
-    assert embedder.info["recipe"]["prompt"] == "embedding"
-    tokenizer = embedder.renderer._tokenizer
-    prompt = tokenizer.decode(embedder.sequence(EmbedInput(text="red")).tokens.ids)
+    assert embedder.info["prompt"] == "embedding"
+    prompt = embedder.renderer.decode(embedder.prepare(EmbedInput(text="red")).sequence.tokens.ids)
     system = "<|im_start|>system\nRepresent the user's input.<|im_end|>\n"
     assert prompt.startswith(system + "<|im_start|>user\nred<|im_end|>")
 

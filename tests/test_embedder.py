@@ -35,7 +35,6 @@ def test_bad_inputs_fail_alone(embedder):
         EmbedInput(text=""),
         EmbedInput(image=b"no image"),
         EmbedInput(),
-        EmbedInput(text="a", image=png()),
         EmbedInput(text="x " * 10**5),
         with_options(RED, dimensions=129),
         with_options(PICTURE, min_pixels=2**16 + 1),
@@ -50,10 +49,10 @@ def test_bad_inputs_fail_alone(embedder):
 def test_a_failing_forward_pass_takes_only_its_own_item(embedder, monkeypatch):
     hidden = embedder.model.hidden
 
-    def fails_on_images(packed):
+    def fails_on_images(packed, layers):
         if packed.pixels is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return hidden(packed)
+        return hidden(packed, layers)
 
     monkeypatch.setattr(embedder.model, "hidden", fails_on_images)
     answers = embedder.embed([RED, PICTURE, EmbedInput(text="blue")])
@@ -64,8 +63,7 @@ def test_a_failing_forward_pass_takes_only_its_own_item(embedder, monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
 def test_what_is_no_vector_is_never_served(embedder, monkeypatch, value):
-    hidden = embedder.model.hidden
-    monkeypatch.setattr(embedder.model, "hidden", lambda packed: torch.full_like(hidden(packed), value))
+    monkeypatch.setattr(embedder.model, "final_norm", lambda rows: torch.full_like(rows, value))
     for options in ({}, {"normalize": False}, {"pooling": "mean"}, {"dimensions": 8}):
         answer = one(embedder, with_options(RED, **options))
         assert isinstance(answer, InferenceFailed)
@@ -101,7 +99,7 @@ def test_server_defaults_are_the_options_defaults(folder, embedder):
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (b'{"foo": 1}', "'foo' is not an option; the options are pooling"),
+        (b'{"foo": 1}', "'foo' is not an option; the options are prompt, pooling"),
         (b'{"pooling": "max"}', "options.pooling"),
         (b'{"dimensions": 7}', "options.dimensions"),
         (b'{"dimensions": 64.0}', "options.dimensions"),
@@ -127,6 +125,6 @@ def test_info_says_what_makes_the_vectors(folder, embedder):
     info = embedder.info
     assert info["dimension"] == 128
     assert (info["dtype"], info["device"], info["model_type"]) == ("float32", "cpu", "qwen3_vl")
-    assert info["recipe"]["prompt"] == "eol"
+    assert info["prompt"] == "eol"
     again = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
     assert again.info == info

@@ -45,19 +45,20 @@ def packed_hidden(embedder, sequences):
     (batch,) = plan(sequences, max_tokens=10**6)
     packed = pack([sequences[i] for i in batch])
     with torch.inference_mode():
-        hidden = embedder.model.hidden(packed).float().numpy()
+        last = embedder.model.layers
+        hidden = embedder.model.final_norm(embedder.model.hidden(packed, [last])[last]).float().numpy()
     parts = np.split(hidden, packed.bounds[1:-1].numpy())
     return dict(zip(batch, parts, strict=True))
 
 
 def test_every_stage(pair):
     embedder, stages = pair
-    sequences = [embedder.sequence(item) for item in INPUTS]
+    sequences = [embedder.prepare(item).sequence for item in INPUTS]
     hidden = packed_hidden(embedder, sequences)
     for i, (sequence, expected) in enumerate(zip(sequences, stages, strict=True)):
         assert sequence.tokens.ids.tolist() == expected.ids.tolist()
         assert (sequence.positions[1:] == expected.positions).all()
-        start, stop = sequence.tokens.content
+        ((start, stop),) = sequence.tokens.content
         assert np.flatnonzero(expected.content).tolist() == list(range(start, stop))
         if sequence.patches is not None:
             ours = embedder.model.normalized(torch.from_numpy(sequence.patches.pixels)).numpy()

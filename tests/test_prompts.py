@@ -6,7 +6,8 @@ import pytest
 
 from embedder import InvalidInput
 from embedder.checkpoint import load_tokenizer, open_checkpoint
-from embedder.prompts import Renderer
+from embedder.prompts import PROMPTS, prompt
+from embedder.renderer import Renderer
 from tests.reference import TEXTS, random_checkpoint
 
 
@@ -17,7 +18,10 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def renderer(tokenizer):
-    return Renderer(tokenizer, "eol", max_text_tokens=512)
+    return Renderer(tokenizer, max_text_tokens=512)
+
+
+EOL = PROMPTS["eol"]
 
 
 EOL_TEXT = "<|im_start|>user\nred\nSummary above sentence in one word:<|im_end|>\n<|im_start|>assistant\n"
@@ -32,50 +36,91 @@ EMBEDDING_TEXT = (
 
 
 def test_the_exact_prompts(tokenizer, renderer):
-    assert tokenizer.decode(renderer.text("red", None).ids) == EOL_TEXT
-    assert tokenizer.decode(renderer.image(2, None).ids) == EOL_IMAGE
-    embedding = Renderer(tokenizer, "embedding", max_text_tokens=512)
-    assert tokenizer.decode(embedding.text("red", None).ids) == EMBEDDING_TEXT
-    assert tokenizer.decode(embedding.text("red", "").ids) == EMBEDDING_TEXT.split("<|im_end|>\n", 1)[1]
-    with_system = renderer.text("red", "Name the colour.")
+    assert tokenizer.decode(renderer.render(EOL, None, "red").ids) == EOL_TEXT
+    assert tokenizer.decode(renderer.render(EOL, None, None, 2).ids) == EOL_IMAGE
+    embedding = PROMPTS["embedding"]
+    assert tokenizer.decode(renderer.render(embedding, embedding.system, "red").ids) == EMBEDDING_TEXT
+    assert tokenizer.decode(renderer.render(embedding, None, "red").ids) == EMBEDDING_TEXT.split("<|im_end|>\n", 1)[1]
+    with_system = renderer.render(EOL, "Name the colour.", "red")
     assert tokenizer.decode(with_system.ids) == "<|im_start|>system\nName the colour.<|im_end|>\n" + EOL_TEXT
 
 
 def test_text_and_image_end_in_the_same_tokens(renderer):
-    assert renderer.text("red", None).ids[-5:].tolist() == renderer.image(4, None).ids[-5:].tolist()
+    assert renderer.render(EOL, None, "red").ids[-5:].tolist() == renderer.render(EOL, None, None, 4).ids[-5:].tolist()
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "\nleading", "trailing!", " space ", "a\n\n\nb", "e\u0301", "naïve\u0000nul"])
 def test_ids_are_those_of_the_whole_string(tokenizer, renderer, text):
     """Cutting at special tokens, which are hard boundaries, changes no token."""
     whole = EOL_TEXT.replace("red", text, 1)
-    tokens = renderer.text(text, None)
+    tokens = renderer.render(EOL, None, text)
     assert tokens.ids.tolist() == tokenizer(whole, add_special_tokens=False)["input_ids"]
-    content = tokenizer.decode(tokens.ids[slice(*tokens.content)])
+    content = tokenizer.decode(tokens.ids[slice(*tokens.content[0])])
     assert content.startswith(("\n", unicodedata.normalize("NFC", text)[0]))
     assert unicodedata.normalize("NFC", text).strip() in content  # and perhaps a line break that a token joins to it
 
 
 def test_user_text_never_becomes_a_control_token(tokenizer, renderer):
     control = set(tokenizer.get_added_vocab().values())
-    frame = [i for i in renderer.text("red", "x").ids if i in control]
+    frame = [i for i in renderer.render(EOL, "x", "red").ids if i in control]
     others = ["<think>", "<tool_call>", "<|im_end|>\n<|im_start|>system\n", "{{ x }}"]
     for token in [*tokenizer.get_added_vocab(), *others]:
-        assert [i for i in renderer.text(f"a {token} b", "x").ids if i in control] == frame
-        assert [i for i in renderer.text("red", f"a {token} b").ids if i in control] == frame
-        assert tokenizer.decode(renderer.text(f"a {token} b", None).ids) == EOL_TEXT.replace("red", f"a {token} b", 1)
+        assert [i for i in renderer.render(EOL, "x", f"a {token} b").ids if i in control] == frame
+        assert [i for i in renderer.render(EOL, f"a {token} b", "red").ids if i in control] == frame
+        assert tokenizer.decode(renderer.render(EOL, None, f"a {token} b").ids) == EOL_TEXT.replace("red", f"a {token} b", 1)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])
 def test_empty_text_is_refused(renderer, text):
     with pytest.raises(InvalidInput, match="the text is empty"):
-        renderer.text(text, None)
+        renderer.render(EOL, None, text)
 
 
 def test_the_limit_is_exact_and_nothing_is_truncated(renderer):
-    start, stop = renderer.text("z" * 512, None).content  # one token each: "zz" is in no text that it learned from
+    ((start, stop),) = renderer.render(EOL, None, "z" * 512).content  # one token each: "zz" is in no text that it learned from
     assert stop - start == 512
     with pytest.raises(InvalidInput, match="513 tokens; at most 512 are allowed"):
-        renderer.text("z" * 513, None)
+        renderer.render(EOL, None, "z" * 513)
     with pytest.raises(InvalidInput, match="longer than 512 tokens"):
-        renderer.text("z" * 10**6, None)
+        renderer.render(EOL, None, "z" * 10**6)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_text_image_and_both_end_in_the_same_tokens(renderer, name):
+    prompt = PROMPTS[name]
+    text, image, both = (
+        renderer.render(prompt, prompt.system, text, tokens) for text, tokens in (("red", 0), (None, 4), ("red", 4))
+    )
+    assert text.ids[-1] == image.ids[-1] == both.ids[-1]
+    if prompt.chat:
+        assert text.ids[-5:].tolist() == image.ids[-5:].tolist() == both.ids[-5:].tolist()
+    assert [stop - start for start, stop in image.content] == [4]
+    assert len(both.content) == 2
+
+
+def test_a_template_of_ones_own(tokenizer, renderer):
+    own = prompt("This is {content} <|im_end|> in one word:")
+    drawn = tokenizer.decode(renderer.render(own, None, "red").ids)
+    assert drawn == "<|im_start|>user\nThis is red <|im_end|> in one word:<|im_end|>\n<|im_start|>assistant\n"
+    control = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert renderer.render(own, None, "red").ids.tolist().count(control) == 1
+    for wrong in ("colours", "", "{content} {content}", "{content} {image}", "{text}"):
+        with pytest.raises(InvalidInput, match="prompt: "):
+            prompt(wrong)
+
+
+def test_bare_content_has_no_turns(tokenizer, renderer):
+    assert tokenizer.decode(renderer.render(PROMPTS["none"], None, "red").ids) == "red<|im_end|>"
+    with pytest.raises(InvalidInput, match="no system turn"):
+        renderer.render(PROMPTS["none"], "Name the colour.", "red")
+
+
+def test_slots_in_a_callers_words_are_words(tokenizer, renderer):
+    for text in ("\ue000text\ue000", "\ue0001\ue000", "{text}", "{image}", "{content}"):
+        assert tokenizer.decode(renderer.render(EOL, text, text).ids).count(text) == 2
+
+
+def test_a_closing_token(tokenizer, renderer):
+    assert renderer.render(EOL, None, "red", close="<|endoftext|>").ids[-1] == tokenizer.convert_tokens_to_ids(
+        "<|endoftext|>"
+    )

@@ -30,7 +30,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
         pb_utils.Logger.log_info(
             "embedding with {checkpoint}: {dimension} dimensions, {dtype} on {device}, attention: {attention}, "
-            "prompt: {recipe[prompt]}, pooling: {recipe[pooling]}".format(**self.embedder.info)
+            "prompt: {prompt}, pooling: {recipe[pooling]}".format(**self.embedder.info)
         )
 
     def execute(self, requests: list) -> list:
@@ -56,8 +56,9 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
 
     def _info(self, answer: Embedding) -> bytes:
-        took = {name: getattr(answer, name) for name in ("preprocess_ms", "forward_ms", "batch_items")}
-        return json.dumps({"model": self.embedder.info, **took}).encode()
+        about = {name: getattr(answer, name) for name in ("preprocess_ms", "forward_ms", "batch_items", "warnings")}
+        rendered = {"render": answer.render} if answer.render else {}
+        return json.dumps({"model": self.embedder.info, "recipe": answer.recipe.id, **about, **rendered}).encode()
 
 
 def read_rows(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:

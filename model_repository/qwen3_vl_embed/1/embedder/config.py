@@ -22,10 +22,16 @@ class EmbedderConfig(BaseSettings):
     revision: str | None = Field(None, description="the hub revision: a branch, a tag or (best) a commit")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one")
-    prompt: Literal["auto", "eol", "embedding"] = Field(
-        "auto", description="auto: `embedding` for a Qwen3-VL-Embedding checkpoint, `eol` for any other"
+    prompt: str = Field(
+        "auto", description="auto (a Qwen3-VL-Embedding checkpoint's own, else `eol`), a preset, or a template"
     )
-    pooling: Literal["last", "mean"] = Field("last", description="last token, or mean of the content's tokens")
+    pooling: Literal["last", "mean", "eos"] = Field(
+        "last", description="last token, mean of the content's tokens, or an appended <|endoftext|>"
+    )
+    layer: int | Literal["attn"] = Field(-1, description="0 (the input) … L or -1 (the last), or attn: before its MLP")
+    final_norm: bool = Field(True, description="apply the model's final norm, to whatever layer")
+    center: bool = Field(False, description="apply the calibration")
+    calibration: str | None = Field(None, description="a file that `qwen3-vl-embed calibrate` wrote")
     normalize: bool = Field(True, description="divide each vector by its L2 norm")
     instruction: str | None = Field(None, description="the system turn; unset: the prompt's own, if it has one")
     min_pixels: int | None = Field(None, ge=1024, description="smaller images are enlarged to this area, in pixels")

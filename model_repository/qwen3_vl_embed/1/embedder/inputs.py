@@ -14,12 +14,17 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    pooling: Literal["last", "mean"] | None = None
+    prompt: str | None = None
+    pooling: Literal["last", "mean", "eos"] | None = None
+    layer: int | Literal["attn"] | None = None
+    final_norm: bool | None = None
+    center: bool | None = None
     normalize: bool | None = None
     dimensions: int | None = Field(None, ge=8)
     instruction: str | None = None
     min_pixels: int | None = Field(None, ge=1024)
     max_pixels: int | None = Field(None, ge=4096)
+    render: bool | None = None  # describe the sequence in the answer
 
     @classmethod
     @lru_cache(maxsize=1024)
@@ -48,7 +53,7 @@ NO_OPTIONS = Options()
 
 @dataclass(frozen=True)
 class EmbedInput:
-    """One text or one image; exactly one of them, or the embedder answers with `InvalidInput`."""
+    """A text, an image, or both for one vector; neither is answered with `InvalidInput`."""
 
     text: str | None = None
     image: bytes | None = None  # an encoded file: PNG, JPEG, WebP, GIF, BMP or TIFF

@@ -1,5 +1,7 @@
 """The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head. Knows no prompts."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -9,6 +11,7 @@ from transformers import PreTrainedModel
 from embedder.attention import use_packed_attention
 from embedder.checkpoint import Checkpoint, load_model
 from embedder.packing import Packed
+from embedder.recipes import Layer
 
 
 class StillPatchEmbed(nn.Module):
@@ -56,9 +59,53 @@ class PackedModel:
         """uint8 (P, V) -> float32 (P, V), about -1…1, as transformers' image processor gives them."""
         return (pixels.float() - self._mean) / self._std
 
-    def hidden(self, packed: Packed) -> torch.Tensor:
-        """The last layer's states after the final norm, (T, D) in the model's dtype; the caller turns gradients off."""
-        output = self.model(
+    @property
+    def layers(self) -> int:
+        """L, the number of decoder layers."""
+        return len(self.model.language_model.layers)
+
+    def final_norm(self, rows: torch.Tensor) -> torch.Tensor:
+        """The model's own last RMSNorm, (rows, D) -> (rows, D)."""
+        norm = self.model.language_model.norm
+        return norm(rows.to(norm.weight.device))
+
+    def hidden(self, packed: Packed, layers: Iterable[Layer]) -> dict[Layer, torch.Tensor]:
+        """Each asked layer's states before the final norm, (T, D) in the model's dtype; the caller turns gradients off.
+
+        A layer's state is what the next one reads, image features that DeepStack adds in between included (they are
+        missing from transformers' own `hidden_states` of the first layers).
+        """
+        with self._captured(layers) as states:
+            self._run(packed)
+        return states
+
+    @contextmanager
+    def _captured(self, layers: Iterable[Layer]) -> Iterator[dict[Layer, torch.Tensor]]:
+        """Within it, a forward pass leaves the asked states in the dictionary."""
+        states: dict[Layer, torch.Tensor] = {}
+
+        def keep(layer: Layer, arguments: tuple) -> None:
+            states[layer] = arguments[0][0]
+
+        hooks = [
+            self._reader(layer).register_forward_pre_hook(lambda _, arguments, layer=layer: keep(layer, arguments))
+            for layer in set(layers)
+        ]
+        try:
+            yield states
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _reader(self, layer: Layer) -> nn.Module:
+        """The module whose input is that layer's state."""
+        text = self.model.language_model
+        if layer == "attn":
+            return text.layers[-1].post_attention_layernorm
+        return text.norm if layer == self.layers else text.layers[layer]
+
+    def _run(self, packed: Packed) -> None:
+        self.model(
             input_ids=packed.input_ids,
             position_ids=packed.position_ids,
             pixel_values=None if packed.pixels is None else self.normalized(packed.pixels),
@@ -67,4 +114,3 @@ class PackedModel:
             text_bounds=packed.bounds,
             text_longest=packed.longest,
         )
-        return output.last_hidden_state[0]

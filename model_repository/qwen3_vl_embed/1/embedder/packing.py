@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from embedder.images import MERGE, Patches
-from embedder.prompts import Tokens
+from embedder.renderer import Span, Tokens
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Sequence:
         running = np.arange(len(self))
         spatial = np.tile(running, (3, 1))
         if self.patches is not None:
-            start, stop = self.tokens.content
+            assert self.tokens.image is not None
+            start, stop = self.tokens.image
             rows, columns = (side // MERGE for side in self.patches.grid)
             grid = np.stack(np.meshgrid([0], np.arange(rows), np.arange(columns), indexing="ij")).reshape(3, -1)
             spatial[:, start:stop] = start + grid
@@ -47,7 +48,7 @@ class Packed:
     bounds: torch.Tensor  # (N + 1,) int32, on the CPU: where each sequence starts and ends
     pixels: torch.Tensor | None  # (P, 3 * patch * patch) uint8
     grids: torch.Tensor | None  # (images, 3) int64: 1, rows, columns, in patches
-    contents: list[tuple[int, int]]  # each sequence's content, as a range of the T tokens
+    contents: list[list[Span]]  # each sequence's content, as ranges of the T tokens
 
     @property
     def longest(self) -> int:
@@ -85,7 +86,7 @@ def pack(sequences: list[Sequence], device: torch.device | str = "cpu") -> Packe
         pixels=pixels,
         grids=grids,
         contents=[
-            (start + sequence.tokens.content[0], start + sequence.tokens.content[1])
-            for start, sequence in zip(bounds.tolist(), sequences, strict=False)
+            [(offset + start, offset + stop) for start, stop in sequence.tokens.content]
+            for offset, sequence in zip(bounds.tolist(), sequences, strict=False)
         ],
     )

@@ -1,0 +1,91 @@
+"""Centring with statistics from a file: what every vector of a modality shares is taken away. Knows no model.
+
+A vector x (unit length) of a modality becomes (x - mean) with, as the file says, its `top` principal directions removed
+(all-but-the-top, arXiv 1702.01417) or whitened (ZCA with shrinkage, as ReAlign, arXiv 2512.19115). `qwen3-vl-embed
+calibrate` fits the file on data of its own. It belongs to one recipe of one checkpoint and is refused for any other.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+
+from embedder.errors import InvalidInput
+
+Kind = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`mean`: (D,) of each kind; `top`: (k, D) orthonormal rows to remove; `whiten`: (D, D) to multiply with."""
+
+    about: dict  # {"method", "forward" (the recipe it was fitted to), "weights", "samples"}
+    mean: dict[Kind, np.ndarray]
+    top: dict[Kind, np.ndarray]
+    whiten: dict[Kind, np.ndarray]
+    hash: str  # of the file
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Raises ValueError for a file that is not a calibration."""
+        data = Path(path).read_bytes()
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(str(file["about"]))
+                parts = {
+                    part: {kind: file[f"{part}_{kind}"] for kind in ("text", "image") if f"{part}_{kind}" in file}
+                    for part in ("mean", "top", "whiten")
+                }
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is not a calibration file ({error}); make one with `calibrate`") from None
+        return cls(about, **parts, hash=hashlib.sha256(data).hexdigest()[:12])
+
+    def check(self, forward: dict, weights: str) -> None:
+        """Raises InvalidInput when it was fitted to another recipe or to other weights."""
+        if self.about["weights"] != weights:
+            raise InvalidInput("options.center: the calibration was fitted to another checkpoint")
+        fitted = self.about["forward"]
+        differing = sorted(name for name in forward if forward[name] != fitted.get(name))
+        if differing:
+            raise InvalidInput(f"options.center: the calibration was fitted with another {', '.join(differing)}")
+
+    def apply(self, row: np.ndarray, kind: Kind) -> np.ndarray:
+        """(D,) -> (D,), float32."""
+        centred = row / np.linalg.norm(row) - self.mean[kind]
+        if kind in self.top:
+            centred = centred - (centred @ self.top[kind].T) @ self.top[kind]
+        return (centred @ self.whiten[kind] if kind in self.whiten else centred).astype(np.float32)
+
+
+def fit(rows: dict[Kind, np.ndarray], method: str) -> dict[str, np.ndarray]:
+    """The arrays of a calibration file from vectors (N, D) of each kind, fitted to each kind by itself.
+
+    `method`: `mean`, `abtt-K` (K principal directions) or `zca-A` (shrinkage A, 0…1, towards a scaled identity).
+
+    Raises:
+        ValueError: no such method.
+    """
+    name, _, value = method.partition("-")
+    arrays: dict[str, np.ndarray] = {}
+    for kind, vectors in rows.items():
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        mean = unit.mean(axis=0)
+        arrays[f"mean_{kind}"] = mean.astype(np.float32)
+        if name == "abtt":
+            directions = np.linalg.svd(unit - mean, full_matrices=False)[2]
+            arrays[f"top_{kind}"] = directions[: int(value)].astype(np.float32)
+        elif name == "zca":
+            arrays[f"whiten_{kind}"] = _zca(unit - mean, float(value)).astype(np.float32)
+        elif method != "mean":
+            raise ValueError(f"{method}: the methods are mean, abtt-K and zca-A")
+    return arrays
+
+
+def _zca(centred: np.ndarray, shrinkage: float) -> np.ndarray:
+    covariance = centred.T @ centred / len(centred)
+    scale = np.trace(covariance) / len(covariance)
+    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * scale * np.eye(len(covariance)))
+    return (vectors / np.sqrt(values)) @ vectors.T

@@ -1,0 +1,133 @@
+"""The one renderer: text, image or both become a token sequence, all ending in the same tokens. Knows no pixels.
+
+The checkpoint's own chat template draws the frame around the content. What a caller wrote (text, instruction, template)
+is tokenized without any added token, so `<|im_end|>` in it is ten characters of text and never a control token.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from embedder.checkpoint import IMAGE_TOKEN
+from embedder.errors import InvalidInput
+from embedder.prompts import Prompt
+
+IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # as the chat template draws one
+TURN_END = "<|im_end|>"
+SLOT = "\ue000"  # private use: no template holds it
+TEXT_SLOT, SYSTEM_SLOT = f"{SLOT}text{SLOT}", f"{SLOT}system{SLOT}"
+LONGEST_TOKEN = 128  # characters; no token of Qwen's vocabulary holds more (it is 128 spaces)
+
+Span = tuple[int, int]  # half-open range of tokens
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One rendered sequence. `ids`: int64 (T,); `content`: the caller's own tokens, of the text and of the image."""
+
+    ids: np.ndarray
+    content: tuple[Span, ...]
+    image: Span | None = None
+
+
+class Renderer:
+    """Renders with one checkpoint's tokenizer and chat template. Safe to call from several threads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_text_tokens: int) -> None:
+        self.max_text_tokens = max_text_tokens
+        self._tokenizer = tokenizer
+        self._special = tokenizer.get_added_vocab()
+        self._split = re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
+        self._plain = _without_added_tokens(tokenizer)
+        self._frame = lru_cache(maxsize=256)(self._render_frame)
+
+    def render(
+        self, prompt: Prompt, system: str | None, text: str | None, image_tokens: int = 0, close: str | None = None
+    ) -> Tokens:
+        """A text, an image of `image_tokens` tokens, or both; `close` is a special token to end with.
+
+        Raises:
+            InvalidInput: an empty text, one above `max_text_tokens` tokens, or a system turn that the prompt has not.
+        """
+        if text is not None:
+            self._check_text(text)
+        kind = "text" if not image_tokens else "image" if text is None else "both"
+        tokens = self._fill(self._frame(prompt, kind, system, close), text or "", image_tokens)
+        length = sum(stop - start for start, stop in tokens.content) - image_tokens
+        if length > self.max_text_tokens:
+            raise InvalidInput(f"the text has {length} tokens; at most {self.max_text_tokens} are allowed")
+        return tokens
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The string that `ids` stand for, special tokens included."""
+        return self._tokenizer.decode(ids)
+
+    def _check_text(self, text: str) -> None:
+        if not text.strip():
+            raise InvalidInput("the text is empty")
+        if len(text) > LONGEST_TOKEN * self.max_text_tokens:
+            raise InvalidInput(f"the text is longer than {self.max_text_tokens} tokens; nothing is truncated here")
+
+    def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> list[int | str]:
+        """The chat template around the content's slots: special tokens as ids, everything between them as text."""
+        pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", getattr(prompt, kind)) if piece]
+        words = {f"{SLOT}{n}{SLOT}": piece for n, piece in enumerate(pieces)} | {SYSTEM_SLOT: system or ""}
+        drawn = self._draw(prompt, pieces, system) + (close or "")
+        parts = [self._special.get(part, part) for part in self._split.split(drawn) if part]
+        return [part if isinstance(part, int) else _replaced(part, words) for part in parts]
+
+    def _draw(self, prompt: Prompt, pieces: list[str], system: str | None) -> str:
+        known = {"{text}": TEXT_SLOT, "{image}": IMAGE}
+        slots = [known.get(piece, f"{SLOT}{n}{SLOT}") for n, piece in enumerate(pieces)]
+        if not prompt.chat:
+            if system is not None:
+                raise InvalidInput("options.instruction: this prompt has no system turn")
+            return "".join(slots) + TURN_END
+        parts = [{"type": "image"} if slot == IMAGE else {"type": "text", "text": slot} for slot in slots]
+        messages = [{"role": "user", "content": parts}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]})
+        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _fill(self, frame: list[int | str], text: str, image_tokens: int) -> Tokens:
+        ids: list[int] = []
+        content: list[Span] = []
+        image: Span | None = None
+        for part in frame:
+            if isinstance(part, int):
+                is_image = part == self._special[IMAGE_TOKEN]
+                if is_image:
+                    image = (len(ids), len(ids) + image_tokens)
+                    content.append(image)
+                ids += [part] * (image_tokens if is_image else 1)
+            else:
+                before, slot, after = part.partition(TEXT_SLOT)
+                encoding = self._plain.encode(before + text + after if slot else part, add_special_tokens=False)
+                if slot:
+                    start, stop = _covering(encoding.offsets, len(before), len(before) + len(text))
+                    content.append((len(ids) + start, len(ids) + stop))
+                ids += encoding.ids
+        return Tokens(np.array(ids, dtype=np.int64), tuple(content), image)
+
+
+def _replaced(part: str, words: dict[str, str]) -> str:
+    """Once and in one pass: a word that holds another's slot is only words."""
+    return re.sub(f"{SLOT}[^{SLOT}]+{SLOT}", lambda slot: words.get(slot[0], slot[0]), part)
+
+
+def _covering(offsets: list[Span], start: int, stop: int) -> Span:
+    """The range of tokens that hold any character of [start, stop)."""
+    inside = [i for i, (first, last) in enumerate(offsets) if first < stop and last > start]
+    return inside[0], inside[-1] + 1
+
+
+def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The same BPE without added tokens: nothing that it encodes can become a control token."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(definition))

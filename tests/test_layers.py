@@ -1,0 +1,204 @@
+"""Every layer and pooling against transformers' own hidden states, one input at a time; recipes and calibrations."""
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen3VLModel
+
+from embedder import Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options
+from embedder.calibration import Calibration, fit
+from embedder.packing import pack
+from tests.reference import Reference, cosine, png, random_checkpoint
+
+LAYERS = 4
+DEEPSTACK = 3  # image features are added after each of the first three layers
+INPUTS = [EmbedInput(text="very dark teal"), EmbedInput(text="red"), EmbedInput(image=png((333, 97), 1))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="module")
+def embedder(folder):
+    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    return Reference(folder, Qwen3VLModel.from_pretrained(folder, attn_implementation="sdpa").eval())
+
+
+def states(reference, item, layer):
+    """(T, D) of one input: what a model of `layer` layers gives without its final norm; the content's tokens."""
+    whole = reference.model.language_model.layers, reference.model.language_model.norm
+    text = reference.model.language_model
+    text.layers, text.norm = torch.nn.ModuleList(list(whole[0])[:layer]), torch.nn.Identity()
+    try:
+        stages = reference.text(item.text) if item.image is None else reference.image(Image.open(BytesIO(item.image)))
+    finally:
+        text.layers, text.norm = whole
+    return stages.hidden, stages.content
+
+
+def expected(reference, item, options):
+    layer = options["layer"] % (LAYERS + 1)
+    hidden, content = states(reference, item, layer)
+    rows = torch.from_numpy(hidden[-1:] if options["pooling"] == "last" else hidden[content])
+    if options["final_norm"]:
+        with torch.inference_mode():
+            rows = reference.model.language_model.norm(rows)
+    return rows.numpy().mean(axis=0)
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("layer", [*range(LAYERS + 1), -1, -2, -LAYERS - 1])
+def test_layers(embedder, reference, layer, pooling, final_norm):
+    options = {"layer": layer, "pooling": pooling, "final_norm": final_norm}
+    inputs = [EmbedInput(item.text, item.image, Options(**options, normalize=False)) for item in INPUTS]
+    for item, answer in zip(INPUTS, embedder.embed(inputs), strict=True):
+        want = expected(reference, item, options)
+        assert cosine(answer.vector, want) >= 0.99999
+        assert np.linalg.norm(answer.vector) == pytest.approx(np.linalg.norm(want), rel=1e-4)
+
+
+def test_layers_are_transformers_hidden_states(embedder, reference, folder):
+    """Captured states agree wherever transformers' do not lack what DeepStack adds: text, and images after it."""
+    for item in INPUTS:
+        sequence = embedder.prepare(item).sequence
+        packed = pack([sequence])
+        with torch.inference_mode():
+            ours = embedder.model.hidden(packed, range(LAYERS + 1))
+            inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids[1:], "use_cache": False}
+            if packed.pixels is not None:
+                pixels = embedder.model.normalized(packed.pixels).view(len(packed.pixels), 3, 1, -1)
+                inputs |= {"pixel_values": pixels.repeat(1, 1, 2, 1).flatten(1), "image_grid_thw": packed.grids}
+            theirs = reference.model(**inputs, output_hidden_states=True).hidden_states
+        image = np.zeros(len(sequence), dtype=bool)
+        if sequence.tokens.image:
+            image[slice(*sequence.tokens.image)] = True
+        for layer in range(LAYERS):  # theirs of the last layer is after the final norm
+            same = np.allclose(ours[layer].numpy(), theirs[layer][0].numpy(), atol=1e-4)
+            assert np.allclose(ours[layer].numpy()[~image], theirs[layer][0].numpy()[~image], atol=1e-4)
+            assert same == (not image.any() or layer == 0 or layer > DEEPSTACK)
+
+
+def test_attn_is_the_state_before_the_last_mlp(embedder):
+    """From it, transformers' own last MLP and norm give the last hidden state."""
+    last = embedder.model.model.language_model.layers[-1]
+    for item in INPUTS:
+        raw = EmbedInput(item.text, item.image, Options(layer="attn", final_norm=False, normalize=False))
+        answers = embedder.embed([raw, with_(item, normalize=False)])
+        attn, final = (torch.from_numpy(answer.vector) for answer in answers)
+        with torch.inference_mode():
+            rebuilt = embedder.model.final_norm(attn + last.mlp(last.post_attention_layernorm(attn)))
+        torch.testing.assert_close(rebuilt, final, atol=1e-4, rtol=1e-4)
+
+
+def with_(item, **options):
+    return EmbedInput(item.text, item.image, Options(**options))
+
+
+def test_mixed_recipes_share_a_batch(embedder):
+    recipes = [{"layer": layer, "pooling": pooling} for layer in (1, -1, "attn") for pooling in ("last", "mean", "eos")]
+    inputs = [with_(item, **recipe) for recipe in recipes for item in INPUTS]
+    for item, answer in zip(inputs, embedder.embed(inputs), strict=True):
+        assert cosine(answer.vector, embedder.embed([item])[0].vector) >= 0.99999
+    ids = {embedder.prepare(item).recipe.id for item in inputs}
+    assert len(ids) == len(recipes)
+
+
+def test_eos_pools_an_appended_token(embedder):
+    plain, eos = (embedder.prepare(with_(INPUTS[0], pooling=pooling)).sequence for pooling in ("last", "eos"))
+    assert eos.tokens.ids[:-1].tolist() == plain.tokens.ids.tolist()
+    assert embedder.renderer.decode(eos.tokens.ids[-1:]) == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("layer", [LAYERS + 1, -LAYERS - 2])
+def test_layers_that_are_not_there(embedder, layer):
+    (answer,) = embedder.embed([with_(INPUTS[0], layer=layer)])
+    assert isinstance(answer, InvalidInput)
+    assert "0 (the input) … 4 (the last)" in str(answer)
+
+
+def test_text_and_image_in_one_input(embedder):
+    both = EmbedInput(text="red", image=INPUTS[2].image)
+    (answer,) = embedder.embed([both])
+    sequence = embedder.prepare(both).sequence
+    assert "Summary above image and sentence in one word:" in embedder.renderer.decode(sequence.tokens.ids)
+    single = [embedder.embed([item])[0].vector for item in (INPUTS[1], INPUTS[2])]
+    assert all(cosine(answer.vector, vector) < 0.999 for vector in single)
+    assert sequence.tokens.content[0] == sequence.tokens.image
+
+
+def test_render_tells_the_exact_sequence(embedder):
+    (answer,) = embedder.embed([with_(INPUTS[2], render=True, pooling="mean")])
+    render = answer.render
+    assert render["prompt"].startswith("<|im_start|>user\n<|vision_start|><|image_pad|>")
+    assert len(render["ids"]) == len(render["positions"][0]) == answer.tokens
+    assert render["pooled"] == render["content"]
+    assert np.prod(render["grid"]) // 4 == render["content"][0][1] - render["content"][0][0]
+    assert embedder.embed([INPUTS[2]])[0].render is None
+
+
+def test_dimensions_warn_unless_trained_for(embedder):
+    (short, full) = embedder.embed([with_(INPUTS[0], dimensions=16), INPUTS[0]])
+    assert "was not trained for" in short.warnings[0]
+    assert full.warnings == ()
+
+
+def calibration_file(tmp_path, embedder, method, forward=None, weights=None):
+    rng = np.random.default_rng(0)
+    rows = {"text": rng.normal(1, 1, (200, 128)), "image": rng.normal(-1, 1, (200, 128))}
+    about = {
+        "method": method,
+        "forward": forward or embedder.prepare(INPUTS[0]).recipe.forward,
+        "weights": weights or embedder.checkpoint.fingerprint,
+    }
+    np.savez(tmp_path / "calibration.npz", about=json.dumps(about), **fit(rows, method))
+    return tmp_path / "calibration.npz", rows
+
+
+@pytest.mark.parametrize("method", ["mean", "abtt-2", "zca-0.1"])
+def test_calibrations(tmp_path, folder, embedder, method):
+    path, rows = calibration_file(tmp_path, embedder, method)
+    centred = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path)))
+    for kind, vectors in rows.items():
+        applied = np.stack([centred.calibration.apply(row, kind) for row in vectors])
+        assert np.abs(applied.mean(axis=0)).max() < 1e-5
+        spread = np.linalg.svd(applied, compute_uv=False)
+        if method == "abtt-2":
+            assert spread[-2:].max() < 1e-4 < spread[-3]
+        if method == "zca-0.1":
+            assert spread[0] / spread[-1] < 2 < np.linalg.cond(vectors)
+    plain, moved = centred.embed([INPUTS[0], with_(INPUTS[0], center=True)])
+    assert cosine(plain.vector, moved.vector) < 0.999
+    assert np.linalg.norm(moved.vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_calibration_belongs_to_its_recipe(tmp_path, folder, embedder):
+    path, _ = calibration_file(tmp_path, embedder, "mean")
+    centred = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path)))
+    for options in ({"layer": 2}, {"pooling": "mean"}, {"prompt": "chat"}, {"instruction": "x"}, {"max_pixels": 4096}):
+        (answer,) = centred.embed([with_(INPUTS[0], center=True, **options)])
+        assert isinstance(answer, InvalidInput)
+        assert "fitted with another" in str(answer)
+    (answer,) = embedder.embed([with_(INPUTS[0], center=True)])
+    assert "no calibration" in str(answer)
+    path, _ = calibration_file(tmp_path, embedder, "mean", weights="others")
+    with pytest.raises(InvalidInput, match="another checkpoint"):
+        Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path), center=True))
+
+
+def test_what_is_no_calibration(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"no")
+    with pytest.raises(ValueError, match="is not a calibration file"):
+        Calibration.load(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="the methods are mean"):
+        fit({"text": np.eye(3)}, "median")
