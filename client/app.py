@@ -23,7 +23,7 @@ from client.dispatcher import Call, Dispatcher
 from client.errors import ApiError, DeadlinePassed, Unavailable, error_response, shaped
 from client.items import Embedding, EmbedInput
 from client.readiness import Readiness
-from client.schemas import ImageRequest, TextRequest
+from client.schemas import ImageRequest, RenderRequest, TextRequest
 from client.settings import Settings
 from client.triton_client import TritonClient
 
@@ -50,6 +50,12 @@ def _add_routes(app: FastAPI, max_items: int) -> None:
             responses=openapi.embed_responses(),
             openapi_extra=openapi.request_body(model, max_items),
         )(endpoint)
+    app.post(
+        "/debug/render",
+        tags=["debug"],
+        responses=openapi.render_responses(),
+        openapi_extra=openapi.request_body(RenderRequest, max_items),
+    )(render)
     app.get("/health", tags=["operation"], responses=openapi.responses(Unavailable))(health)
     app.get("/health/live", tags=["operation"])(live)
     app.get("/info", tags=["operation"])(info)
@@ -121,10 +127,27 @@ def _answer(embeddings: list[Embedding], is_list: bool, started: float) -> Respo
     }
     stages["total"] = (time.perf_counter() - started) * 1e3
     headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
+    recipe = embeddings[0].recipe  # all items of a request have the same options
+    headers["x-recipe"] = recipe.id
+    if recipe.warnings:
+        headers["x-warning"] = "; ".join(recipe.warnings)
     headers["x-tokens"] = str(sum(embedding.tokens for embedding in embeddings))
     headers["x-cache-hits"] = str(sum(not embedding.computed for embedding in embeddings))
     headers["server-timing"] = ", ".join(f"{stage};dur={took:.3f}" for stage, took in stages.items())
     return Response(content, headers=headers, media_type="application/json")
+
+
+async def render(request: Request) -> Response:
+    """The exact prompt, token ids, positions, grid and pooled tokens of one input."""
+    settings: Settings = request.app.state.settings
+    body = await read_body(request, settings.max_body_bytes)
+    item = RenderRequest.parse(parse_object(body), settings.max_items).item()
+    deadline = asyncio.get_running_loop().time() + settings.deadline_seconds
+    try:
+        embedding = await request.app.state.dispatcher.render(item, Call(deadline, request.scope["request_id"]))
+    except ApiError as error:
+        raise error.at(item.param) from None
+    return _json({"recipe": embedding.recipe.id, **(embedding.render or {})})
 
 
 async def health(request: Request) -> Response:

@@ -8,14 +8,24 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from client.items import Recipe
+
 V = TypeVar("V")
 
-# A key's tuple, digest and strings, the bytes object and the dictionary's slot: 340 bytes by RSS, plus the model's id.
-ENTRY_OVERHEAD_BYTES = 512
+# A key's tuple, digest and strings, the bytes object and the dictionary's slot: 340 bytes by RSS, plus the model's id,
+# the recipe's and its warnings.
+ENTRY_OVERHEAD_BYTES = 768
+
+
+class Cached(NamedTuple):
+    """A vector, (D,) float32 and read-only, and how it was made."""
+
+    vector: np.ndarray
+    recipe: Recipe
 
 
 class VectorCache:
@@ -23,33 +33,33 @@ class VectorCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[bytes, Recipe]] = OrderedDict()
         self._bytes = 0
         self.hits = 0
         self.misses = 0
 
-    def get(self, key: Hashable) -> np.ndarray | None:
-        """The vector, (D,) float32 and read-only, or None."""
+    def get(self, key: Hashable) -> Cached | None:
+        """What is remembered under this key, or None."""
         if (stored := self._entries.get(key)) is None:
             self.misses += 1
             return None
         self.hits += 1
         self._entries.move_to_end(key)
-        return np.frombuffer(stored, dtype=np.float32)
+        return Cached(np.frombuffer(stored[0], dtype=np.float32), stored[1])
 
-    def put(self, key: Hashable, vector: np.ndarray) -> None:
+    def put(self, key: Hashable, vector: np.ndarray, recipe: Recipe) -> None:
         """Remember a vector, in place of the longest unused ones."""
         stored = vector.astype(np.float32, copy=False).tobytes()
         size = len(stored) + ENTRY_OVERHEAD_BYTES
         if size > self._max_bytes:
             return
         if (replaced := self._entries.pop(key, None)) is not None:
-            self._bytes -= len(replaced) + ENTRY_OVERHEAD_BYTES
-        self._entries[key] = stored
+            self._bytes -= len(replaced[0]) + ENTRY_OVERHEAD_BYTES
+        self._entries[key] = stored, recipe
         self._bytes += size
         while self._bytes > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)
-            self._bytes -= len(oldest) + ENTRY_OVERHEAD_BYTES
+            self._bytes -= len(oldest[0]) + ENTRY_OVERHEAD_BYTES
 
     def stats(self) -> dict[str, int]:
         """Hits, misses, entries, bytes, and the most bytes there may be."""

@@ -52,11 +52,16 @@ class Dispatcher:
                 embeddings[index] = embedding
         return _of_one_model([embedding for embedding in embeddings if embedding is not None])
 
+    async def render(self, item: EmbedInput, call: Call) -> Embedding:
+        """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
+        with self._admitted(1):
+            return await self._compute(item, call)
+
     def _cached(self, item: EmbedInput) -> Embedding | None:
         model = self._readiness.model
-        if model is None or (vector := self._cache.get((model["id"], *item.identity))) is None:
+        if model is None or (cached := self._cache.get((model["id"], *item.identity))) is None:
             return None
-        return Embedding(vector, model)
+        return Embedding(cached.vector, model, cached.recipe)
 
     @contextmanager
     def _admitted(self, count: int) -> Iterator[None]:
@@ -81,10 +86,15 @@ class Dispatcher:
     async def _embed_one(self, item: EmbedInput, call: Call) -> Embedding:
         joined = self._flights.has(item.identity)
         try:
-            embedding = await self._flights.run(item.identity, lambda: self._compute(item, call))
+            embedding = await self._flights.run(item.identity, lambda: self._compute_and_remember(item, call))
         except ApiError as error:
             raise error.at(item.param) from None
-        return Embedding(embedding.vector, embedding.model) if joined else embedding
+        return Embedding(embedding.vector, embedding.model, embedding.recipe) if joined else embedding
+
+    async def _compute_and_remember(self, item: EmbedInput, call: Call) -> Embedding:
+        embedding = await self._compute(item, call)
+        self._cache.put((embedding.model["id"], *item.identity), embedding.vector, embedding.recipe)
+        return embedding
 
     async def _compute(self, item: EmbedInput, call: Call) -> Embedding:
         async with self._slots:
@@ -103,7 +113,6 @@ class Dispatcher:
             self._readiness.lost(generation)
             raise
         self._readiness.answered(embedding, generation)
-        self._cache.put((embedding.model["id"], *item.identity), embedding.vector)
         return embedding
 
 

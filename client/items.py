@@ -5,38 +5,49 @@ Knows nothing of HTTP or of Triton: these are the two things that the modules of
 
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedInput:
-    """One thing to embed: UTF-8 text, or an encoded image file's bytes."""
+    """One thing to embed: UTF-8 text, an encoded image file's bytes, or both for one vector."""
 
-    kind: Literal["text", "image"]
-    content: bytes
+    text: bytes = b""
+    image: bytes = b""
     options: bytes = b""  # canonical JSON; empty when the caller set none
     param: str = "input"  # what an error calls it
-    digest: bytes = field(init=False)  # of the content, so that the cache keeps no contents
+    digest: bytes = field(init=False)  # of the contents, so that the cache keeps none
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", sha256(self.content).digest())
+        digest = sha256(len(self.text).to_bytes(8, "little") + self.text)  # where the text ends is part of it
+        digest.update(self.image)
+        object.__setattr__(self, "digest", digest.digest())
 
     @property
-    def identity(self) -> tuple[str, bytes, bytes]:
+    def identity(self) -> tuple[bytes, bytes]:
         """Equal for two items exactly when one model gives them the same vector."""
-        return self.kind, self.digest, self.options
+        return self.digest, self.options
+
+
+class Recipe(NamedTuple):
+    """How the model made a vector, by the name that it gives; and what it has to say about that."""
+
+    id: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One vector, the model that made it, and what it cost."""
+    """One vector, the model and the recipe that made it, and what it cost."""
 
     vector: np.ndarray  # (D,) float32, read-only
     model: dict[str, Any]  # as the model describes itself; `model["id"]` changes whenever vectors may change
+    recipe: Recipe
     computed: bool = False  # for this request; otherwise it was there or under way already, and cost nothing
     tokens: int = 0
     queue_ms: float = 0.0  # at Triton, less the next two
     preprocess_ms: float = 0.0
     forward_ms: float = 0.0
+    render: dict[str, Any] | None = None  # the sequence itself, for an item that asked for it

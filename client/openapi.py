@@ -7,7 +7,7 @@ benchmark reads its batch size there. Knows the schemas; handles no request.
 from typing import Any
 
 from client.errors import TOLD, ApiError
-from client.schemas import EmbeddingResponse, ErrorResponse, ImageRequest, TextRequest
+from client.schemas import EmbeddingResponse, ErrorResponse, ImageRequest, RenderRequest, RenderResponse, TextRequest
 
 DESCRIPTION = """
 Text and image embeddings from one Qwen3-VL model. A string is answered with one vector, a list with a list of vectors
@@ -27,13 +27,15 @@ _EXAMPLES: dict[type, dict[str, dict[str, Any]]] = {
     TextRequest: {
         "one": {"input": "cloudy blue"},
         "list": {"input": ["cloudy blue", "dark pastel green"]},
-        "options": {"input": "cloudy blue", "pooling": "mean", "dimensions": 64},
+        "options": {"input": "cloudy blue", "prompt": "colour", "pooling": "mean", "layer": -2},
     },
     ImageRequest: {
         "one": {"input": _RED},
         "list of data URLs": {"input": [f"data:image/png;base64,{_RED}"]},
         "content": {"content": _RED},
+        "image and text": {"input": _RED, "text": "the colour of a fire engine"},
     },
+    RenderRequest: {"text": {"text": "cloudy blue"}, "image": {"image": _RED, "pooling": "mean"}},
 }
 
 _HEADERS = {
@@ -42,18 +44,21 @@ _HEADERS = {
     "x-preprocess-ms": "Time to decode, resize and tokenise.",
     "x-forward-ms": "Time of the model's forward pass.",
     "x-total-ms": "Time of the whole request here.",
+    "x-recipe": "The recipe that made the vectors; vectors of different recipes are not comparable.",
+    "x-warning": "What is doubtful about the recipe, such as `dimensions` where the model was not trained for it.",
     "x-tokens": "Tokens computed for this request, prompts included.",
     "x-cache-hits": "Items that cost nothing, because they were computed before or for another item in flight.",
     "server-timing": "The same durations in the standard form.",
 }
 
 
-def request_body(model: type[TextRequest] | type[ImageRequest], max_items: int) -> dict[str, Any]:
+def request_body(model: type[TextRequest | ImageRequest | RenderRequest], max_items: int) -> dict[str, Any]:
     """The `openapi_extra` of an endpoint that parses its body itself."""
     schema = model.model_json_schema()
-    for name in {"input", "content"} & schema["properties"].keys():
-        schema["properties"][name].pop("default", None)  # null, which is only how "not sent" looks in Python
-        schema["properties"][name]["anyOf"][1]["maxItems"] = max_items
+    for field in schema["properties"].values():
+        if any("items" in kind for kind in field.get("anyOf", [])):
+            field.pop("default", None)  # null, which is only how "not sent" looks in Python
+            field["anyOf"][1]["maxItems"] = max_items
     if "content" in schema["properties"]:
         schema["oneOf"] = [{"required": ["input"]}, {"required": ["content"]}]
     examples = {name: {"value": value} for name, value in _EXAMPLES[model].items()}
@@ -75,6 +80,11 @@ def _error(error: type[ApiError]) -> dict[str, Any]:
             "retry-after": {"schema": {"type": "integer"}, "description": "Seconds to wait before the next try."}
         }
     return documented
+
+
+def render_responses() -> dict[int | str, dict[str, Any]]:
+    """The sequence, or any error of the closed set."""
+    return {200: {"model": RenderResponse, "description": "What the model sees."}, **responses(*TOLD)}
 
 
 def embed_responses() -> dict[int | str, dict[str, Any]]:

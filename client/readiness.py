@@ -14,7 +14,7 @@ from client.triton_client import TritonClient
 
 logger = logging.getLogger(__name__)
 
-PROBE = EmbedInput("text", b"ready")
+PROBE = EmbedInput(b"ready")
 PROBE_DEADLINE_SECONDS = 3.0
 RETRY_SECONDS = 0.25  # between probes of a model that is gone: it is noticed at once when it is back
 STALE_PROBES = 2  # without an answer for this many probe intervals, it is not ready any more

@@ -44,7 +44,15 @@ class _Request(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    pooling: Literal["last", "mean"] | None = Field(None, description="Which hidden states make the vector.")
+    prompt: str | None = Field(None, description="A preset (GET /info lists them), or a template with {content}.")
+    pooling: Literal["last", "mean", "eos"] | None = Field(
+        None, description="Last token, mean of the content's own, or an appended end-of-text token."
+    )
+    layer: int | Literal["attn"] | None = Field(
+        None, description="0 (the input) … L (the last), or from the end (-1); attn: before the last MLP."
+    )
+    final_norm: bool | None = Field(None, description="Apply the model's final norm, whatever the layer.")
+    center: bool | None = Field(None, description="Take away what all vectors share, by the server's calibration.")
     normalize: bool | None = Field(None, description="Scale the vector to length 1.")
     dimensions: int | None = Field(None, ge=8, description="Keep the first dimensions only; at most the model's own.")
     instruction: str | None = Field(None, description="What the vector is for; becomes the system turn of the prompt.")
@@ -63,9 +71,16 @@ class _Request(BaseModel):
 
     def options(self) -> bytes:
         """The options that were sent, as canonical JSON; empty when there were none."""
-        names = sorted(self.model_fields_set - {"input", "content"})
+        names = sorted(self.model_fields_set - {"input", "content", "text", "image"})
         sent = {name: value for name in names if (value := getattr(self, name)) is not None}
         return orjson.dumps(sent) if sent else b""
+
+
+class _Pixels(BaseModel):
+    """The options of images alone."""
+
+    min_pixels: int | None = Field(None, ge=1, description="Scale smaller images up to this many pixels.")
+    max_pixels: int | None = Field(None, ge=1, description="Scale larger images down to this many pixels.")
 
 
 class TextRequest(_Request):
@@ -83,18 +98,17 @@ class TextRequest(_Request):
             InvalidInput: a text is empty.
         """
         options = self.options()
-        return [EmbedInput("text", _encode(text, name), options, name) for name, text in _named("input", self.input)]
+        return [EmbedInput(_encode(text, name), b"", options, name) for name, text in _named("input", self.input)]
 
 
-class ImageRequest(_Request):
+class ImageRequest(_Request, _Pixels):
     """The body of POST /img/embed: exactly one of `input` and `content`."""
 
     input: MaybeStrings = Field(
         None, description="One base64-encoded image, or a list; bare or as data:image/…;base64,… ."
     )
     content: MaybeStrings = Field(None, description="Another name for `input`.")
-    min_pixels: int | None = Field(None, ge=1, description="Scale smaller images up to this many pixels.")
-    max_pixels: int | None = Field(None, ge=1, description="Scale larger images down to this many pixels.")
+    text: MaybeStrings = Field(None, description="A text for each image: one vector of both.")
 
     def _source(self) -> tuple[str, str | list[str]]:
         sent = [
@@ -114,9 +128,37 @@ class ImageRequest(_Request):
             InvalidInput: not exactly one of the two fields, or an image is not base64.
         """
         options = self.options()
+        images = _named(*self._source())
         return [
-            EmbedInput("image", decode_image(image, name), options, name) for name, image in _named(*self._source())
+            EmbedInput(text, decode_image(image, name), options, name)
+            for (name, image), text in zip(images, self._texts(len(images)), strict=True)
         ]
+
+    def _texts(self, images: int) -> list[bytes]:
+        if self.text is None:
+            return [b""] * images
+        named = _named("text", self.text)
+        if isinstance(self.text, list) != self.is_list() or len(named) != images:
+            raise InvalidInput('Send as many texts in "text" as there are images, in the same form.', "text")
+        return [_encode(text, name) for name, text in named]
+
+
+class RenderRequest(_Request, _Pixels):
+    """The body of POST /debug/render: a text, an image, or both, and options."""
+
+    text: str | None = None
+    image: str | None = Field(None, description="One base64-encoded image, bare or as a data URL.")
+
+    def item(self) -> EmbedInput:
+        """What to render.
+
+        Raises:
+            InvalidInput: the text is empty, or the image is not base64.
+        """
+        text = b"" if self.text is None else _encode(self.text, "text")
+        image = b"" if self.image is None else decode_image(self.image, "image")
+        sent = orjson.loads(self.options() or b"{}") | {"render": True}
+        return EmbedInput(text, image, orjson.dumps(sent, option=orjson.OPT_SORT_KEYS), "input")
 
 
 def _named(field: str, value: str | list[str]) -> list[tuple[str, str]]:
@@ -140,6 +182,18 @@ def _first(error: ValidationError, model: type[BaseModel]) -> InvalidInput:
     if problem["type"] == "missing":
         return InvalidInput(f'The field "{name}" is missing.', name)
     return InvalidInput(f'"{name}" is wrong: {problem["msg"]}.', name)
+
+
+class RenderResponse(BaseModel):
+    """What the model sees of one input. Documentation only: orjson writes the answers."""
+
+    recipe: str
+    prompt: str = Field(description="The whole sequence as a string, special tokens included.")
+    ids: list[int]
+    positions: list[list[int]] = Field(description="Time, height and width of each token (M-RoPE).")
+    grid: list[int] | None = Field(description="Patches of the image: 1, rows, columns.")
+    content: list[tuple[int, int]] = Field(description="The input's own tokens, as half-open ranges.")
+    pooled: list[tuple[int, int]] = Field(description="The tokens whose states make the vector.")
 
 
 class EmbeddingResponse(BaseModel):

@@ -19,7 +19,7 @@ import orjson
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from client.errors import ApiError, DeadlinePassed, InferenceFailed, InvalidInput, Overloaded, Unavailable
-from client.items import Embedding, EmbedInput
+from client.items import Embedding, EmbedInput, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,11 @@ class TritonClient:
         Raises:
             InvalidInput, Overloaded, InferenceFailed, Unavailable, DeadlinePassed: what Triton answered, translated.
         """
-        text, image = (item.content, b"") if item.kind == "text" else (b"", item.content)
         request = service_pb2.ModelInferRequest(
             model_name=self._model_name,
             id=request_id,
             inputs=_INPUTS,
-            raw_input_contents=[_element(text), _element(image), _element(item.options)],
+            raw_input_contents=[_element(item.text), _element(item.image), _element(item.options)],
         )
         sent = time.perf_counter()
         try:
@@ -106,7 +105,10 @@ def read_embedding(response: service_pb2.ModelInferResponse, round_trip_ms: floa
         info = orjson.loads(outputs["info"][4:])  # one BYTES element
         preprocess_ms, forward_ms = info["preprocess_ms"], info["forward_ms"]
         queue_ms = max(0.0, round_trip_ms - preprocess_ms - forward_ms)
-        embedding = Embedding(vector, info["model"], True, tokens, queue_ms, preprocess_ms, forward_ms)
+        recipe = Recipe(info["recipe"], tuple(info["warnings"]))
+        embedding = Embedding(
+            vector, info["model"], recipe, True, tokens, queue_ms, preprocess_ms, forward_ms, info.get("render")
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise _our_fault(f"the answer does not follow the wire contract: {error!r}") from error
     if not np.isfinite(vector).all():  # JSON has no NaN: it would arrive as null

@@ -7,17 +7,19 @@ import pytest
 
 from client.cache import ENTRY_OVERHEAD_BYTES, SingleFlight, VectorCache
 from client.errors import Overloaded
-from client.items import EmbedInput
+from client.items import EmbedInput, Recipe
 
 VECTOR = np.arange(4, dtype=np.float32)
+RECIPE = Recipe("abc", ("doubtful",))
 ENTRY = VECTOR.nbytes + ENTRY_OVERHEAD_BYTES
 
 
 def test_a_vector_comes_back_bit_by_bit_and_read_only():
     cache = VectorCache(10 * ENTRY)
     vector = np.random.default_rng(0).standard_normal(64).astype(np.float32)
-    cache.put("a", vector)
-    found = cache.get("a")
+    cache.put("a", vector, RECIPE)
+    found, recipe = cache.get("a")
+    assert recipe == RECIPE
     assert found.dtype == np.float32
     assert found.tobytes() == vector.tobytes()
     with pytest.raises(ValueError, match="read-only"):
@@ -27,18 +29,18 @@ def test_a_vector_comes_back_bit_by_bit_and_read_only():
 def test_hits_misses_entries_and_bytes_are_counted():
     cache = VectorCache(10 * ENTRY)
     assert cache.get("a") is None
-    cache.put("a", VECTOR)
-    cache.put("a", VECTOR)  # again: replaced, not added
+    cache.put("a", VECTOR, RECIPE)
+    cache.put("a", VECTOR, RECIPE)  # again: replaced, not added
     cache.get("a")
     assert cache.stats() == {"hits": 1, "misses": 1, "entries": 1, "bytes": ENTRY, "max_bytes": 10 * ENTRY}
 
 
 def test_the_longest_unused_goes_first():
     cache = VectorCache(2 * ENTRY)
-    cache.put("a", VECTOR)
-    cache.put("b", VECTOR)
+    cache.put("a", VECTOR, RECIPE)
+    cache.put("b", VECTOR, RECIPE)
     cache.get("a")
-    cache.put("c", VECTOR)
+    cache.put("c", VECTOR, RECIPE)
     assert cache.get("b") is None
     assert cache.get("a") is not None
     assert cache.get("c") is not None
@@ -48,7 +50,7 @@ def test_the_longest_unused_goes_first():
 @pytest.mark.parametrize("max_bytes", [0, ENTRY - 1])
 def test_what_is_too_large_is_not_stored(max_bytes):
     cache = VectorCache(max_bytes)
-    cache.put("a", VECTOR)
+    cache.put("a", VECTOR, RECIPE)
     assert cache.get("a") is None
     assert cache.stats()["bytes"] == 0
 
@@ -56,22 +58,23 @@ def test_what_is_too_large_is_not_stored(max_bytes):
 def test_bytes_stay_within_the_limit_when_sizes_differ():
     cache = VectorCache(20 * ENTRY)
     for index in range(500):
-        cache.put(index % 37, np.zeros(1 + index % 900, dtype=np.float32))
+        cache.put(index % 37, np.zeros(1 + index % 900, dtype=np.float32), RECIPE)
         assert cache.stats()["bytes"] <= 20 * ENTRY
-    cache.put("small", VECTOR)
+    cache.put("small", VECTOR, RECIPE)
     assert cache.get("small") is not None
 
 
 def test_identity_tells_kinds_contents_and_options_apart():
     items = [
-        EmbedInput("text", b"red"),
-        EmbedInput("image", b"red"),
-        EmbedInput("text", b"red "),
-        EmbedInput("text", b"red", b'{"pooling":"mean"}'),
-        EmbedInput("text", b"red", b'{"instruction":"x"}'),
+        EmbedInput(b"red"),
+        EmbedInput(image=b"red"),
+        EmbedInput(b"r", b"ed"),
+        EmbedInput(b"red "),
+        EmbedInput(b"red", options=b'{"pooling":"mean"}'),
+        EmbedInput(b"red", options=b'{"instruction":"x"}'),
     ]
     assert len({item.identity for item in items}) == len(items)
-    assert EmbedInput("text", b"red", param="input[3]").identity == items[0].identity
+    assert EmbedInput(b"red", param="input[3]").identity == items[0].identity
 
 
 class Work:

@@ -67,7 +67,8 @@ def test_user_text_never_becomes_a_control_token(tokenizer, renderer):
     for token in [*tokenizer.get_added_vocab(), *others]:
         assert [i for i in renderer.render(EOL, "x", f"a {token} b").ids if i in control] == frame
         assert [i for i in renderer.render(EOL, f"a {token} b", "red").ids if i in control] == frame
-        assert tokenizer.decode(renderer.render(EOL, None, f"a {token} b").ids) == EOL_TEXT.replace("red", f"a {token} b", 1)
+        drawn = tokenizer.decode(renderer.render(EOL, None, f"a {token} b").ids)
+        assert drawn == EOL_TEXT.replace("red", f"a {token} b", 1)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])
@@ -77,7 +78,7 @@ def test_empty_text_is_refused(renderer, text):
 
 
 def test_the_limit_is_exact_and_nothing_is_truncated(renderer):
-    ((start, stop),) = renderer.render(EOL, None, "z" * 512).content  # one token each: "zz" is in no text that it learned from
+    ((start, stop),) = renderer.render(EOL, None, "z" * 512).content  # one token each: it never saw "zz"
     assert stop - start == 512
     with pytest.raises(InvalidInput, match="513 tokens; at most 512 are allowed"):
         renderer.render(EOL, None, "z" * 513)

@@ -21,7 +21,7 @@ JPEG64 = base64.b64encode(JPEG).decode()
 
 
 def texts(**body) -> list[bytes]:
-    return [item.content for item in TextRequest.parse(body, 4).items()]
+    return [item.text for item in TextRequest.parse(body, 4).items()]
 
 
 def refusal(parse, *arguments) -> InvalidInput:
@@ -60,8 +60,8 @@ def test_of_a_key_sent_twice_the_last_counts():
 def test_a_string_is_one_item_and_a_list_several():
     one, several = TextRequest.parse({"input": "red"}, 4), TextRequest.parse({"input": ["red", "blå \0"]}, 4)
     assert (one.is_list(), several.is_list()) == (False, True)
-    assert [(item.param, item.content) for item in one.items()] == [("input", b"red")]
-    assert [(item.param, item.content) for item in several.items()] == [
+    assert [(item.param, item.text) for item in one.items()] == [("input", b"red")]
+    assert [(item.param, item.text) for item in several.items()] == [
         ("input[0]", b"red"),
         ("input[1]", "blå \0".encode()),
     ]
@@ -120,7 +120,7 @@ def test_options_become_canonical_json():
 def test_an_image_comes_in_either_field_but_not_in_both():
     for field in ("input", "content"):
         items = ImageRequest.parse({field: [JPEG64, f"data:image/jpeg;base64,{JPEG64}"]}, 4).items()
-        assert [(item.param, item.content) for item in items] == [(f"{field}[0]", JPEG), (f"{field}[1]", JPEG)]
+        assert [(item.param, item.image) for item in items] == [(f"{field}[0]", JPEG), (f"{field}[1]", JPEG)]
     for body in ({}, {"input": JPEG64, "content": JPEG64}):
         assert refusal(lambda body=body: ImageRequest.parse(body, 4).items()).param == "input"
     for field in ("input", "content"):
