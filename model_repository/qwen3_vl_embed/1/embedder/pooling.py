@@ -1,7 +1,6 @@
 """Hidden states -> vectors: pick or average tokens, norm, truncate, normalise, refuse what is no vector."""
 
 from collections import defaultdict
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -13,11 +12,7 @@ from embedder.recipes import Layer, Recipe
 
 
 def pool(model: PackedModel, packed: Packed, recipes: list[Recipe]) -> np.ndarray:
-    """One forward pass, one row for each sequence: float32 (N, D). The caller turns gradients off.
-
-    `last`, `eos`: the last token's state. `mean`: the mean over the content's own tokens (the text's, the image's),
-    summed per sequence in float32 (a bfloat16 cumulative sum loses the vector: cosine 0.84, seen in SGLang).
-    """
+    """One forward pass, one row for each sequence: float32 (N, D). The caller turns gradients off."""
     states = model.hidden(packed, {recipe.layer for recipe in recipes})
     groups: dict[tuple[Layer, bool], list[int]] = defaultdict(list)
     for row, recipe in enumerate(recipes):
@@ -25,17 +20,42 @@ def pool(model: PackedModel, packed: Packed, recipes: list[Recipe]) -> np.ndarra
     rows = np.empty((len(recipes), model.dimension), dtype=np.float32)
     for (layer, final_norm), members in groups.items():
         picked = [_tokens(packed, row, recipes[row].pooling) for row in members]
-        index = torch.cat(picked).to(states[layer].device)
-        chosen = states[layer][index]  # (tokens of all members, D)
-        chosen = (model.final_norm(chosen) if final_norm else chosen).float().cpu()
-        bounds = [0, *accumulate(len(tokens) for tokens in picked)]
-        for row, start, stop in zip(members, bounds, bounds[1:], strict=False):
-            rows[row] = chosen[start:stop].mean(dim=0).numpy()
+        rows[members] = average(model, states[layer], picked, final_norm)
     return rows
 
 
+def pool_all(model: PackedModel, packed: Packed, layers: list[Layer]) -> dict[tuple[Layer, str, bool], np.ndarray]:
+    """One forward pass, every (layer, `last` or `mean`, with the final norm or not): float32 (N, D) each."""
+    states = model.hidden(packed, layers)
+    found = {}
+    for pooling in ("last", "mean"):
+        picked = [_tokens(packed, row, pooling) for row in range(len(packed.contents))]
+        for layer in layers:
+            for final_norm in (True, False):
+                found[layer, pooling, final_norm] = average(model, states[layer], picked, final_norm)
+    return found
+
+
+def average(model: PackedModel, state: torch.Tensor, picked: list[torch.Tensor], final_norm: bool) -> np.ndarray:
+    """The mean state of each sequence's picked tokens, (sequences, D) float32.
+
+    Summed per sequence in float32: a bfloat16 cumulative sum loses the vector (cosine 0.84, seen in SGLang).
+    """
+    chosen = state[torch.cat(picked).to(state.device)]  # (tokens of all sequences, D)
+    chosen = (model.final_norm(chosen) if final_norm else chosen).float().cpu()
+    counts = torch.tensor([len(tokens) for tokens in picked])
+    if len(chosen) == len(picked):
+        return chosen.numpy()
+    owner = torch.arange(len(picked)).repeat_interleave(counts)
+    sums = torch.zeros(len(picked), chosen.shape[1]).index_add_(0, owner, chosen)
+    return (sums / counts[:, None]).numpy()
+
+
 def _tokens(packed: Packed, row: int, pooling: str) -> torch.Tensor:
-    """The indices, among all packed tokens, that make this row's vector."""
+    """The indices, among all packed tokens, that make this row's vector.
+
+    `last`, `eos`: the last token. `mean`: the content's own tokens (the text's, the image's).
+    """
     if pooling == "mean":
         return torch.cat([torch.arange(start, stop) for start, stop in packed.contents[row]])
     return packed.bounds[row + 1 : row + 2].long() - 1

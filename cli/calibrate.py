@@ -1,0 +1,29 @@
+"""Fit a calibration file for a checkpoint that is loaded here. Imported by its command alone: it needs torch."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from embedder import Embedder, EmbedderConfig, EmbedError, Options
+from evaluation.calibrate import calibrate, default_images, default_texts
+
+
+class CalibrationError(Exception):
+    """It cannot be fitted; the message says why."""
+
+
+def run(checkpoint: str, method: str, options: bytes, output: Path, console: Console) -> None:
+    """Write `output` (.npz) and say how to use it.
+
+    Raises:
+        CalibrationError: no such checkpoint, option or method.
+    """
+    try:
+        with console.status(f"loading {checkpoint} …"):
+            embedder = Embedder.load(EmbedderConfig(checkpoint=checkpoint))
+        with console.status("embedding the calibration's own texts and images …"):
+            about = calibrate(embedder, default_texts(), default_images(), Options.parse(options), method, output)
+    except (EmbedError, ValueError) as error:
+        raise CalibrationError(str(error)) from None
+    console.print(f"{output}: {method} of {about['samples']['text']} texts and {about['samples']['image']} images")
+    console.print(f'serve with EMBED_CALIBRATION={output}, ask with "center": true')

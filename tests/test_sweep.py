@@ -1,0 +1,107 @@
+"""The sweep and the calibration on a small random checkpoint: every recipe is the one that is served."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cli import calibrate as calibrating
+from cli import sweep as sweeping
+from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from evaluation.calibrate import default_images, default_texts
+from evaluation.colours import Palette, png, swatch, xkcd
+from evaluation.sweep import Block, figures, load, ranking, readable, recommended, vectors
+from tests.reference import cosine, random_checkpoint
+
+COLOURS = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="module")
+def embedder(folder):
+    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def palette():
+    whole = xkcd()
+    return Palette(whole.names[:COLOURS], whole.rgb[:COLOURS])
+
+
+def run(folder, output, prompts):
+    sweeping.run(str(folder), prompts, [], COLOURS, output, Console(file=io.StringIO(), width=200))
+    (file,) = output.glob("*.jsonl")
+    return file, load(file)
+
+
+def test_every_way_is_what_the_options_give(embedder, palette):
+    options = Block("colour", 8192).options()
+    inputs = [EmbedInput(text=name, options=options) for name in palette.names[:3]]
+    inputs += [EmbedInput(image=png(swatch(rgb)), options=options) for rgb in palette.rgb[:3]]
+    for (layer, pooling, final_norm), rows in vectors(embedder, inputs, lambda count: None).items():
+        served = options.model_copy(update={"layer": layer, "pooling": pooling, "final_norm": final_norm})
+        answers = embedder.embed([EmbedInput(item.text, item.image, served) for item in inputs])
+        assert all(cosine(row, answer.vector) >= 0.99999 for row, answer in zip(rows, answers, strict=True))
+
+
+def test_it_is_resumed_where_it_stopped(folder, tmp_path):
+    file, first = run(folder, tmp_path, ["eol"])
+    assert len(first) == 6 * 2 * 2 * 2  # layers 0 … 4 and attn, poolings, norms, raw and centred
+    before = file.read_text()
+    _, both = run(folder, tmp_path, ["eol", "chat"])
+    assert len(both) == 2 * len(first)
+    assert file.read_text().startswith(before)
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+def test_recommendations_are_options_of_a_request(folder, tmp_path, embedder):
+    _, rows = run(folder, tmp_path, ["eol"])
+    assert ranking(rows)[0].choose_mrr >= max(row.choose_mrr for row in rows) - 1e-3
+    for _, row in recommended(rows):
+        Options.parse(json.dumps(row.options()).encode())
+
+
+def test_figures_cannot_be_had_for_nothing(palette):
+    rng = np.random.default_rng(0)
+    lab = xkcd().lab[:200]
+    known = rng.normal(size=(3, 64))
+    text, image = (lab @ known + rng.normal(size=(200, 64)) for _ in range(2))
+    constant = np.ones((200, 64)) + rng.normal(scale=1e-3, size=(200, 64))
+    good, nothing = figures(text, image, lab, center=False), figures(constant, constant[::-1], lab, center=False)
+    assert nothing["test_matched"] < 1e-4 < good["test_matched"]  # the benchmark's metric prefers the constant
+    assert good["test_mrr"] > 5 * nothing["test_mrr"]
+    assert readable(text, lab) > 0.9
+    assert readable(constant, lab) < 0.1
+
+
+def test_calibration_data_is_disjoint_from_the_survey():
+    names = {name.replace(" ", "") for name in xkcd().names}
+    assert len(default_texts()) > 50
+    assert not names & set(default_texts())
+    assert not {png(swatch(rgb)) for rgb in xkcd().rgb} & set(default_images())
+
+
+def test_a_fitted_calibration_serves(folder, embedder, tmp_path):
+    output, console = tmp_path / "calibration.npz", Console(file=io.StringIO())
+    calibrating.run(str(folder), "mean", b'{"layer": -2}', output, console)
+    served = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(output)))
+    item = EmbedInput(text="red", options=Options(layer=-2, center=True))
+    plain = EmbedInput(text="red", options=Options(layer=-2))
+    centred, raw = served.embed([item, plain])
+    assert cosine(centred.vector, raw.vector - served.calibration.mean["text"]) >= 0.99999
+    with pytest.raises(calibrating.CalibrationError, match="the methods are"):
+        calibrating.run(str(folder), "median", b"", output, console)
+    with pytest.raises(calibrating.CalibrationError, match="not an option"):
+        calibrating.run(str(folder), "mean", b'{"x": 1}', output, console)
+
+
+def test_what_cannot_be_swept_is_a_sentence(tmp_path, folder):
+    console = Console(file=io.StringIO())
+    with pytest.raises(sweeping.SweepError, match="name one of"):
+        sweeping.run(str(folder), ["color"], [], COLOURS, tmp_path, console)
