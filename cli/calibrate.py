@@ -4,19 +4,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.sources import SourceError
 from embedder import Embedder, EmbedderConfig, EmbedError, Options
 from evaluation.calibrate import calibrate, default_images, default_texts
-
-
-class CalibrationError(Exception):
-    """It cannot be fitted; the message says why."""
 
 
 def run(checkpoint: str, method: str, options: bytes, output: Path, console: Console) -> None:
     """Write `output` (.npz) and say how to use it.
 
     Raises:
-        CalibrationError: no such checkpoint, option or method.
+        SourceError: no such checkpoint, option or method.
     """
     try:
         with console.status(f"loading {checkpoint} …"):
@@ -24,6 +21,6 @@ def run(checkpoint: str, method: str, options: bytes, output: Path, console: Con
         with console.status("embedding the calibration's own texts and images …"):
             about = calibrate(embedder, default_texts(), default_images(), Options.parse(options), method, output)
     except (EmbedError, ValueError) as error:
-        raise CalibrationError(str(error)) from None
+        raise SourceError(str(error)) from None
     console.print(f"{output}: {method} of {about['samples']['text']} texts and {about['samples']['image']} images")
     console.print(f'serve with EMBED_CALIBRATION={output}, ask with "center": true')

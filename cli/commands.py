@@ -1,13 +1,12 @@
-"""The command line `qwen3-vl-embed`: serve a checkpoint, embed things, check a server, show what it serves.
+"""The commands that talk to a running server, and the one that runs it: serve, embed, validate, report, info.
 
-Thin: reads options, calls the modules that do the work, turns their errors into sentences and exit codes.
+Thin: they read options and call the modules that do the work.
 """
 
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,74 +14,49 @@ import orjson
 import typer
 
 from cli import sources, terminal
-from cli.adapter_client import AdapterClient, AdapterError
+from cli.adapter_client import AdapterClient
+from cli.app import app, option, sentences
 from cli.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
-from cli.job import EmbeddingJob, ItemError
+from cli.job import EmbeddingJob
+from cli.recipe import chosen
 from cli.sources import Item, SourceError
 from cli.validation import validate as validate_server
-from cli.vectors import Embedded, VectorFileError, check_writable, jsonl, write_vectors
+from cli.vectors import Embedded, check_writable, jsonl, write_vectors
 
 DEFAULT_BATCH = 64  # what one Triton batch holds: longer lists only wait
 DEFAULT_URL = "http://localhost:8001"
 
-app = typer.Typer(
-    help="Text and image embeddings from Qwen3-VL: serve a checkpoint, embed with it, check it.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    add_completion=False,
-)
-
-
-def _option(help: str, *names: str, panel: str | None = None, **settings: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
-
-
 INPUTS, OUTPUT, RECIPE = "More inputs", "Output", "Recipe (what is left out stays as the server is set)"
 SUBJECT, SCHEMA = "What to embed (left out, the 949 colours)", "Another server of the benchmark's schema"
 
-Url = Annotated[str, _option("Where the server answers.", envvar="QWEN3_VL_EMBED_URL")]
+Url = Annotated[str, option("Where the server answers.", envvar="QWEN3_VL_EMBED_URL")]
 Words = Annotated[list[str] | None, typer.Argument(help="Texts, image files, folders of images, - for stdin's lines.")]
-Texts = Annotated[list[str] | None, _option("A text, whatever it looks like.", panel=INPUTS)]
-Images = Annotated[list[Path] | None, _option("An image file, whatever its name.", panel=INPUTS)]
-Csv = Annotated[Path | None, _option("A CSV file with a line of headings.", panel=INPUTS)]
-Column = Annotated[str | None, _option("The heading of the column of --csv to embed.", panel=INPUTS)]
-Output = Annotated[Path | None, _option("A .npz, .npy, .parquet or .jsonl file.", "--output", "-o", panel=OUTPUT)]
-SkipErrors = Annotated[bool, _option("Leave bad items out, list them at the end.", "--skip-errors", panel=OUTPUT)]
-Pooling = Annotated[str | None, _option("last or mean.", panel=RECIPE)]
-Dimensions = Annotated[int | None, _option("Keep the first N numbers.", panel=RECIPE)]
-Normalize = Annotated[bool | None, _option("Unit vectors, or as they are pooled.", panel=RECIPE)]
-Instruction = Annotated[str | None, _option("The system turn of the prompt.", panel=RECIPE)]
-MinPixels = Annotated[int | None, _option("Enlarge images that have fewer pixels.", panel=RECIPE)]
-MaxPixels = Annotated[int | None, _option("Shrink images that have more pixels.", panel=RECIPE)]
-BatchSize = Annotated[int | None, _option(f"Items in a request; left out, at most {DEFAULT_BATCH}.", min=1)]
-Checkpoint = Annotated[str | None, _option("A folder, or a Hugging Face id.", envvar="CHECKPOINT")]
-Port = Annotated[int | None, _option("Where the adapter listens; left out, 8001.", envvar="SERVE_PORT")]
-Colours = Annotated[Path | None, _option("A CSV file with the headings name,hex.", panel=SUBJECT)]
-ImageFolder = Annotated[Path | None, _option("Images, with a CSV of file,caption or .txt files.", panel=SUBJECT)]
-Vectors = Annotated[Path | None, _option("vectors.npz of an earlier report, instead of a server.", panel=SUBJECT)]
-Folder = Annotated[Path | None, _option("Where to; left out, report-<model>.", "--output", "-o", panel=OUTPUT)]
-Name = Annotated[str | None, _option("What to call the model; left out, as the server calls it.", panel=OUTPUT)]
-AnyOption = Annotated[list[str] | None, _option("KEY=VALUE, any field that the server takes.", panel=RECIPE)]
-TextPath = Annotated[str, _option("Where it takes texts.", panel=SCHEMA)]
-ImagePath = Annotated[str, _option("Where it takes images.", panel=SCHEMA)]
-InputField = Annotated[str, _option("The request's field.", panel=SCHEMA)]
-OutputField = Annotated[str, _option("The answer's field.", panel=SCHEMA)]
-Strict = Annotated[bool, _option("Every colour must find its own swatch, not red alone.", "--strict")]
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """The one place where errors become a sentence on stderr: exit code 2 for what was typed, 1 for what happened."""
-    try:
-        yield
-    except (SourceError, VectorFileError) as error:
-        terminal.complain(str(error))
-        raise typer.Exit(2) from None
-    except (AdapterError, ItemError) as error:
-        terminal.complain(str(error))
-        raise typer.Exit(1) from None
+Texts = Annotated[list[str] | None, option("A text, whatever it looks like.", panel=INPUTS)]
+Images = Annotated[list[Path] | None, option("An image file, whatever its name.", panel=INPUTS)]
+Csv = Annotated[Path | None, option("A CSV file with a line of headings.", panel=INPUTS)]
+Column = Annotated[str | None, option("The heading of the column of --csv to embed.", panel=INPUTS)]
+Output = Annotated[Path | None, option("A .npz, .npy, .parquet or .jsonl file.", "--output", "-o", panel=OUTPUT)]
+SkipErrors = Annotated[bool, option("Leave bad items out, list them at the end.", "--skip-errors", panel=OUTPUT)]
+Pooling = Annotated[str | None, option("last, mean or eos.", panel=RECIPE)]
+Dimensions = Annotated[int | None, option("Keep the first N numbers.", panel=RECIPE)]
+Normalize = Annotated[bool | None, option("Unit vectors, or as they are pooled.", panel=RECIPE)]
+Instruction = Annotated[str | None, option("The system turn of the prompt.", panel=RECIPE)]
+MinPixels = Annotated[int | None, option("Enlarge images that have fewer pixels.", panel=RECIPE)]
+MaxPixels = Annotated[int | None, option("Shrink images that have more pixels.", panel=RECIPE)]
+BatchSize = Annotated[int | None, option(f"Items in a request; left out, at most {DEFAULT_BATCH}.", min=1)]
+Checkpoint = Annotated[str | None, option("A folder, or a Hugging Face id.", envvar="CHECKPOINT")]
+Port = Annotated[int | None, option("Where the adapter listens; left out, 8001.", envvar="SERVE_PORT")]
+Colours = Annotated[Path | None, option("A CSV file with the headings name,hex.", panel=SUBJECT)]
+ImageFolder = Annotated[Path | None, option("Images, with a CSV of file,caption or .txt files.", panel=SUBJECT)]
+Vectors = Annotated[Path | None, option("vectors.npz of an earlier report, instead of a server.", panel=SUBJECT)]
+Folder = Annotated[Path | None, option("Where to; left out, report-<model>.", "--output", "-o", panel=OUTPUT)]
+Name = Annotated[str | None, option("What to call the model; left out, as the server calls it.", panel=OUTPUT)]
+AnyOption = Annotated[list[str] | None, option("KEY=VALUE, any field that the server takes.", panel=RECIPE)]
+TextPath = Annotated[str, option("Where it takes texts.", panel=SCHEMA)]
+ImagePath = Annotated[str, option("Where it takes images.", panel=SCHEMA)]
+InputField = Annotated[str, option("The request's field.", panel=SCHEMA)]
+OutputField = Annotated[str, option("The answer's field.", panel=SCHEMA)]
+Strict = Annotated[bool, option("Every colour must find its own swatch, not red alone.", "--strict")]
 
 
 @app.command()
@@ -118,6 +92,7 @@ def embed(
     instruction: Instruction = None,
     min_pixels: MinPixels = None,
     max_pixels: MaxPixels = None,
+    option: AnyOption = None,
     batch_size: BatchSize = None,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -131,8 +106,9 @@ def embed(
       qwen3-vl-embed embed photos/ -o photos.parquet --skip-errors
       qwen3-vl-embed embed - < names.txt > names.jsonl
       qwen3-vl-embed embed --csv colours.csv --column name -o colours.npz
+      qwen3-vl-embed embed red --option prompt=colour --option layer=-2
     """
-    recipe = {
+    flags = {
         "pooling": pooling,
         "dimensions": dimensions,
         "normalize": normalize,
@@ -144,8 +120,7 @@ def embed(
         if output:
             check_writable(output)
         items = _items(words or [], text or [], image or [], csv, column)
-        options = {name: value for name, value in recipe.items() if value is not None}
-        job = EmbeddingJob(client, options, _batch_size(client, batch_size), skip_errors)
+        job = EmbeddingJob(client, chosen(flags, option), _batch_size(client, batch_size), skip_errors)
         _run(job, items, output)
 
 
@@ -225,7 +200,7 @@ def report(
     dimensions: Dimensions = None,
     instruction: Instruction = None,
     option: AnyOption = None,
-    batch_size: Annotated[int, _option("Most items in a request.", min=1)] = DEFAULT_BATCH,
+    batch_size: Annotated[int, option("Most items in a request.", min=1)] = DEFAULT_BATCH,
     text_path: TextPath = TEXT_PATH,
     image_path: ImagePath = IMAGE_PATH,
     input_field: InputField = INPUT_FIELD,
@@ -248,9 +223,7 @@ def report(
         except ModuleNotFoundError as error:
             raise SourceError(f"`report` needs {error.name}, which `make setup` installs.") from None
 
-        recipe = {"pooling": pooling, "dimensions": dimensions, "instruction": instruction}
-        options = {key: value for key, value in recipe.items() if value is not None}
-        options |= dict(evaluation.option(each) for each in option or [])
+        options = chosen({"pooling": pooling, "dimensions": dimensions, "instruction": instruction}, option)
         if vectors:
             pairs = evaluation.saved_pairs(vectors, colours or images or options)
         else:

@@ -95,17 +95,6 @@ def name_of(pairs: Pairs) -> str:
     return Path(checkpoint).name if checkpoint else urlsplit(pairs.about.get("server", "")).netloc or "vectors"
 
 
-def option(text: str) -> tuple[str, Any]:
-    """`dimensions=64` as ("dimensions", 64): a JSON value, else a string. What it means is the server's to say."""
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise SourceError(f"--option {text} must look like pooling=mean or dimensions=64.")
-    try:
-        return key, orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return key, value
-
-
 def write(pairs: Pairs, name: str, folder: Path) -> Report:
     """Compute the report and write report.html, .json, .tsv and vectors.npz. Raises VectorFileError."""
     found = report(pairs, name)

@@ -7,15 +7,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cli.sources import SourceError
 from embedder import Embedder, EmbedderConfig, EmbedError
 from embedder.prompts import prompt as known_prompt
 from evaluation.colours import Palette, xkcd
 from evaluation.heatmap import draw
 from evaluation.sweep import Row, blocks, ranking, recommended, sweep
-
-
-class SweepError(Exception):
-    """It cannot be swept; the message says why."""
 
 
 def run(
@@ -24,7 +21,7 @@ def run(
     """Write sweep.jsonl (which a second run continues) and sweep.png into `folder`; print the table and what to use.
 
     Raises:
-        SweepError: no such checkpoint or prompt.
+        SourceError: no such checkpoint or prompt.
     """
     folder.mkdir(parents=True, exist_ok=True)
     palette = xkcd()
@@ -41,7 +38,7 @@ def run(
             file = folder / f"sweep-{embedder.checkpoint.fingerprint[:12]}-{len(palette)}.jsonl"
             rows = sweep(embedder, palette, todo, file, lambda count: bar.advance(task, count))
     except EmbedError as error:
-        raise SweepError(str(error)) from None
+        raise SourceError(str(error)) from None
     draw(rows, folder / "sweep.png")
     console.print(_table(rows))
     for what, row in recommended(rows):

@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cli.commands import app
+from cli.__main__ import app
 from cli.validation import NAMES, swatch
 
 runner = CliRunner()

@@ -13,8 +13,8 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from cli.commands import app
-from cli.report import option
+from cli.__main__ import app
+from cli.recipe import option
 from cli.sources import SourceError
 from tests.test_evaluation_report import NAMES, RGB, Document, seen, write_images
 
