@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import CSS4_COLORS
 
 from embedder import Embedder, Embedding, EmbedError, EmbedInput, Options
-from embedder.calibration import fit
+from embedder.calibration import Kind, fit
 from evaluation.colours import png, swatch, xkcd
 
 SEED = 7
@@ -41,7 +41,7 @@ def calibrate(
         ValueError: no such method.
     """
     options = options.model_copy(update={"center": False, "normalize": True, "dimensions": None})
-    inputs = {
+    inputs: dict[Kind, list[EmbedInput]] = {
         "text": [EmbedInput(text=text, options=options) for text in texts],
         "image": [EmbedInput(image=image, options=options) for image in images],
     }

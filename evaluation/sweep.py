@@ -46,12 +46,12 @@ class Row:
     pooling: str
     final_norm: bool
     center: bool
+    probe: float  # leave-one-out R² of CIELAB, mean of texts and images
     choose_mrr: float  # mean reciprocal rank, mean of both directions
     test_mrr: float
     test_recall_1: float
     test_matched: float  # mean cosine distances
     test_unmatched: float
-    probe: float  # leave-one-out R² of CIELAB, mean of texts and images
 
     def options(self) -> dict:
         """The options of a request that gives these vectors."""
@@ -94,13 +94,16 @@ def evaluate(embedder: Embedder, palette: Palette, block: Block, advance: Callab
     options = block.options()
     texts = vectors(embedder, [EmbedInput(text=name, options=options) for name in palette.names], advance)
     images = vectors(embedder, [EmbedInput(image=png(swatch(rgb)), options=options) for rgb in palette.rgb], advance)
-    return [
-        Row(block.prompt, block.max_pixels, *way, center, **figures(text, image, palette.lab, center), probe=probe)
-        for way in texts
-        for text, image in [(texts[way], images[way])]
-        for probe in [(readable(text, palette.lab) + readable(image, palette.lab)) / 2]
-        for center in (False, True)
-    ]
+    rows = []
+    for way, text in texts.items():
+        layer, pooling, final_norm = way
+        probe = (readable(text, palette.lab) + readable(images[way], palette.lab)) / 2
+        for center in (False, True):
+            found = figures(text, images[way], palette.lab, center)
+            rows.append(
+                Row(block.prompt, block.max_pixels, layer, pooling, final_norm, center=center, probe=probe, **found)
+            )
+    return rows
 
 
 Way = tuple[Layer, str, bool]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints.measure import FOLDER, swatches, texts
 from transformers import AutoConfig, AutoTokenizer
 
 from checkpoints import architecture
+from checkpoints.measure import FOLDER, swatches, texts
 from embedder import Embedder, EmbedderConfig
 from evaluation.colours import xkcd
 from evaluation.pairs import Pairs

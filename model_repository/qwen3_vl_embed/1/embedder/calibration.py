@@ -16,6 +16,7 @@ import numpy as np
 from embedder.errors import InvalidInput
 
 Kind = Literal["text", "image"]
+KINDS: tuple[Kind, ...] = ("text", "image")
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Calibration:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                parts = {
-                    part: {kind: file[f"{part}_{kind}"] for kind in ("text", "image") if f"{part}_{kind}" in file}
+                mean, top, whiten = (
+                    {kind: file[f"{part}_{kind}"] for kind in KINDS if f"{part}_{kind}" in file}
                     for part in ("mean", "top", "whiten")
-                }
+                )
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is not a calibration file ({error}); make one with `calibrate`") from None
-        return cls(about, **parts, hash=hashlib.sha256(data).hexdigest()[:12])
+        return cls(about, mean, top, whiten, hash=hashlib.sha256(data).hexdigest()[:12])
 
     def check(self, forward: dict, weights: str) -> None:
         """Raises InvalidInput when it was fitted to another recipe or to other weights."""

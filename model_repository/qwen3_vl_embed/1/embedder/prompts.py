@@ -59,4 +59,5 @@ def prompt(value: str) -> Prompt:
         raise InvalidInput(f"prompt: name one of {', '.join(PROMPTS)}, or give a template that holds {CONTENT} once")
     if "{text}" in value or "{image}" in value:
         raise InvalidInput(f"prompt: a template holds {CONTENT}, not {{text}} or {{image}}")
-    return Prompt(*(value.replace(CONTENT, slot) for slot in ("{text}", "{image}", "{image}{text}")))
+    text, image, both = (value.replace(CONTENT, slot) for slot in ("{text}", "{image}", "{image}{text}"))
+    return Prompt(text, image, both)
