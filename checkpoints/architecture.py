@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-VOCABULARY = 1024
+VOCABULARY = 2048
 # Qwen's own names. Their ids are this tokenizer's, so nothing may take them from anywhere but the configuration.
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
@@ -24,14 +24,16 @@ SPECIAL_TOKENS = (
 
 # 64x64 pixels whatever the image: four language tokens are plenty for one colour, and 244x244 would be 64.
 SWATCH_PIXELS = 64 * 64
+PATCH = 16
+MEAN = STD = [0.5, 0.5, 0.5]
 PREPROCESSOR = {
     "image_processor_type": "Qwen2VLImageProcessorFast",
     "processor_class": "Qwen3VLProcessor",
-    "patch_size": 16,
+    "patch_size": PATCH,
     "temporal_patch_size": 2,
     "merge_size": 2,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
+    "image_mean": MEAN,
+    "image_std": STD,
     "size": {"shortest_edge": SWATCH_PIXELS, "longest_edge": SWATCH_PIXELS},
 }
 
@@ -137,6 +139,8 @@ def fresh_model(config: Qwen3VLConfig) -> Qwen3VLForConditionalGeneration:
 def save(model: Qwen3VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     """Write the folder as the Hugging Face hub holds a Qwen3-VL: safetensors, tokenizer, preprocessor, template."""
     model.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes 0600, which a container's user could not read
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
