@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Stack:
         self.server = Tritonserver.find(settings)
         self._processes: dict[str, Process] = {}
         self._regions: set[str] = set()
+        self.stopping = threading.Event()
 
     @property
     def triton(self) -> Process:
@@ -57,16 +59,15 @@ class Stack:
         self._start_adapter()
 
     def watch(self, poll_seconds: float = 1.0) -> None:
-        """Restart whatever died, with growing pauses; never returns by itself."""
+        """Restart whatever died, with growing pauses; returns when `stopping` is set."""
         failures, since = 0, time.monotonic()
-        while True:
-            time.sleep(poll_seconds)
+        while not self.stopping.wait(poll_seconds):
             lost = self._what_died()
             if lost is None:
                 failures = 0 if time.monotonic() - since > STEADY_SECONDS else failures
                 continue
             self.console.print(f"[bold red]{lost} died; restarting")
-            time.sleep(min(30, 2**failures - 1))
+            self.stopping.wait(min(30, 2**failures - 1))
             failures, since = failures + 1, time.monotonic()
             try:
                 self._restart(lost)
@@ -75,6 +76,7 @@ class Stack:
 
     def stop(self) -> None:
         """The adapter first, so that nothing new reaches Triton; then Triton, with what was under way."""
+        self.stopping.set()
         for name in ("adapter", "triton"):
             if process := self._processes.get(name):
                 process.stop(self.settings.stop_seconds + 2)

@@ -257,7 +257,8 @@ def test_each_status_of_triton_has_its_error_and_only_the_models_sentence_is_tol
 
 
 def answer(**changed: bytes) -> ModelInferResponse:
-    info = orjson.dumps({"model": {"id": "m"}, "preprocess_ms": 1.0, "forward_ms": 2.0})
+    about = {"model": {"id": "m"}, "recipe": "r", "warnings": ["doubtful"], "preprocess_ms": 1.0, "forward_ms": 2.0}
+    info = orjson.dumps(about)
     vector = np.ones(4, dtype=np.float32).tobytes()
     outputs = {"embedding": vector, "tokens": b"\3\0\0\0", "info": len(info).to_bytes(4, "little") + info} | changed
     response = ModelInferResponse(raw_output_contents=outputs.values())
@@ -269,6 +270,7 @@ def answer(**changed: bytes) -> ModelInferResponse:
 def test_an_answer_is_read_whole_or_refused():
     embedding = read_embedding(answer(), 5.0)
     assert (embedding.tokens, embedding.queue_ms, embedding.model) == (3, 2.0, {"id": "m"})
+    assert embedding.recipe == ("r", ("doubtful",))
     for changed in (
         {"embedding": np.array([1, np.nan], dtype=np.float32).tobytes()},
         {"embedding": np.array([1, np.inf], dtype=np.float32).tobytes()},

@@ -79,7 +79,8 @@ def test_what_dies_is_restarted_and_callers_wait():
     try:
         stack.start()
         before = embed(stack.url, "red").json()
-        threading.Thread(target=stack.watch, args=(0.2,), daemon=True).start()
+        watcher = threading.Thread(target=stack.watch, args=(0.2,), daemon=True)
+        watcher.start()
         first, regions = stack.triton, shared_memory(stack.triton.popen.pid)
         stack._stub().kill()
         assert embed(stack.url, "blue").status_code == 200  # waits for the restart
@@ -87,6 +88,8 @@ def test_what_dies_is_restarted_and_callers_wait():
         assert not any(os.path.exists(region) for region in regions)
         stack.adapter.kill()
         wait_for(lambda: embed(stack.url, "red").json() == before)
+        stack.stopping.set()
+        watcher.join(60)
     finally:
         stack.stop()
     assert not stack.triton.alive

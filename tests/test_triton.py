@@ -76,7 +76,6 @@ def test_rows_of_one_request(client):
     ("inputs", "sentence"),
     [
         ({}, "the text is empty"),
-        ({"text": b"red", "image": RED}, "give either a text or an image"),
         ({"text": b"\xff\xfe"}, "not valid UTF-8"),
         ({"image": b"no image"}, "not an image this server reads"),
         ({"image": RED[:100]}, "truncated or damaged"),
@@ -124,6 +123,12 @@ def outcome(client: Client, inputs: dict):
         return Client(client.protocol, client.address).vector(**inputs)  # tritonclient's are for one thread each
     except InferenceServerException as error:
         return error.message()
+
+
+def test_text_and_image_in_one_row_are_one_vector(client):
+    both = client.vector(text=b"red", image=RED)
+    assert both.shape == (128,)
+    assert cosine(both, client.vector(text=b"red")) < 0.99999 > cosine(both, client.vector(image=RED))
 
 
 def test_inputs_under_other_names_are_refused(client):
