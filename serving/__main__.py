@@ -19,7 +19,8 @@ BANNER = """
 def main() -> int:
     """Exit status: 0 when stopped, 1 when it could not be served."""
     console = Console(stderr=True, highlight=False)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sign in (signal.SIGTERM, signal.SIGINT):  # SIGINT too: a shell starts background jobs with it ignored
+        signal.signal(sign, signal.default_int_handler)
     stack = None
     try:
         stack = Stack(ServeSettings.from_environment(), checkpoint(), console)
