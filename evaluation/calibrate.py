@@ -4,14 +4,13 @@ The texts are CSS colour names that the XKCD survey does not have, the images sw
 own. Knows the embedder; the arithmetic is `embedder.calibration`'s.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import CSS4_COLORS
 
 from embedder import Embedder, Embedding, EmbedError, EmbedInput, Options
-from embedder.calibration import Kind, fit
+from embedder.calibration import Kind, fit, save
 from evaluation.colours import png, swatch, xkcd
 
 SEED = 7
@@ -52,7 +51,7 @@ def calibrate(
         "weights": embedder.checkpoint.fingerprint,
         "samples": {kind: len(items) for kind, items in inputs.items()},
     }
-    np.savez(path, about=json.dumps(about), **fit(rows, method))
+    save(path, about, fit(rows, method))
     return about
 
 

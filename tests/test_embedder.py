@@ -87,7 +87,8 @@ def test_options(embedder):
 
 
 def test_server_defaults_are_the_options_defaults(folder, embedder):
-    settings = {"pooling": "mean", "normalize": False, "instruction": "Name the colour.", "max_pixels": 4096}
+    settings = {"pooling": "mean", "normalize": False, "dimensions": 16, "max_pixels": 4096}
+    settings["instruction"] = "Name the colour."
     changed = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", **settings))
     for item in (RED, PICTURE):
         expected = one(embedder, with_options(item, **settings)).vector

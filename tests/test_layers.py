@@ -1,6 +1,5 @@
 """Every layer and pooling against transformers' own hidden states, one input at a time; recipes and calibrations."""
 
-import json
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 from transformers import Qwen3VLModel
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options
-from embedder.calibration import Calibration, fit
+from embedder.calibration import Calibration, fit, save
 from embedder.packing import pack
 from tests.reference import Reference, cosine, png, random_checkpoint
 
@@ -161,7 +160,7 @@ def calibration_file(tmp_path, embedder, method, forward=None, weights=None):
         "forward": forward or embedder.prepare(INPUTS[0]).recipe.forward,
         "weights": weights or embedder.checkpoint.fingerprint,
     }
-    np.savez(tmp_path / "calibration.npz", about=json.dumps(about), **fit(rows, method))
+    save(tmp_path / "calibration.npz", about, fit(rows, method))
     return tmp_path / "calibration.npz", rows
 
 
@@ -194,6 +193,14 @@ def test_a_calibration_belongs_to_its_recipe(tmp_path, folder, embedder):
     path, _ = calibration_file(tmp_path, embedder, "mean", weights="others")
     with pytest.raises(InvalidInput, match="another checkpoint"):
         Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path), center=True))
+
+
+def test_a_calibration_that_was_changed_is_refused(tmp_path, embedder):
+    path, _ = calibration_file(tmp_path, embedder, "mean")
+    arrays = dict(np.load(path))
+    np.savez(path, **(arrays | {"mean_text": arrays["mean_text"] + 1}))
+    with pytest.raises(ValueError, match="not those that it was written with"):
+        Calibration.load(path)
 
 
 def test_what_is_no_calibration(tmp_path):

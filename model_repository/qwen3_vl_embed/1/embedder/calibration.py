@@ -23,26 +23,27 @@ KINDS: tuple[Kind, ...] = ("text", "image")
 class Calibration:
     """`mean`: (D,) of each kind; `top`: (k, D) orthonormal rows to remove; `whiten`: (D, D) to multiply with."""
 
-    about: dict  # {"method", "forward" (the recipe it was fitted to), "weights", "samples"}
+    about: dict  # {"method", "forward" (the recipe it was fitted to), "weights", "samples", "hash" (of the arrays)}
     mean: dict[Kind, np.ndarray]
     top: dict[Kind, np.ndarray]
     whiten: dict[Kind, np.ndarray]
-    hash: str  # of the file
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Raises ValueError for a file that is not a calibration."""
-        data = Path(path).read_bytes()
+        """Raises ValueError for a file that is not a calibration, or is not as it was written."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                mean, top, whiten = (
-                    {kind: file[f"{part}_{kind}"] for kind in KINDS if f"{part}_{kind}" in file}
-                    for part in ("mean", "top", "whiten")
-                )
+                arrays = dict(file)
+            about = json.loads(str(arrays.pop("about")))
+            if about["hash"] != digest(arrays):
+                raise ValueError("its numbers are not those that it was written with")
+            mean, top, whiten = (
+                {kind: arrays[f"{part}_{kind}"] for kind in KINDS if f"{part}_{kind}" in arrays}
+                for part in ("mean", "top", "whiten")
+            )
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is not a calibration file ({error}); make one with `calibrate`") from None
-        return cls(about, mean, top, whiten, hash=hashlib.sha256(data).hexdigest()[:12])
+        return cls(about, mean, top, whiten)
 
     def check(self, forward: dict, weights: str) -> None:
         """Raises InvalidInput when it was fitted to another recipe or to other weights."""
@@ -59,6 +60,19 @@ class Calibration:
         if kind in self.top:
             centred = centred - (centred @ self.top[kind].T) @ self.top[kind]
         return (centred @ self.whiten[kind] if kind in self.whiten else centred).astype(np.float32)
+
+
+def save(path: str | Path, about: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Write a calibration file (.npz): the arrays of `fit`, what they were fitted to, and their hash."""
+    np.savez(path, about=json.dumps(about | {"hash": digest(arrays)}), **arrays)
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """sha256 over names, shapes and numbers, twelve hex digits."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        whole.update(f"{name} {arrays[name].shape}".encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return whole.hexdigest()[:12]
 
 
 def fit(rows: dict[Kind, np.ndarray], method: str) -> dict[str, np.ndarray]:

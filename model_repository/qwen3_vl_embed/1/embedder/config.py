@@ -33,6 +33,7 @@ class EmbedderConfig(BaseSettings):
     center: bool = Field(False, description="apply the calibration")
     calibration: str | None = Field(None, description="a file that `qwen3-vl-embed calibrate` wrote")
     normalize: bool = Field(True, description="divide each vector by its L2 norm")
+    dimensions: int | None = Field(None, ge=8, description="keep the first so many numbers, then normalise")
     instruction: str | None = Field(None, description="the system turn; unset: the prompt's own, if it has one")
     min_pixels: int | None = Field(None, ge=1024, description="smaller images are enlarged to this area, in pixels")
     max_pixels: int | None = Field(None, ge=4096, description="larger images are reduced to this area, in pixels")

@@ -210,7 +210,7 @@ class Embedder:
             "prompt": config.prompt,
             "prompts": list(PROMPTS),
             "recipe": self._recipe(Options()).describe(),
-            "calibration": self.calibration and {"hash": self.calibration.hash, **self.calibration.about},
+            "calibration": self.calibration and self.calibration.about,
             "dtype": config.dtype,
             "device": str(self.model.device),
             "attention": self.model.attention,

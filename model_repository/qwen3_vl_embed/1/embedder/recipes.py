@@ -50,13 +50,14 @@ class Recipe:
         instruction = config.instruction if options.instruction is None else options.instruction
         chosen = {name: given(getattr(options, name), getattr(config, name)) for name in CHOICES}
         low, high = _pixels(options, sizes)
-        if options.dimensions and options.dimensions > sizes.dimension:
+        dimensions = options.dimensions or config.dimensions
+        if dimensions and dimensions > sizes.dimension:
             raise InvalidInput(f"options.dimensions: at most {sizes.dimension}, the size of this model's vectors")
         return cls(
             prompt=template,
             system=template.system if instruction is None else instruction or None,
             layer=_layer(given(options.layer, config.layer), sizes.layers),
-            dimensions=options.dimensions,
+            dimensions=dimensions,
             min_pixels=low,
             max_pixels=high,
             **chosen,
