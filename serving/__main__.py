@@ -8,6 +8,7 @@ from rich.console import Console
 from serving.settings import ServeSettings, ServingError, checkpoint
 from serving.stack import Stack
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 BANNER = """
 [bold green]Serving {checkpoint}[/] at [bold]{url}[/]   (docs: {url}/docs, stop: Ctrl-C)
 
@@ -19,7 +20,7 @@ BANNER = """
 def main() -> int:
     """Exit status: 0 when stopped, 1 when it could not be served."""
     console = Console(stderr=True, highlight=False)
-    for sign in (signal.SIGTERM, signal.SIGINT):  # SIGINT too: a shell starts background jobs with it ignored
+    for sign in STOP_SIGNALS:  # SIGINT too: a shell starts background jobs with it ignored
         signal.signal(sign, signal.default_int_handler)
     stack = None
     try:
@@ -33,6 +34,8 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("stopping …")
     finally:
+        for sign in STOP_SIGNALS:  # stopping takes seconds and is bounded; a second Ctrl-C would leave Triton behind
+            signal.signal(sign, signal.SIG_IGN)
         if stack:
             stack.stop()
     return 0

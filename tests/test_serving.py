@@ -76,10 +76,10 @@ def embed(url: str, text: str) -> httpx.Response:
 def test_what_dies_is_restarted_and_callers_wait():
     """kill -9 of the stub (which Triton would never notice), then of the adapter."""
     stack = Stack(serve_settings(), str(CHECKPOINT), Console(file=io.StringIO()))
+    watcher = threading.Thread(target=stack.watch, args=(0.2,), daemon=True)
     try:
         stack.start()
         before = embed(stack.url, "red").json()
-        watcher = threading.Thread(target=stack.watch, args=(0.2,), daemon=True)
         watcher.start()
         first, regions = stack.triton, shared_memory(stack.triton.popen.pid)
         stack._stub().kill()
@@ -88,9 +88,10 @@ def test_what_dies_is_restarted_and_callers_wait():
         assert not any(os.path.exists(region) for region in regions)
         stack.adapter.kill()
         wait_for(lambda: embed(stack.url, "red").json() == before)
-        stack.stopping.set()
-        watcher.join(60)
     finally:
+        stack.stopping.set()
+        if watcher.is_alive():  # it may be starting something just now
+            watcher.join(60)
         stack.stop()
     assert not stack.triton.alive
     assert not stack.adapter.alive
@@ -111,18 +112,25 @@ def wait_for(condition, seconds: float = 30) -> None:
 @pytest.mark.stack
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_make_serve_stops_with_everything_it_started(sign):
+    """Also when the signal comes again while it is stopping."""
     settings = serve_settings()
     environment = os.environ | {name: str(port) for name, port in settings.ports.items()}
     served = subprocess.Popen(
         [sys.executable, "-m", "serving"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
+    printed = []
     try:
-        wait_for(lambda: httpx.get(f"http://localhost:{settings.port}/health").status_code == 200, 90)
-        wait_for(lambda: embed(f"http://localhost:{settings.port}", "red").status_code == 200)
+        for line in served.stderr:  # up to the line that says it serves, or to its end
+            printed.append(line)
+            if "stop: Ctrl-C" in line:
+                break
+        assert embed(f"http://localhost:{settings.port}", "red").status_code == 200, printed
     finally:
         served.send_signal(sign)
-        _, printed = served.communicate(timeout=60)
+        time.sleep(0.3)
+        served.send_signal(sign)
+        served.communicate(timeout=60)
     assert served.returncode == 0
-    assert f"Serving {CHECKPOINT} at http://localhost:{settings.port}" in printed
+    assert f"Serving {CHECKPOINT} at http://localhost:{settings.port}" in "".join(printed)
     for name, port in settings.ports.items():
         check_port("127.0.0.1", port, name)
