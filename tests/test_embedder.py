@@ -75,7 +75,7 @@ def test_options(embedder):
     assert full.dtype == np.float32
     assert full.shape == (embedder.model.dimension,)
     raw = one(embedder, with_options(RED, normalize=False)).vector
-    assert np.linalg.norm(raw) == pytest.approx(float(np.linalg.norm(raw)), abs=0.1)
+    assert abs(np.linalg.norm(raw) - 1) > 0.1  # as it was pooled
     assert cosine(raw, full) > 0.999999
     short = one(embedder, with_options(RED, dimensions=16)).vector
     np.testing.assert_allclose(short, full[:16] / np.linalg.norm(full[:16]), atol=1e-5)  # truncated, then normalised
