@@ -39,7 +39,7 @@ def vectors(model: PackedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
     sequences = batch.texts + batch.images
     order = np.argsort([len(sequence) for sequence in sequences], kind="stable")  # equal lengths share attention calls
     packed = pack([sequences[i] for i in order])
-    last = model.hidden(packed, [model.layers])[model.layers][packed.bounds[1:].long() - 1]
+    last = model.hidden(packed, [model.layers], torch.tensor(packed.ends) - 1)[model.layers]
     rows = normalize(model.final_norm(last)[torch.from_numpy(np.argsort(order))], dim=1)
     return rows[: len(batch.texts)], rows[len(batch.texts) :]
 

@@ -49,10 +49,10 @@ def test_bad_inputs_fail_alone(embedder):
 def test_a_failing_forward_pass_takes_only_its_own_item(embedder, monkeypatch):
     hidden = embedder.model.hidden
 
-    def fails_on_images(packed, layers):
-        if packed.pixels is not None:
+    def fails_on_images(packed, *arguments):
+        if packed.images is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return hidden(packed, layers)
+        return hidden(packed, *arguments)
 
     monkeypatch.setattr(embedder.model, "hidden", fails_on_images)
     answers = embedder.embed([RED, PICTURE, EmbedInput(text="blue")])

@@ -74,10 +74,11 @@ def test_layers_are_transformers_hidden_states(embedder, reference, folder):
         packed = pack([sequence])
         with torch.inference_mode():
             ours = embedder.model.hidden(packed, range(LAYERS + 1))
-            inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids[1:], "use_cache": False}
-            if packed.pixels is not None:
-                pixels = embedder.model.normalized(packed.pixels).view(len(packed.pixels), 3, 1, -1)
-                inputs |= {"pixel_values": pixels.repeat(1, 1, 2, 1).flatten(1), "image_grid_thw": packed.grids}
+            inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "use_cache": False}
+            if packed.images is not None:
+                pixels = embedder.model.normalized(packed.images.pixels).unflatten(1, (3, 1, -1))
+                grid = torch.tensor([[1, *packed.images.grids[0]]])
+                inputs |= {"pixel_values": pixels.repeat(1, 1, 2, 1).flatten(1), "image_grid_thw": grid}
             theirs = reference.model(**inputs, output_hidden_states=True).hidden_states
         image = np.zeros(len(sequence), dtype=bool)
         if sequence.tokens.image:
@@ -90,7 +91,7 @@ def test_layers_are_transformers_hidden_states(embedder, reference, folder):
 
 def test_attn_is_the_state_before_the_last_mlp(embedder):
     """From it, transformers' own last MLP and norm give the last hidden state."""
-    last = embedder.model.model.language_model.layers[-1]
+    last = embedder.model.model.language_model.layers[-1].layer
     for item in INPUTS:
         raw = EmbedInput(item.text, item.image, Options(layer="attn", final_norm=False, normalize=False))
         answers = embedder.embed([raw, with_(item, normalize=False)])

@@ -1,12 +1,18 @@
 """Attention over packed sequences, plugged into transformers for the vision tower and the language model alike.
 
 Knows tensors and sequence lengths; not Qwen's layers. Every sequence attends to itself only; nothing is padded and no
-block mask is built.
+block mask is built. flash-attn's varlen kernel where it is installed, torch's own on other GPUs, and elsewhere one SDPA
+call for each run of equally long sequences.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from inspect import signature
 from itertools import groupby
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -17,6 +23,35 @@ except ImportError:  # not every GPU has it, no CPU does
 
 # transformers hands over the whole packed sequence only if the name holds "flash" (is_flash_attention_requested).
 NAME = "packed_flash"
+HALF = (torch.bfloat16, torch.float16)  # what the varlen kernels compute in
+TORCH_HAS_GQA = "enable_gqa" in signature(varlen_attn).parameters  # torch 2.12
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where N packed sequences start and end. Known on the CPU, so that no kernel is waited for to learn a length."""
+
+    lengths: tuple[int, ...]  # (N,)
+    offsets: torch.Tensor  # (N + 1,) int32, on the model's device
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Bounds":
+        offsets = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return cls(tuple(lengths), offsets.to(device, non_blocking=True))
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(start, stop, length) of each run of equally long neighbours; packing sorts by length, so runs are long."""
+        runs, start = [], 0
+        for length, run in groupby(self.lengths):
+            stop = start + length * len(list(run))
+            runs.append((start, stop, length))
+            start = stop
+        return runs
 
 
 def packed_attention(
@@ -26,50 +61,63 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
-    text_bounds: torch.Tensor | None = None,  # (sequences + 1,) int32: where each starts and ends; `PackedModel.hidden`
-    text_longest: int | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,  # the same of the images' patches, from transformers' vision tower
-    max_length_q: int | None = None,
+    bounds: Bounds,  # of the texts' tokens or of the images' patches; `PackedModel` passes it down
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Softmax attention within each sequence, causal in the language model; returns (1, T, heads, head_dim).
+    """Softmax attention within each sequence, causal in the language model; returns (1, T, heads, head_dim)."""
+    kernel = varlen_kernel(query.device, query.dtype)
+    if kernel is None:
+        return _grouped(query, key, value, bounds, scaling, module.is_causal), None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, head_dim)
+    offsets = bounds.offsets.to(query.device)  # elsewhere only where a checkpoint is spread over several GPUs
+    return kernel(q, k, v, offsets, bounds.longest, scaling, module.is_causal)[None], None
 
-    The language model's bounds have names of their own, since transformers before 5.23 hands every keyword to the
-    vision tower as well.
-    """
-    in_text = module.is_causal
-    bounds, longest = (text_bounds, text_longest) if in_text else (cu_seq_lens_q, max_length_q)
-    assert bounds is not None
-    if query.is_cuda and flash_attn_varlen_func is not None:
-        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, head_dim)
-        bounds = bounds.to(query.device)
-        out = flash_attn_varlen_func(
-            q, k, v, bounds, bounds, longest, longest, softmax_scale=scaling, causal=in_text
-        )
-        return out[None], None
-    return _grouped(query, key, value, bounds.diff().tolist(), scaling, in_text), None
+
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float, bool], torch.Tensor]
+
+
+def varlen_kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """The kernel that takes packed sequences whole, where there is one."""
+    if device.type != "cuda" or dtype not in HALF:
+        return None
+    return _torch_varlen if flash_attn_varlen_func is None else _flash_attn
+
+
+def _flash_attn(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float, causal: bool
+) -> torch.Tensor:
+    return flash_attn_varlen_func(q, k, v, offsets, offsets, longest, longest, softmax_scale=scale, causal=causal)
+
+
+def _torch_varlen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float, causal: bool
+) -> torch.Tensor:
+    attend = partial(varlen_attn, enable_gqa=True) if TORCH_HAS_GQA else varlen_attn
+    if not TORCH_HAS_GQA:
+        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
+    window = (-1, 0) if causal else (-1, -1)
+    return attend(q, k, v, offsets, offsets, longest, longest, scale=scale, window_size=window)
 
 
 def _grouped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], scaling: float, causal: bool
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: Bounds, scaling: float, causal: bool
 ) -> torch.Tensor:
-    """One kernel call for each run of equally long neighbours (packing sorts by length, so runs are long)."""
+    """One SDPA call for each run of equally long neighbours."""
     gqa = query.shape[1] != key.shape[1]
-    outputs, start = [], 0
-    for length, run in groupby(lengths):
-        stop = start + length * len(list(run))
+    outputs = []
+    for start, stop, length in bounds.runs:
         q, k, v = (
             tensor[0, :, start:stop].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (query, key, value)
         )  # (sequences, heads, length, head_dim)
         out = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling, enable_gqa=gqa)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (tokens of the run, heads, head_dim)
-        start = stop
-    return torch.cat(outputs)[None]
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
 
 
 def use_packed_attention(model: PreTrainedModel) -> str:
     """Plug it in, in place. Returns the kernel's name for people."""
     AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation({"text_config": NAME, "vision_config": NAME})  # a plain string would ask the hub
-    on_gpu = model.device.type == "cuda" and flash_attn_varlen_func is not None
-    return "flash-attn varlen" if on_gpu else "sdpa, grouped by length"
+    if varlen_kernel(model.device, model.dtype) is None:
+        return "sdpa, grouped by length"
+    return "torch varlen" if flash_attn_varlen_func is None else "flash-attn varlen"

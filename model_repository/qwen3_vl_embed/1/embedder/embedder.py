@@ -140,9 +140,7 @@ class Embedder:
 
     def _patches(self, data: bytes, recipe: Recipe) -> images.Patches:
         image = images.decode(data, self.config.max_image_bytes, self.config.max_image_pixels)
-        return images.to_patches(
-            images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels), self._patch
-        )
+        return images.to_patches(images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels), self._patch)
 
     def _forward(self, prepared: list[Prepared]) -> list[np.ndarray | EmbedError]:
         """Pooled rows in the order of `prepared`, computed in batches of similar length under the token budget."""
@@ -192,7 +190,7 @@ class Embedder:
         return {
             "prompt": self.renderer.decode(sequence.tokens.ids),
             "ids": sequence.tokens.ids.tolist(),
-            "positions": sequence.positions[1:].tolist(),
+            "positions": sequence.positions.tolist(),
             "grid": [1, *sequence.patches.grid] if sequence.patches else None,
             "content": sequence.tokens.content,
             "pooled": pooled,

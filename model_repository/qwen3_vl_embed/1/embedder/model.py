@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from functools import lru_cache
+from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from embedder.attention import use_packed_attention
 from embedder.checkpoint import Checkpoint, load_model
@@ -32,8 +34,45 @@ class StillPatchEmbed(nn.Module):
         return self.proj(patches.to(self.proj.weight.dtype))
 
 
+class TopLayer(nn.Module):
+    """A decoder layer after which only some tokens are read: its MLP runs for those alone, which is exact.
+
+    The same three steps as transformers' `Qwen3VLTextDecoderLayer.forward` (and its MoE twin's): keys and values need
+    every token, what follows the attention works token by token.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden_states: torch.Tensor, rows: torch.Tensor | None, **arguments: Any) -> torch.Tensor:
+        """`rows`: (R,) int64, which tokens; None for all. (1, T, D) -> (1, R, D)."""
+        attended, _ = self.layer.self_attn(hidden_states=self.layer.input_layernorm(hidden_states), **arguments)
+        residual = at(hidden_states + attended, rows)
+        return residual + self.layer.mlp(self.layer.post_attention_layernorm(residual))
+
+
+def at(states: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """(1, T, D) -> (1, R, D); all of them for None."""
+    return states if rows is None else states.index_select(1, rows.to(states.device))
+
+
+def add_image_features(hidden_states: torch.Tensor, tokens: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """DeepStack's addition at the images' tokens, in place of transformers' `_deepstack_process`.
+
+    That one gets a mask and waits until the device has counted it; here `tokens` are the indices themselves.
+    """
+    features = features.to(hidden_states.device, hidden_states.dtype)
+    return hidden_states[0].index_add(0, tokens.to(hidden_states.device), features)[None]
+
+
 class PackedModel:
-    """A loaded checkpoint that turns `Packed` into hidden states."""
+    """A loaded checkpoint that turns `Packed` into hidden states.
+
+    Runs transformers' own vision tower and language model one after the other, and hands them ready-made what
+    `Qwen3VLModel.forward` finds out on the device (positions, lengths, where the images' tokens are): between the copy
+    of the inputs and that of the result, nothing waits for the device.
+    """
 
     def __init__(self, model: PreTrainedModel, mean: list[float], std: list[float]) -> None:
         """`mean`, `std`: of each colour channel, on the scale 0…1 (preprocessor_config.json)."""
@@ -44,6 +83,12 @@ class PackedModel:
         patch_area = model.config.vision_config.patch_size**2
         per_value = [torch.tensor(v, device=self.device).repeat_interleave(patch_area) * 255 for v in (mean, std)]
         self._mean, self._std = per_value  # (3 * patch * patch,) float32, in the order of a patch's values
+        text = model.language_model
+        text._deepstack_process = add_image_features
+        self._layers, self._norm = list(text.layers), text.norm
+        text.norm = nn.Identity()  # `final_norm` is for those who ask, and for the tokens that they read
+        self._stack_of = lru_cache(maxsize=None)(self._stack)
+        self._grid_of = lru_cache(maxsize=256)(self._grid)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
@@ -55,41 +100,107 @@ class PackedModel:
         """D, the text model's hidden size: 2560 for the 4B."""
         return self.model.config.text_config.hidden_size
 
+    @property
+    def layers(self) -> int:
+        """L, the number of decoder layers."""
+        return len(self._layers)
+
     def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (P, V) -> float32 (P, V), about -1…1, as transformers' image processor gives them."""
         return (pixels.float() - self._mean) / self._std
 
-    @property
-    def layers(self) -> int:
-        """L, the number of decoder layers."""
-        return len(self.model.language_model.layers)
-
     def final_norm(self, rows: torch.Tensor) -> torch.Tensor:
         """The model's own last RMSNorm, (rows, D) -> (rows, D)."""
-        norm = self.model.language_model.norm
-        return norm(rows.to(norm.weight.device))
+        return self._norm(rows.to(self._norm.weight.device))
 
-    def hidden(self, packed: Packed, layers: Iterable[Layer]) -> dict[Layer, torch.Tensor]:
-        """Each asked layer's states before the final norm, (T, D) in the model's dtype; the caller turns gradients off.
+    def hidden(
+        self, packed: Packed, layers: Iterable[Layer], rows: torch.Tensor | None = None
+    ) -> dict[Layer, torch.Tensor]:
+        """Each asked layer's states before the final norm, (R, D) in the model's dtype.
 
-        A layer's state is what the next one reads, image features that DeepStack adds in between included (they are
-        missing from transformers' own `hidden_states` of the first layers).
+        `rows`, (R,) int64: which of the T tokens; None for all. The caller turns gradients off. Layers above the
+        highest one asked for do not run. A layer's state is what the next one reads, image features that DeepStack adds
+        in between included (they are missing from transformers' own `hidden_states` of the first layers).
         """
-        with self._captured(layers) as states:
-            self._run(packed)
-        return states
+        asked = set(layers)
+        top = self.layers if "attn" in asked else max(asked)
+        text = self.model.language_model
+        text.layers, narrows = self._stack_of(top)
+        embeds, features = self._inputs(packed)
+        with self._captured(asked - {top}, rows, narrows) as states:
+            out = text(
+                inputs_embeds=embeds,
+                position_ids=packed.position_ids,
+                use_cache=False,
+                visual_pos_masks=packed.images and packed.images.tokens,
+                deepstack_visual_embeds=features,
+                bounds=packed.bounds,
+                rows=rows,
+            ).last_hidden_state
+        states[top] = out if narrows else at(out, rows)
+        return {layer: states[layer][0] for layer in asked}
+
+    def _stack(self, top: int) -> tuple[nn.ModuleList, bool]:
+        """The first `top` layers, and whether the last of them leaves only the asked rows.
+
+        It does not where DeepStack adds features after it, nor in a model spread over several devices (accelerate's
+        hooks move tensors between whole layers only).
+        """
+        layers = self._layers[:top]
+        narrows = top > len(self.model.visual.deepstack_visual_indexes) and not spread(self.model)
+        if narrows:
+            layers[-1] = TopLayer(layers[-1])
+        return nn.ModuleList(layers), narrows
+
+    def _inputs(self, packed: Packed) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
+        """(1, T, D) with the images in their places, and what DeepStack adds after the first layers, (K, D) each."""
+        embeds = self.model.get_input_embeddings()(packed.input_ids)
+        images = packed.images
+        if images is None:
+            return embeds, None
+        grids = [self._grid_of(grid) for grid in images.grids]
+        features = self.model.visual(
+            self.normalized(images.pixels).to(self.model.visual.dtype),
+            grid_thw=None,
+            cu_seqlens=images.bounds.offsets,
+            max_seqlen=images.bounds.longest,
+            bounds=images.bounds,
+            **{name: torch.cat([grid[name] for grid in grids]) for name in grids[0]},
+        )
+        image_embeds = features.pooler_output.to(embeds.device, embeds.dtype)
+        return embeds[0].index_copy(0, images.tokens, image_embeds)[None], features.deepstack_features
+
+    def _grid(self, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """What the vision tower wants to know of an image of so many rows and columns of patches, on its device."""
+        visual = self.model.visual
+        thw, merge = torch.tensor([[1, *grid]]), visual.config.spatial_merge_size
+        indices, weights = get_vision_interpolation_indices_and_weights(
+            thw,
+            num_grid_per_side=visual.num_grid_per_side,
+            mode=visual.interpolation_mode,
+            align_corners=visual.interpolation_align_corners,
+            spatial_merge_size=merge,
+        )
+        inputs = {
+            "interp_indices": indices,  # (P, 4) of the learned position table
+            "interp_weights": weights,  # (P, 4)
+            "position_ids": get_vision_position_ids(thw, merge),  # (P, 2): row, column
+        }
+        return {name: tensor.to(visual.device) for name, tensor in inputs.items()}
 
     @contextmanager
-    def _captured(self, layers: Iterable[Layer]) -> Iterator[dict[Layer, torch.Tensor]]:
-        """Within it, a forward pass leaves the asked states in the dictionary."""
+    def _captured(
+        self, layers: Iterable[Layer], rows: torch.Tensor | None, narrows: bool
+    ) -> Iterator[dict[Layer, torch.Tensor]]:
+        """Within it, a forward pass leaves the rows of the asked states in the dictionary, (1, R, D) each."""
         states: dict[Layer, torch.Tensor] = {}
 
         def keep(layer: Layer, arguments: tuple) -> None:
-            states[layer] = arguments[0][0]
+            states[layer] = at(arguments[0], None if narrows and layer == "attn" else rows)
 
         hooks = [
             self._reader(layer).register_forward_pre_hook(lambda _, arguments, layer=layer: keep(layer, arguments))
-            for layer in set(layers)
+            for layer in layers
         ]
         try:
             yield states
@@ -99,18 +210,9 @@ class PackedModel:
 
     def _reader(self, layer: Layer) -> nn.Module:
         """The module whose input is that layer's state."""
-        text = self.model.language_model
-        if layer == "attn":
-            return text.layers[-1].post_attention_layernorm
-        return text.norm if layer == self.layers else text.layers[layer]
+        return self._layers[-1].post_attention_layernorm if layer == "attn" else self._layers[layer].input_layernorm
 
-    def _run(self, packed: Packed) -> None:
-        self.model(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            pixel_values=None if packed.pixels is None else self.normalized(packed.pixels),
-            image_grid_thw=packed.grids,
-            use_cache=False,  # a cache would also switch off the handling of packed sequences
-            text_bounds=packed.bounds,
-            text_longest=packed.longest,
-        )
+
+def spread(model: PreTrainedModel) -> bool:
+    """Whether accelerate has put its parts on several devices."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
 
+from embedder.attention import Bounds
 from embedder.images import MERGE, Patches
 from embedder.renderer import Span, Tokens
 
@@ -22,13 +25,12 @@ class Sequence:
 
     @property
     def positions(self) -> np.ndarray:
-        """int64 (4, T): the running index, then time, height and width of M-RoPE.
+        """int64 (3, T): time, height and width of M-RoPE.
 
         The closed form of transformers' `Qwen3VLModel.get_rope_index` for one image or none: text counts up; the image
         keeps its time while its rows and columns count from there; what follows starts after the longer side.
         """
-        running = np.arange(len(self))
-        spatial = np.tile(running, (3, 1))
+        spatial = np.tile(np.arange(len(self)), (3, 1))
         if self.patches is not None:
             assert self.tokens.image is not None
             start, stop = self.tokens.image
@@ -36,7 +38,17 @@ class Sequence:
             grid = np.stack(np.meshgrid([0], np.arange(rows), np.arange(columns), indexing="ij")).reshape(3, -1)
             spatial[:, start:stop] = start + grid
             spatial[:, stop:] += max(rows, columns) - (stop - start)
-        return np.concatenate([running[None], spatial])
+        return spatial
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """All images of one forward pass, P patches and K tokens in all."""
+
+    pixels: torch.Tensor  # (P, 3 * patch * patch) uint8
+    grids: tuple[tuple[int, int], ...]  # each image's rows and columns of patches
+    bounds: Bounds  # of the patches
+    tokens: torch.Tensor  # (K,) int64: which of the T tokens are the images'
 
 
 @dataclass(frozen=True)
@@ -44,15 +56,15 @@ class Packed:
     """One forward pass over N sequences with T tokens in all."""
 
     input_ids: torch.Tensor  # (1, T) int64
-    position_ids: torch.Tensor  # (4, 1, T) int64
-    bounds: torch.Tensor  # (N + 1,) int32, on the CPU: where each sequence starts and ends
-    pixels: torch.Tensor | None  # (P, 3 * patch * patch) uint8
-    grids: torch.Tensor | None  # (images, 3) int64: 1, rows, columns, in patches
+    position_ids: torch.Tensor  # (3, 1, T) int64
+    bounds: Bounds
+    images: PackedImages | None
     contents: list[list[Span]]  # each sequence's content, as ranges of the T tokens
 
-    @property
-    def longest(self) -> int:
-        return int(self.bounds.diff().max())
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where each sequence ends, among the T tokens."""
+        return list(accumulate(self.bounds.lengths))
 
 
 def plan(sequences: list[Sequence], max_tokens: int) -> Iterator[list[int]]:
@@ -71,22 +83,41 @@ def plan(sequences: list[Sequence], max_tokens: int) -> Iterator[list[int]]:
 
 def pack(sequences: list[Sequence], device: torch.device | str = "cpu") -> Packed:
     """Lay sequences end to end in the order given (a run of equally long ones is one attention call)."""
-    bounds = np.cumsum([0] + [len(sequence) for sequence in sequences])
-    images = [sequence.patches for sequence in sequences if sequence.patches is not None]
-    ids = np.concatenate([sequence.tokens.ids for sequence in sequences])
+    lengths = [len(sequence) for sequence in sequences]
+    starts = [0, *accumulate(lengths)]
     positions = np.concatenate([sequence.positions for sequence in sequences], axis=1)
-    pixels = grids = None
-    if images:
-        pixels = torch.from_numpy(np.concatenate([image.pixels for image in images])).to(device, non_blocking=True)
-        grids = torch.tensor([[1, *image.grid] for image in images]).to(device, non_blocking=True)
     return Packed(
-        input_ids=torch.from_numpy(ids)[None].to(device, non_blocking=True),
-        position_ids=torch.from_numpy(positions)[:, None].to(device, non_blocking=True),
-        bounds=torch.from_numpy(bounds.astype(np.int32)),
-        pixels=pixels,
-        grids=grids,
+        input_ids=to_device(np.concatenate([sequence.tokens.ids for sequence in sequences])[None], device),
+        position_ids=to_device(positions[:, None], device),
+        bounds=Bounds.of(lengths, device),
+        images=_pack_images(sequences, starts, device),
         contents=[
             [(offset + start, offset + stop) for start, stop in sequence.tokens.content]
-            for offset, sequence in zip(bounds.tolist(), sequences, strict=False)
+            for offset, sequence in zip(starts, sequences, strict=False)
         ],
     )
+
+
+def _pack_images(sequences: list[Sequence], starts: list[int], device: torch.device | str) -> PackedImages | None:
+    patches = [sequence.patches for sequence in sequences if sequence.patches is not None]
+    if not patches:
+        return None
+    spans = [
+        (start + sequence.tokens.image[0], start + sequence.tokens.image[1])
+        for start, sequence in zip(starts, sequences, strict=False)
+        if sequence.tokens.image is not None
+    ]
+    return PackedImages(
+        pixels=to_device(np.concatenate([each.pixels for each in patches]), device),
+        grids=tuple(each.grid for each in patches),
+        bounds=Bounds.of([len(each.pixels) for each in patches], device),
+        tokens=to_device(np.concatenate([np.arange(*span) for span in spans]), device),
+    )
+
+
+def to_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """A tensor of the same numbers; to a GPU from page-locked memory, so that the copy waits for nobody."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

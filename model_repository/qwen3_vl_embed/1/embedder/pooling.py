@@ -7,58 +7,67 @@ import torch
 
 from embedder.errors import InferenceFailed
 from embedder.model import PackedModel
-from embedder.packing import Packed
+from embedder.packing import Packed, to_device
 from embedder.recipes import Layer, Recipe
 
 
 def pool(model: PackedModel, packed: Packed, recipes: list[Recipe]) -> np.ndarray:
     """One forward pass, one row for each sequence: float32 (N, D). The caller turns gradients off."""
-    states = model.hidden(packed, {recipe.layer for recipe in recipes})
+    picked = [_tokens(packed, row, recipe.pooling) for row, recipe in enumerate(recipes)]
+    states = model.hidden(packed, {recipe.layer for recipe in recipes}, to_device(np.concatenate(picked), model.device))
+    counts = [len(tokens) for tokens in picked]
     groups: dict[tuple[Layer, bool], list[int]] = defaultdict(list)
     for row, recipe in enumerate(recipes):
         groups[recipe.layer, recipe.final_norm].append(row)
+    if len(groups) == 1:
+        ((layer, final_norm),) = groups
+        return average(model, states[layer], counts, final_norm)
     rows = np.empty((len(recipes), model.dimension), dtype=np.float32)
     for (layer, final_norm), members in groups.items():
-        picked = [_tokens(packed, row, recipes[row].pooling) for row in members]
-        rows[members] = average(model, states[layer], picked, final_norm)
+        parts = states[layer].split(counts)
+        chosen = torch.cat([parts[row] for row in members])
+        rows[members] = average(model, chosen, [counts[row] for row in members], final_norm)
     return rows
 
 
 def pool_all(model: PackedModel, packed: Packed, layers: list[Layer]) -> dict[tuple[Layer, str, bool], np.ndarray]:
     """One forward pass, every (layer, `last` or `mean`, with the final norm or not): float32 (N, D) each."""
-    states = model.hidden(packed, layers)
+    sequences = range(len(packed.contents))
+    picked = {pooling: [_tokens(packed, row, pooling) for row in sequences] for pooling in ("last", "mean")}
+    rows = {pooling: np.concatenate(tokens) for pooling, tokens in picked.items()}
+    states = model.hidden(packed, layers, to_device(np.concatenate(list(rows.values())), model.device))
     found = {}
-    for pooling in ("last", "mean"):
-        picked = [_tokens(packed, row, pooling) for row in range(len(packed.contents))]
-        for layer in layers:
+    for layer in layers:
+        parts = states[layer].split([len(tokens) for tokens in rows.values()])
+        for (pooling, tokens), chosen in zip(picked.items(), parts, strict=True):
             for final_norm in (True, False):
-                found[layer, pooling, final_norm] = average(model, states[layer], picked, final_norm)
+                counts = [len(each) for each in tokens]
+                found[layer, pooling, final_norm] = average(model, chosen, counts, final_norm)
     return found
 
 
-def average(model: PackedModel, state: torch.Tensor, picked: list[torch.Tensor], final_norm: bool) -> np.ndarray:
-    """The mean state of each sequence's picked tokens, (sequences, D) float32.
+def average(model: PackedModel, chosen: torch.Tensor, counts: list[int], final_norm: bool) -> np.ndarray:
+    """The mean of each sequence's states, `counts` of them in a row: (tokens of all, D) -> (sequences, D) float32.
 
     Summed per sequence in float32: a bfloat16 cumulative sum loses the vector (cosine 0.84, seen in SGLang).
     """
-    chosen = state[torch.cat(picked).to(state.device)]  # (tokens of all sequences, D)
     chosen = (model.final_norm(chosen) if final_norm else chosen).float().cpu()
-    counts = torch.tensor([len(tokens) for tokens in picked])
-    if len(chosen) == len(picked):
+    if len(chosen) == len(counts):
         return chosen.numpy()
-    owner = torch.arange(len(picked)).repeat_interleave(counts)
-    sums = torch.zeros(len(picked), chosen.shape[1]).index_add_(0, owner, chosen)
-    return (sums / counts[:, None]).numpy()
+    lengths = torch.tensor(counts)
+    owner = torch.arange(len(counts)).repeat_interleave(lengths)
+    sums = torch.zeros(len(counts), chosen.shape[1]).index_add_(0, owner, chosen)
+    return (sums / lengths[:, None]).numpy()
 
 
-def _tokens(packed: Packed, row: int, pooling: str) -> torch.Tensor:
+def _tokens(packed: Packed, row: int, pooling: str) -> np.ndarray:
     """The indices, among all packed tokens, that make this row's vector.
 
     `last`, `eos`: the last token. `mean`: the content's own tokens (the text's, the image's).
     """
     if pooling == "mean":
-        return torch.cat([torch.arange(start, stop) for start, stop in packed.contents[row]])
-    return packed.bounds[row + 1 : row + 2].long() - 1
+        return np.concatenate([np.arange(start, stop) for start, stop in packed.contents[row]])
+    return np.array([packed.ends[row] - 1])
 
 
 def finish(row: np.ndarray, recipe: Recipe) -> np.ndarray:
