@@ -130,7 +130,7 @@ class Sampler:
     def _swatch(self, rgb: np.ndarray) -> Patches:
         """A name's swatch as most are asked for: square; every second one noisy."""
         rows = columns = 2 * images.MERGE
-        pixels = np.tile(np.repeat(rgb, PATCH * PATCH), (rows * columns, 1))
+        pixels = np.tile(rgb, (rows * columns, PATCH * PATCH))
         if self._rng.random() < 0.5:
             noise = self._rng.standard_normal(pixels.shape, dtype=np.float32) * self._rng.uniform(0, MAX_NOISE)
             pixels = np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)

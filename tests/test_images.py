@@ -201,7 +201,7 @@ def test_patches_are_transformers_patches():
     patches = images.to_patches(image, 16)
     assert expected["image_grid_thw"].tolist() == [[1, *patches.grid]]
     assert patches.tokens == 15
-    ours = patches.pixels.reshape(-1, 3, 1, 256) / 127.5 - 1
+    ours = patches.pixels.reshape(-1, 1, 256, 3).transpose(0, 3, 1, 2) / 127.5 - 1  # channel first, one frame
     np.testing.assert_allclose(np.repeat(ours, 2, axis=2).reshape(60, -1), expected["pixel_values"], atol=1e-6)
 
 

@@ -76,7 +76,7 @@ def test_layers_are_transformers_hidden_states(embedder, reference, folder):
             ours = embedder.model.hidden(packed, range(LAYERS + 1))
             inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "use_cache": False}
             if packed.images is not None:
-                pixels = embedder.model.normalized(packed.images.pixels).unflatten(1, (3, 1, -1))
+                pixels = embedder.model.normalized(packed.images.pixels).unflatten(1, (1, -1, 3)).permute(0, 3, 1, 2)
                 grid = torch.tensor([[1, *packed.images.grids[0]]])
                 inputs |= {"pixel_values": pixels.repeat(1, 1, 2, 1).flatten(1), "image_grid_thw": grid}
             theirs = reference.model(**inputs, output_hidden_states=True).hidden_states

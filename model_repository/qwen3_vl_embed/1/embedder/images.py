@@ -8,7 +8,7 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
-from qwen_vl_utils import process_vision_info
+from qwen_vl_utils.vision_process import smart_resize
 
 from embedder.errors import InvalidInput
 
@@ -23,8 +23,9 @@ WHITE = (255, 255, 255, 255)
 class Patches:
     """One image as the vision tower reads it.
 
-    `pixels`: uint8 (P, 3 * patch * patch), channel first, in 2×2-merge-block order (as Qwen2VLImageProcessor);
-    one frame, since both frames of a still image are equal. `grid`: rows and columns of patches; P is their product.
+    `pixels`: uint8 (P, patch * patch * 3), in 2×2-merge-block order (as Qwen2VLImageProcessor), each patch as it lies in
+    the image: rows of pixels, channel last (`StillPatchEmbed` knows). One frame, since both frames of a still image are
+    equal. `grid`: rows and columns of patches; P is their product.
     """
 
     pixels: np.ndarray
@@ -53,7 +54,8 @@ def decode(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
     _check_size(image.size, max_pixels)
     try:
         image.load()
-        return to_srgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_srgb(image)
     except InvalidInput:
         raise
     except Exception as error:
@@ -87,11 +89,16 @@ def to_srgb(image: Image.Image) -> Image.Image:
         alpha = rgba.getchannel("A")
         image = rgba if image.mode not in ("LA", "L") else image.convert("L")
     profile = image.info.get("icc_profile")
-    image = _apply_profile(image, profile) if profile else image.convert("RGB")
+    image = _apply_profile(image, profile) if profile else rgb(image)
     if alpha is None:
         return image
     image.putalpha(alpha)
     return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Pillow's `convert` copies an image that is RGB already: 36 MB of a photo."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -108,43 +115,42 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     """To sRGB, relative colorimetric; a profile that is broken or does not fit the mode is ignored, as viewers do."""
     if image.mode not in ("L", "CMYK", "LAB"):
-        image = image.convert("RGB")
+        image = rgb(image)
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(source):
-            return image.convert("RGB")
+            return rgb(image)
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         return ImageCms.profileToProfile(image, source, SRGB, renderingIntent=intent, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image.convert("RGB")
+        return rgb(image)
 
 
 def resize(image: Image.Image, patch: int, min_pixels: int, max_pixels: int) -> Image.Image:
-    """To multiples of 2 × patch within the pixel bounds, by qwen-vl-utils (Pillow's bicubic); the only resize."""
-    content = {"type": "image", "image": image, "min_pixels": min_pixels, "max_pixels": max_pixels}
-    content |= _strip_size(image.size, patch * MERGE, max_pixels)
-    images, _ = process_vision_info([{"role": "user", "content": [content]}], image_patch_size=patch)
-    return images[0]
+    """To multiples of 2 × patch within the pixel bounds: qwen-vl-utils' size and filter (Pillow's bicubic); once."""
+    size = target_size(image.size, patch * MERGE, min_pixels, max_pixels)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _strip_size(size: tuple[int, int], factor: int, max_pixels: int) -> dict[str, int]:
-    """The size to ask for when qwen-vl-utils would round the short side of a thin image down to zero; else nothing.
+def target_size(size: tuple[int, int], factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(width, height) in multiples of `factor`.
 
-    (transformers' own `smart_resize` keeps the short side at one factor and then exceeds `max_pixels`; this does not.)
+    qwen-vl-utils would round the short side of a thin image down to zero; that one gets the largest strip within the
+    bound. (transformers' own `smart_resize` keeps the short side at one factor and then exceeds `max_pixels`.)
     """
     short, long = sorted(size)
     rounded = max(factor, round(short / factor) * factor) * max(factor, round(long / factor) * factor)
     if rounded <= max_pixels or short / (short * long / max_pixels) ** 0.5 >= factor:
-        return {}
+        height, width = smart_resize(size[1], size[0], factor, min_pixels, max_pixels)
+        return width, height
     length = max_pixels // factor // factor * factor
-    landscape = size[0] >= size[1]
-    return {"resized_width": length if landscape else factor, "resized_height": factor if landscape else length}
+    return (length, factor) if size[0] >= size[1] else (factor, length)
 
 
 def to_patches(image: Image.Image, patch: int) -> Patches:
     """Cut an RGB image whose sides are multiples of 2 × patch."""
     pixels = np.asarray(image)  # (H, W, 3) uint8
     rows, columns = pixels.shape[0] // patch, pixels.shape[1] // patch
-    blocks = pixels.reshape(rows // MERGE, MERGE, patch, columns // MERGE, MERGE, patch, 3)
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # (block row, block column, row, column, channel, y, x)
+    blocks = pixels.reshape(rows // MERGE, MERGE, patch, columns // MERGE, MERGE, patch * 3)
+    blocks = blocks.transpose(0, 3, 1, 4, 2, 5)  # (block row, block column, row, column, y, x and channel)
     return Patches(np.ascontiguousarray(blocks).reshape(rows * columns, -1), (rows, columns))

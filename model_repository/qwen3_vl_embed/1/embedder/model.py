@@ -20,12 +20,14 @@ class StillPatchEmbed(nn.Module):
     """The vision tower's patch embedding of a still image as one matrix product.
 
     A still image is its own second frame, so the convolution's kernel is summed over time once, instead of every patch
-    being repeated: (P, 3 * patch * patch) -> (P, hidden). Conv3d is 10 to 1000 times slower on some builds.
+    being repeated: (P, patch * patch * 3) -> (P, hidden). Its columns stand in the order in which a patch lies in an
+    image, so that no image has to be turned channel first. Conv3d is 10 to 1000 times slower on some builds.
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
-        weight = conv.weight.detach().float().sum(dim=2).flatten(1)  # (hidden, 3 * patch * patch)
+        weight = conv.weight.detach().float().sum(dim=2)  # (hidden, 3, patch, patch)
+        weight = weight.permute(0, 2, 3, 1).flatten(1).contiguous()
         self.proj = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
         self.proj.weight.data = weight.to(conv.weight.dtype)
         self.proj.bias.data = conv.bias.detach()
@@ -81,8 +83,8 @@ class PackedModel:
         self.model = model
         self.device = model.get_input_embeddings().weight.device
         patch_area = model.config.vision_config.patch_size**2
-        per_value = [torch.tensor(v, device=self.device).repeat_interleave(patch_area) * 255 for v in (mean, std)]
-        self._mean, self._std = per_value  # (3 * patch * patch,) float32, in the order of a patch's values
+        per_value = [torch.tensor(v, device=self.device).repeat(patch_area) * 255 for v in (mean, std)]
+        self._mean, self._std = per_value  # (patch * patch * 3,) float32, in the order of a patch's values
         text = model.language_model
         text._deepstack_process = add_image_features
         self._layers, self._norm = list(text.layers), text.norm

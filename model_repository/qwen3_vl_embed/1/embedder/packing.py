@@ -45,7 +45,7 @@ class Sequence:
 class PackedImages:
     """All images of one forward pass, P patches and K tokens in all."""
 
-    pixels: torch.Tensor  # (P, 3 * patch * patch) uint8
+    pixels: torch.Tensor  # (P, patch * patch * 3) uint8
     grids: tuple[tuple[int, int], ...]  # each image's rows and columns of patches
     bounds: Bounds  # of the patches
     tokens: torch.Tensor  # (K,) int64: which of the T tokens are the images'
