@@ -8,20 +8,27 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 from http import HTTPStatus
+from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from client import __version__, openapi
 from client.access_log import AccessLog
+from client.answers import Form, accepted, answer
 from client.body import cancelled_on_disconnect, parse_object, read_body
 from client.cache import VectorCache
 from client.dispatcher import Call, Dispatcher
 from client.errors import ApiError, DeadlinePassed, Unavailable, error_response, shaped
-from client.items import Embedding, EmbedInput
+from client.items import EmbedInput
+from client.openapi import Endpoint
 from client.readiness import Readiness
 from client.schemas import ImageRequest, RenderRequest, TextRequest
 from client.settings import Settings
@@ -31,46 +38,66 @@ from client.triton_client import TritonClient
 OFF_LOOP_BYTES = 256 * 1024
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Adapter(Starlette):
+    """The application. FastAPI only documents it: its layers around an endpoint were a third of all work here."""
+
+    def openapi(self) -> dict[str, Any]:
+        """What GET /openapi.json answers."""
+        return self._document
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        return openapi.document(self.routes)
+
+
+def create_app(settings: Settings) -> Adapter:
     """The application; it connects to Triton when it starts, and starts without it too."""
-    app = FastAPI(title="qwen3-vl-embed", version=__version__, description=openapi.DESCRIPTION, lifespan=_lifespan)
+    app = Adapter(
+        routes=_routes(settings.max_items),
+        middleware=[Middleware(AccessLog)],
+        exception_handlers=dict.fromkeys((ApiError, HTTPException, ClientDisconnect), _on_error),
+        lifespan=_lifespan,
+    )
     app.state.settings = settings
-    app.add_middleware(AccessLog)
-    for kind in (ApiError, HTTPException, ClientDisconnect):
-        app.add_exception_handler(kind, _on_error)
-    _add_routes(app, settings.max_items)
     return app
 
 
-def _add_routes(app: FastAPI, max_items: int) -> None:
-    for path, endpoint, model in (("/txt/embed", embed_text, TextRequest), ("/img/embed", embed_images, ImageRequest)):
-        app.post(
-            path,
-            tags=["embeddings"],
-            responses=openapi.embed_responses(),
-            openapi_extra=openapi.request_body(model, max_items),
-        )(endpoint)
-    app.post(
-        "/debug/render",
-        tags=["debug"],
-        responses=openapi.render_responses(),
-        openapi_extra=openapi.request_body(RenderRequest, max_items),
-    )(render)
-    app.get("/health", tags=["operation"], responses=openapi.responses(Unavailable))(health)
-    app.get("/health/live", tags=["operation"])(live)
-    app.get("/info", tags=["operation"])(info)
-    app.head("/health", include_in_schema=False)(health)
-    app.head("/health/live", include_in_schema=False)(live)
+def _routes(max_items: int) -> list[BaseRoute]:
+    embedding = {"methods": ["POST"], "tags": ["embeddings"], "responses": openapi.embed_responses()}
+    operation = {"methods": ["GET"], "tags": ["operation"]}
+    return [
+        Endpoint("/txt/embed", embed_text, **embedding, openapi_extra=openapi.request_body(TextRequest, max_items)),
+        Endpoint("/img/embed", embed_images, **embedding, openapi_extra=openapi.request_body(ImageRequest, max_items)),
+        Endpoint(
+            "/debug/render",
+            render,
+            methods=["POST"],
+            tags=["debug"],
+            responses=openapi.render_responses(),
+            openapi_extra=openapi.request_body(RenderRequest, max_items),
+        ),
+        Endpoint("/health", health, **operation, responses=openapi.responses(Unavailable)),
+        Endpoint("/health/live", live, **operation),
+        Endpoint("/info", info, **operation),
+        Route("/health", health, methods=["HEAD"]),
+        Route("/health/live", live, methods=["HEAD"]),
+        Route("/openapi.json", document),
+        Route("/docs", docs),
+    ]
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     client = TritonClient(settings.triton_url, settings.model_name)
     app.state.readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds)
-    app.state.cache = VectorCache(settings.cache_bytes)
+    app.state.cache = VectorCache(settings.share(settings.cache_bytes))
     app.state.dispatcher = Dispatcher(
-        client, app.state.readiness, app.state.cache, settings.max_concurrency, settings.max_pending_items
+        client,
+        app.state.readiness,
+        app.state.cache,
+        settings.share(settings.max_concurrency),
+        settings.share(settings.max_pending_items),
     )
     await app.state.readiness.probe()  # before the port opens, so that the first request finds a known model
     background = [asyncio.create_task(app.state.readiness.keep_probing())]
@@ -95,46 +122,28 @@ async def embed_images(request: Request) -> Response:
 async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]) -> Response:
     started = time.perf_counter()
     settings: Settings = request.app.state.settings
-    deadline = asyncio.get_running_loop().time() + settings.deadline_seconds
+    deadline = time.monotonic() + settings.deadline_seconds
+    media_type = accepted(", ".join(request.headers.getlist("accept")))
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout(settings.deadline_seconds):
             body = await read_body(request, settings.max_body_bytes)
             if len(body) > OFF_LOOP_BYTES:
-                items, is_list = await asyncio.to_thread(_items, body, model, settings.max_items)
+                items, form = await asyncio.to_thread(_parsed, body, model, settings.max_items, media_type)
             else:
-                items, is_list = _items(body, model, settings.max_items)
+                items, form = _parsed(body, model, settings.max_items, media_type)
             async with cancelled_on_disconnect(request):
                 call = Call(deadline, request.scope["request_id"])
                 embeddings = await request.app.state.dispatcher.embed(items, call)
     except TimeoutError:
         raise DeadlinePassed(f"timeout: the request took longer than {settings.deadline_seconds:g} s.") from None
-    return _answer(embeddings, is_list, started)
+    return answer(items, embeddings, form, started)
 
 
-def _items(
-    body: bytearray, model: type[TextRequest] | type[ImageRequest], max_items: int
-) -> tuple[list[EmbedInput], bool]:
+def _parsed(
+    body: bytearray, model: type[TextRequest] | type[ImageRequest], max_items: int, media_type: str
+) -> tuple[list[EmbedInput], Form]:
     parsed = model.parse(parse_object(body), max_items)
-    return parsed.items(), parsed.is_list()
-
-
-def _answer(embeddings: list[Embedding], is_list: bool, started: float) -> Response:
-    vectors = [embedding.vector for embedding in embeddings]
-    content = orjson.dumps({"embedding": vectors if is_list else vectors[0]}, option=orjson.OPT_SERIALIZE_NUMPY)
-    stages = {
-        stage: max(getattr(embedding, f"{stage}_ms") for embedding in embeddings)
-        for stage in ("queue", "preprocess", "forward")
-    }
-    stages["total"] = (time.perf_counter() - started) * 1e3
-    headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
-    recipe = embeddings[0].recipe  # all items of a request have the same options
-    headers["x-recipe"] = recipe.id
-    if recipe.warnings:
-        headers["x-warning"] = "; ".join(recipe.warnings)
-    headers["x-tokens"] = str(sum(embedding.tokens for embedding in embeddings))
-    headers["x-cache-hits"] = str(sum(not embedding.computed for embedding in embeddings))
-    headers["server-timing"] = ", ".join(f"{stage};dur={took:.3f}" for stage, took in stages.items())
-    return Response(content, headers=headers, media_type="application/json")
+    return parsed.items(), parsed.form(media_type, parsed.is_list())
 
 
 async def render(request: Request) -> Response:
@@ -142,7 +151,7 @@ async def render(request: Request) -> Response:
     settings: Settings = request.app.state.settings
     body = await read_body(request, settings.max_body_bytes)
     item = RenderRequest.parse(parse_object(body), settings.max_items).item()
-    deadline = asyncio.get_running_loop().time() + settings.deadline_seconds
+    deadline = time.monotonic() + settings.deadline_seconds
     try:
         embedding = await request.app.state.dispatcher.render(item, Call(deadline, request.scope["request_id"]))
     except ApiError as error:
@@ -156,23 +165,36 @@ async def health(request: Request) -> Response:
     return _json({"status": "ready"})
 
 
-async def live() -> Response:
+async def live(_: Request) -> Response:
     """200 as long as this process answers, whatever the model does."""
     return _json({"status": "live"})
 
 
 async def info(request: Request) -> Response:
-    """The model as it describes itself (null while it is not known which would answer), this server, and its cache."""
+    """The model as it describes itself (null while it is not known which would answer), this server, and its cache.
+
+    Limits are of all workers together; the cache is that of the worker which answers.
+    """
     settings: Settings = request.app.state.settings
     limits = settings.model_dump(include={"max_items", "max_body_bytes", "max_concurrency", "max_pending_items"})
     seconds = settings.model_dump(include={"deadline_seconds", "wait_seconds", "probe_seconds"})
     return _json(
         {
             "model": request.app.state.readiness.model,
-            "adapter": {"version": __version__, "limits": limits | seconds},
+            "adapter": {"version": __version__, "workers": settings.workers, "limits": limits | seconds},
             "cache": request.app.state.cache.stats(),
         }
     )
+
+
+async def document(request: Request) -> Response:
+    """The contract, for programs."""
+    return _json(request.app.openapi())
+
+
+async def docs(_: Request) -> Response:
+    """The contract, for people."""
+    return openapi.page("/openapi.json")
 
 
 def _json(value: object) -> Response:

@@ -6,9 +6,9 @@ share one computation. Both compare whole keys, with strong hashes in them. Neit
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -72,8 +72,11 @@ class VectorCache:
         }
 
 
-@dataclass(slots=True)
-class _Flight(Generic[V]):
+@dataclass(slots=True, eq=False)
+class Flight(Generic[V]):
+    """A computation that runs now. Wait for `task`, but never cancel it: leave the flight."""
+
+    key: Hashable
     task: asyncio.Task[V]
     waiters: int = 0
 
@@ -81,39 +84,32 @@ class _Flight(Generic[V]):
 class SingleFlight(Generic[V]):
     """Equal keys in flight share one computation; its error is everybody's error.
 
-    It lives as long as anybody waits for it: a waiter that is cancelled leaves the others theirs, the last one to leave
-    cancels it.
+    It lives as long as anybody waits for it: the last one to leave cancels it.
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight[V]] = {}
+        self._flights: dict[Hashable, Flight[V]] = {}
 
-    def has(self, key: Hashable) -> bool:
-        """Whether `run` would join a computation that is running already."""
-        return key in self._flights
-
-    async def run(self, key: Hashable, compute: Callable[[], Awaitable[V]]) -> V:
-        """The result of the computation for `key`, started by `compute` unless one is running."""
+    def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, V]]) -> Flight[V]:
+        """The computation for `key`, started by `compute` unless one is running. Whoever joins must leave."""
         flight = self._flights.get(key) or self._start(key, compute)
         flight.waiters += 1
-        try:
-            return await asyncio.shield(flight.task)
-        finally:
-            flight.waiters -= 1
-            if not flight.waiters and not flight.task.done():
-                flight.task.cancel()
-                self._land(key, flight)
-
-    def _start(self, key: Hashable, compute: Callable[[], Awaitable[V]]) -> _Flight[V]:
-        async def computation() -> V:
-            return await compute()
-
-        flight = self._flights[key] = _Flight(asyncio.create_task(computation()))
-        flight.task.add_done_callback(lambda _: self._land(key, flight))
         return flight
 
-    def _land(self, key: Hashable, flight: _Flight[V]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def leave(self, flight: Flight[V]) -> None:
+        """Wait no longer, whether it is done or not."""
+        flight.waiters -= 1
+        if not flight.waiters and not flight.task.done():
+            flight.task.cancel()
+            self._land(flight)
+
+    def _start(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, V]]) -> Flight[V]:
+        flight = self._flights[key] = Flight(key, asyncio.create_task(compute()))
+        flight.task.add_done_callback(lambda _: self._land(flight))
+        return flight
+
+    def _land(self, flight: Flight[V]) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
         if flight.task.done() and not flight.task.cancelled():
             flight.task.exception()  # seen, even when the last waiter left in the same moment

@@ -4,11 +4,13 @@ Knows neither HTTP nor tensors. One item is one request to Triton, all at once: 
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from client.cache import SingleFlight, VectorCache
+from client.cache import Flight, SingleFlight, VectorCache
 from client.errors import ApiError, Overloaded, Unavailable
 from client.items import Embedding, EmbedInput
 from client.readiness import Readiness
@@ -19,7 +21,7 @@ from client.triton_client import TritonClient
 class Call:
     """What all items of one request share."""
 
-    deadline: float  # of the event loop's clock
+    deadline: float  # of time.monotonic()
     request_id: str
 
 
@@ -74,22 +76,19 @@ class Dispatcher:
             self._pending -= count
 
     async def _embed_all(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
-        if len(items) == 1:
-            return [await self._embed_one(items[0], call)]
+        flights, shared = [], []
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._embed_one(item, call)) for item in items]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    async def _embed_one(self, item: EmbedInput, call: Call) -> Embedding:
-        joined = self._flights.has(item.identity)
-        try:
-            embedding = await self._flights.run(item.identity, lambda: self._compute_and_remember(item, call))
-        except ApiError as error:
-            raise error.at(item.param) from None
-        return Embedding(embedding.vector, embedding.model, embedding.recipe) if joined else embedding
+            for item in items:
+                flights.append(self._flights.join(item.identity, partial(self._compute_and_remember, item, call)))
+                shared.append(flights[-1].waiters > 1)
+            await asyncio.wait({flight.task for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
+            for item, flight in zip(items, flights, strict=True):
+                _raise_failure(flight, item)
+        finally:
+            for flight in flights:
+                self._flights.leave(flight)
+        embeddings = [flight.task.result() for flight in flights]
+        return [_free(embedding) if free else embedding for embedding, free in zip(embeddings, shared, strict=True)]
 
     async def _compute_and_remember(self, item: EmbedInput, call: Call) -> Embedding:
         embedding = await self._compute(item, call)
@@ -106,7 +105,7 @@ class Dispatcher:
     async def _send(self, item: EmbedInput, call: Call) -> Embedding:
         await self._readiness.wait(call.deadline)
         generation = self._readiness.generation
-        timeout = call.deadline - asyncio.get_running_loop().time()
+        timeout = call.deadline - time.monotonic()
         try:
             embedding = await self._client.embed(item, timeout, call.request_id)
         except Unavailable:
@@ -114,6 +113,19 @@ class Dispatcher:
             raise
         self._readiness.answered(embedding, generation)
         return embedding
+
+
+def _raise_failure(flight: Flight[Embedding], item: EmbedInput) -> None:
+    try:
+        if flight.task.done():
+            flight.task.result()
+    except ApiError as error:
+        raise error.at(item.param) from None
+
+
+def _free(embedding: Embedding) -> Embedding:
+    """The same vector for somebody who did not start its computation."""
+    return Embedding(embedding.vector, embedding.model, embedding.recipe)
 
 
 def _of_one_model(embeddings: list[Embedding]) -> list[Embedding]:

@@ -2,6 +2,7 @@
 
     ApiError
     ├── InvalidInput          400  the caller can mend it: the message says how
+    ├── NotAcceptable         406  the Accept header wants none of our media types
     ├── TooLarge              413  the body is over the limit
     ├── UnsupportedMediaType  415  not JSON, or compressed
     ├── Overloaded            429  too many items are waiting; come back
@@ -36,6 +37,10 @@ class ApiError(Exception):
 
 class InvalidInput(ApiError):
     """The caller can mend it."""
+
+
+class NotAcceptable(ApiError):
+    """The Accept header wants none of the media types that there are."""
 
 
 class TooLarge(ApiError):
@@ -76,6 +81,7 @@ _CLOSE = {"connection": "close"}
 
 TOLD: dict[type[ApiError], Told] = {
     InvalidInput: Told(400, "invalid_request_error", "invalid_input"),
+    NotAcceptable: Told(406, "invalid_request_error", "not_acceptable", _CLOSE),
     TooLarge: Told(413, "invalid_request_error", "too_large", _CLOSE),
     UnsupportedMediaType: Told(415, "invalid_request_error", "unsupported_media_type", _CLOSE),
     Overloaded: Told(429, "overloaded_error", "overloaded", {"retry-after": "1"}),

@@ -4,14 +4,28 @@ The bodies are written out in place, without references, and the largest list is
 benchmark reads its batch size there. Knows the schemas; handles no request.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from client.errors import TOLD, ApiError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, request_response
+
+from client import __version__
+from client.answers import NPY, RAW
+from client.errors import TOLD, ApiError, NotAcceptable
 from client.schemas import EmbeddingResponse, ErrorResponse, ImageRequest, RenderRequest, RenderResponse, TextRequest
 
+TITLE = "qwen3-vl-embed"
 DESCRIPTION = """
 Text and image embeddings from one Qwen3-VL model. A string is answered with one vector, a list with a list of vectors
 in its order; texts and images share one vector space.
+
+Without an Accept header the answer is JSON. `application/x-npy` is a NumPy file and `application/octet-stream` the bare
+little-endian numbers, row by row: of shape (D,) for a string and (N, D) for a list.
 
 Equal items are computed once and then answered from a cache. Each answer names what it cost in its headers. Every error
 has the body `{"error": {"message", "type", "param", "code"}}`, and `param` names the item at fault (`input[7]`).
@@ -28,6 +42,7 @@ _EXAMPLES: dict[type, dict[str, dict[str, Any]]] = {
         "one": {"input": "cloudy blue"},
         "list": {"input": ["cloudy blue", "dark pastel green"]},
         "options": {"input": "cloudy blue", "prompt": "colour", "pooling": "mean", "layer": -2},
+        "base64 of float16": {"input": "cloudy blue", "encoding_format": "base64", "dtype": "float16"},
     },
     ImageRequest: {
         "one": {"input": _RED},
@@ -49,7 +64,27 @@ _HEADERS = {
     "x-tokens": "Tokens computed for this request, prompts included.",
     "x-cache-hits": "Items that cost nothing, because they were computed before or for another item in flight.",
     "server-timing": "The same durations in the standard form.",
+    "x-shape": f"Of {RAW} alone: `D`, or `N,D` for a list.",
+    "x-dtype": f"Of {RAW} alone: `float32` or `float16`.",
 }
+
+
+class Endpoint(APIRoute):
+    """A route that FastAPI documents and Starlette runs: the endpoint takes a request and gives a response."""
+
+    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **documented: Any) -> None:
+        super().__init__(path, endpoint, **documented)
+        self.app = request_response(endpoint)
+
+
+def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """/openapi.json of those of the routes that are endpoints."""
+    return get_openapi(title=TITLE, version=__version__, description=DESCRIPTION, routes=routes)
+
+
+def page(url: str) -> Response:
+    """Swagger, reading the document at `url`."""
+    return get_swagger_ui_html(openapi_url=url, title=TITLE)
 
 
 def request_body(model: type[TextRequest | ImageRequest | RenderRequest], max_items: int) -> dict[str, Any]:
@@ -84,11 +119,18 @@ def _error(error: type[ApiError]) -> dict[str, Any]:
 
 def render_responses() -> dict[int | str, dict[str, Any]]:
     """The sequence, or any error of the closed set."""
-    return {200: {"model": RenderResponse, "description": "What the model sees."}, **responses(*TOLD)}
+    errors = responses(*(TOLD.keys() - {NotAcceptable}))
+    return {200: {"model": RenderResponse, "description": "What the model sees."}, **errors}
 
 
 def embed_responses() -> dict[int | str, dict[str, Any]]:
     """The vectors, or any error of the closed set."""
     headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in _HEADERS.items()}
-    vectors = {"model": EmbeddingResponse, "description": "One vector, or a list of vectors.", "headers": headers}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    vectors = {
+        "model": EmbeddingResponse,
+        "description": "One vector, or a list of vectors.",
+        "headers": headers,
+        "content": {NPY: binary, RAW: binary},
+    }
     return {200: vectors, **responses(*TOLD)}

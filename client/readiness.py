@@ -6,6 +6,7 @@ Tritons report a dead model as ready. Knows nothing of HTTP requests; does not s
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from client.errors import ApiError, DeadlinePassed, Unavailable
@@ -33,7 +34,7 @@ class Readiness:
         self._wait_seconds = wait_seconds
         self._up = asyncio.Event()
         self._gone = asyncio.Event()
-        self._answered_at: float | None = None  # of the event loop's clock; None until the very first answer
+        self._answered_at: float | None = None  # of time.monotonic(); None until the very first answer
         self.model: dict[str, Any] | None = None  # None while it is not known which model would answer
         self.generation = 0
 
@@ -44,7 +45,7 @@ class Readiness:
         if not self._up.is_set():
             logger.info("model %s answers", embedding.model["id"])
         self.model = embedding.model
-        self._answered_at = asyncio.get_running_loop().time()
+        self._answered_at = time.monotonic()
         self._gone.clear()
         self._up.set()
 
@@ -71,7 +72,7 @@ class Readiness:
         if self._answered_at is None:
             raise Unavailable("The model has not started yet: GET /health says 200 when it has.")
         try:
-            async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + self._wait_seconds)):
+            async with asyncio.timeout(min(deadline - time.monotonic(), self._wait_seconds)):
                 await self._up.wait()
         except TimeoutError:
             raise DeadlinePassed(
@@ -120,7 +121,7 @@ class Readiness:
             pass
 
     def _silent_seconds(self) -> float:
-        return asyncio.get_running_loop().time() - (self._answered_at or 0.0)
+        return time.monotonic() - (self._answered_at or 0.0)
 
     async def keep_watching(self) -> None:
         """For ever: a connection that breaks is a loss, even with no request on it."""

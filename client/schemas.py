@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
 
+from client.answers import JSON, Form
 from client.errors import InvalidInput
 from client.images import decode_image
 from client.items import EmbedInput
@@ -70,8 +71,8 @@ class _Request(BaseModel):
             raise _first(error, cls) from None
 
     def options(self) -> bytes:
-        """The options that were sent, as canonical JSON; empty when there were none."""
-        names = sorted(self.model_fields_set - {"input", "content", "text", "image"})
+        """The model's options that were sent, as canonical JSON; empty when there were none."""
+        names = sorted(self.model_fields_set - _NO_OPTIONS)
         sent = {name: value for name in names if (value := getattr(self, name)) is not None}
         return orjson.dumps(sent) if sent else b""
 
@@ -83,7 +84,31 @@ class _Pixels(BaseModel):
     max_pixels: int | None = Field(None, ge=1, description="Scale larger images down to this many pixels.")
 
 
-class TextRequest(_Request):
+class _Answered(BaseModel):
+    """How the vectors are written, which is no option of the model."""
+
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="In JSON: lists of numbers (default), or base64 of a vector's little-endian numbers."
+    )
+    dtype: Literal["float32", "float16"] | None = Field(
+        None, description="The numbers' precision in every form of the answer; float32 is the default, and exact."
+    )
+
+    def form(self, media_type: str, is_list: bool) -> Form:
+        """The whole form of the answer: the media type is the Accept header's, and a list is answered with a list.
+
+        Raises:
+            InvalidInput: base64 was asked for in an answer that is not JSON.
+        """
+        if self.encoding_format == "base64" and media_type != JSON:
+            raise InvalidInput(f'"encoding_format" is for JSON: leave it out, or accept {JSON}.', "encoding_format")
+        return Form(is_list, media_type, self.encoding_format or "float", self.dtype or "float32")
+
+
+_NO_OPTIONS = {"input", "content", "text", "image", *_Answered.model_fields}
+
+
+class TextRequest(_Request, _Answered):
     """The body of POST /txt/embed."""
 
     input: Strings = Field(description="One text, or a list of texts.")
@@ -101,7 +126,7 @@ class TextRequest(_Request):
         return [EmbedInput(_encode(text, name), b"", options, name) for name, text in _named("input", self.input)]
 
 
-class ImageRequest(_Request, _Pixels):
+class ImageRequest(_Request, _Pixels, _Answered):
     """The body of POST /img/embed: exactly one of `input` and `content`."""
 
     input: MaybeStrings = Field(
@@ -197,9 +222,12 @@ class RenderResponse(BaseModel):
 
 
 class EmbeddingResponse(BaseModel):
-    """One vector for a string, a list of vectors for a list. Documentation only: orjson writes the answers."""
+    """One vector for a string, a list of vectors for a list; strings are base64, when that was asked for.
 
-    embedding: list[float] | list[list[float]]
+    Documentation only: orjson writes the answers.
+    """
+
+    embedding: list[float] | list[list[float]] | str | list[str]
 
 
 class ErrorDetail(BaseModel):

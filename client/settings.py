@@ -24,6 +24,7 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(default=8001, ge=1, le=65535, description="Port to listen on.")
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that answer, on the one port.")
     triton_url: str = Field(default="127.0.0.1:8011", min_length=1, description="host:port of Triton's gRPC endpoint.")
     model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
     max_items: int = Field(default=256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
@@ -40,9 +41,18 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_full_request_fits(self) -> Self:
-        if self.max_pending_items < self.max_items:
-            raise ValueError(f"{PREFIX}MAX_PENDING_ITEMS must be at least {PREFIX}MAX_ITEMS, or no full request fits")
+        if self.max_pending_items < self.max_items * self.workers:
+            raise ValueError(
+                f"{PREFIX}MAX_PENDING_ITEMS must be at least {PREFIX}MAX_ITEMS for each of the {PREFIX}WORKERS "
+                f"({self.max_items * self.workers}), or no full request fits"
+            )
+        if self.max_concurrency < self.workers:
+            raise ValueError(f"{PREFIX}MAX_CONCURRENCY must be at least {PREFIX}WORKERS ({self.workers}): one for each")
         return self
+
+    def share(self, total: int) -> int:
+        """What one worker may have of a total: the sum never exceeds it."""
+        return total // self.workers
 
     @classmethod
     def from_environment(cls) -> Self:

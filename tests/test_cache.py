@@ -93,8 +93,17 @@ class Work:
             raise
 
 
+async def run(flights: SingleFlight[str], key: str, work: Work) -> str:
+    flight = flights.join(key, work)
+    try:
+        await asyncio.wait({flight.task})
+        return flight.task.result()
+    finally:
+        flights.leave(flight)
+
+
 async def waiters(flights: SingleFlight[str], work: Work, count: int) -> list[asyncio.Task[str]]:
-    tasks = [asyncio.create_task(flights.run("key", work)) for _ in range(count)]
+    tasks = [asyncio.create_task(run(flights, "key", work)) for _ in range(count)]
     await asyncio.sleep(0.01)
     return tasks
 
@@ -102,16 +111,15 @@ async def waiters(flights: SingleFlight[str], work: Work, count: int) -> list[as
 async def test_equal_keys_share_one_computation():
     flights, work = SingleFlight(), Work()
     tasks = await waiters(flights, work, 5)
-    assert flights.has("key")
     work.result.set_result("vector")
     assert await asyncio.gather(*tasks) == ["vector"] * 5
     assert work.started == 1
-    assert not flights.has("key")
+    assert flights._flights == {}
 
 
 async def test_different_keys_do_not():
     flights, one, two = SingleFlight(), Work(), Work()
-    tasks = [asyncio.create_task(flights.run(key, work)) for key, work in (("a", one), ("b", two))]
+    tasks = [asyncio.create_task(run(flights, key, work)) for key, work in (("a", one), ("b", two))]
     one.result.set_result("a")
     two.result.set_result("b")
     assert await asyncio.gather(*tasks) == ["a", "b"]
@@ -124,7 +132,7 @@ async def test_an_error_is_everybodys_and_is_not_kept():
     assert {type(error) for error in await asyncio.gather(*tasks, return_exceptions=True)} == {Overloaded}
     again = Work()
     again.result.set_result("vector")
-    assert await flights.run("key", again) == "vector"
+    assert await run(flights, "key", again) == "vector"
 
 
 async def test_a_waiter_that_leaves_takes_nothing_from_the_others():
@@ -146,7 +154,7 @@ async def test_the_last_waiter_that_leaves_cancels_the_computation():
         task.cancel()
     await asyncio.sleep(0.01)
     assert work.cancelled == 1
-    assert not flights.has("key")
+    assert flights._flights == {}
 
 
 async def test_who_comes_after_the_last_left_starts_anew():
@@ -155,5 +163,5 @@ async def test_who_comes_after_the_last_left_starts_anew():
     task.cancel()
     await asyncio.wait([task])  # it has left; the computation is told, but may not be over yet
     again.result.set_result("vector")
-    assert await flights.run("key", again) == "vector"
+    assert await run(flights, "key", again) == "vector"
     assert again.started == 1

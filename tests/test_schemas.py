@@ -9,11 +9,12 @@ import pytest
 
 from cli.contract import read_contract
 from client import __version__, errors
+from client.answers import MEDIA_TYPES
 from client.app import create_app
 from client.body import parse_object
 from client.errors import TOLD, ApiError, InvalidInput
 from client.images import decode_image
-from client.schemas import ImageRequest, TextRequest
+from client.schemas import ImageRequest, RenderRequest, TextRequest
 from client.settings import Settings, SettingsError
 
 JPEG = b"\xff\xd8\xff\xe0 not a whole JPEG, but it begins like one"
@@ -98,10 +99,21 @@ def test_the_largest_list_is_accepted_and_named_when_it_is_passed():
     + [("normalize", value) for value in (1, 0, "true")]
     + [("pooling", value) for value in ("cls", "LAST", 1, "")]
     + [("instruction", value) for value in (1, ["x"])]
-    + [(name, 4096) for name in ("min_pixels", "max_pixels", "model", "encoding_format", "Input")],
+    + [("encoding_format", value) for value in ("BASE64", "hex", "", 64, ["base64"], True)]
+    + [("dtype", value) for value in ("float64", "bfloat16", "<f2", "", 16, ["float16"])]
+    + [(name, 4096) for name in ("min_pixels", "max_pixels", "model", "encoding", "Input")],
 )
 def test_options_are_strict_and_unknown_fields_refused(name, value):
     assert refusal(lambda: texts(input="red", **{name: value})).param == name
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64", None])
+@pytest.mark.parametrize("dtype", ["float32", "float16", None])
+def test_the_form_of_the_answer_never_reaches_the_model(encoding_format, dtype):
+    form = {"encoding_format": encoding_format, "dtype": dtype}
+    for model, body in ((TextRequest, {"input": "red", "pooling": "mean"}), (ImageRequest, {"content": [JPEG64]})):
+        assert model.parse(body | form, 4).items() == model.parse(body, 4).items()
+    assert refusal(RenderRequest.parse, {"text": "red"} | form, 4).param in form  # no vector, no form
 
 
 @pytest.mark.parametrize(("name", "value"), [("min_pixels", True), ("max_pixels", "64"), ("max_pixels", 0)])
@@ -169,7 +181,7 @@ def test_an_image_that_is_not_base64_is_refused_and_nothing_is_opened(value, wor
 
 def test_errors_are_a_closed_set():
     assert set(TOLD) == set(ApiError.__subclasses__())
-    assert [told.status for told in TOLD.values()] == [400, 413, 415, 429, 500, 503, 504]
+    assert [told.status for told in TOLD.values()] == [400, 406, 413, 415, 429, 500, 503, 504]
     for kind, told in TOLD.items():
         assert f"── {kind.__name__} " in errors.__doc__
         body = json.loads(errors.error_response(kind("Sentence.", "input[7]")).body)
@@ -197,10 +209,21 @@ def test_openapi_documents_every_answer(document):
     assert all(reference.startswith("#/components/schemas/") for reference in references)
     for path in ("/txt/embed", "/img/embed"):
         answers = document["paths"][path]["post"]["responses"]
-        assert set(answers) == {"200", "400", "413", "415", "429", "500", "503", "504"}
+        assert set(answers) == {"200", "400", "406", "413", "415", "429", "500", "503", "504"}
         for status in set(answers) - {"200"}:
             schema = answers[status]["content"]["application/json"]["schema"]
             assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
+
+
+def test_openapi_documents_the_forms_of_an_answer(document):
+    for path in ("/txt/embed", "/img/embed"):
+        operation = document["paths"][path]["post"]
+        assert set(operation["responses"]["200"]["content"]) == set(MEDIA_TYPES)
+        assert {"x-shape", "x-dtype"} <= set(operation["responses"]["200"]["headers"])
+        fields = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        for name, values in (("encoding_format", ["float", "base64"]), ("dtype", ["float32", "float16"])):
+            assert values in [choice.get("enum") for choice in fields[name]["anyOf"]]
+    assert "406" not in document["paths"]["/debug/render"]["post"]["responses"]
 
 
 def test_openapi_examples_are_accepted(document):

@@ -1,0 +1,117 @@
+"""How an answer is written: JSON with lists of numbers or base64, a NumPy file, or the bare numbers.
+
+Knows vectors and media types. The form is no option of the model: no cache key holds it and Triton never hears of it.
+"""
+
+import binascii
+import io
+import re
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from starlette.responses import Response
+
+from client.errors import InvalidInput, NotAcceptable
+from client.items import Embedding, EmbedInput
+
+JSON, NPY, RAW = MEDIA_TYPES = ("application/json", "application/x-npy", "application/octet-stream")
+_LITTLE_ENDIAN = {"float32": "<f4", "float16": "<f2"}
+_WEIGHT = re.compile(r";\s*q\s*=\s*(0(?:\.\d*)?|1(?:\.0*)?)\s*(?:;|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What one caller asked for."""
+
+    is_list: bool
+    media_type: str = JSON
+    encoding_format: str = "float"
+    dtype: str = "float32"
+
+
+def accepted(accept: str) -> str:
+    """The media type that an Accept header likes best; JSON where it does not care, or is not there.
+
+    Raises:
+        NotAcceptable: it wants none of ours. JSON all the same would only fail later, in the caller's parser.
+    """
+    if accept in ("", "*/*", JSON):
+        return JSON
+    ranges = {part.partition(";")[0].strip(): _weight(part) for part in accept.lower().split(",")}
+    best = max(MEDIA_TYPES, key=lambda kind: _liking(kind, ranges))
+    if _liking(best, ranges)[0] == 0:
+        raise NotAcceptable(f"No answer can be given as Accept asks: accept {', '.join(MEDIA_TYPES)} or */*.")
+    return best
+
+
+def _weight(media_range: str) -> float:
+    weight = _WEIGHT.search(media_range)
+    return float(weight[1]) if weight else 1.0
+
+
+def _liking(media_type: str, ranges: dict[str, float]) -> tuple[float, int]:
+    """The weight of the narrowest range that it falls in; of equal weights the narrower range counts for more."""
+    for breadth, name in enumerate((media_type, "application/*", "*/*")):
+        if name in ranges:
+            return ranges[name], -breadth
+    return 0.0, 0
+
+
+def answer(items: list[EmbedInput], embeddings: list[Embedding], form: Form, started: float) -> Response:
+    """The vectors in the form that was asked for, and in the headers what they cost.
+
+    Raises:
+        InvalidInput: the form cannot hold a number of them; `param` names the item.
+    """
+    content, about = _written([embedding.vector for embedding in embeddings], form, items)
+    return Response(content, headers=_headers(embeddings, started) | about, media_type=form.media_type)
+
+
+def _written(vectors: list[np.ndarray], form: Form, items: list[EmbedInput]) -> tuple[bytes, dict[str, str]]:
+    if form.dtype == "float16":
+        vectors = [_halved(vector, item.param) for vector, item in zip(vectors, items, strict=True)]
+    if form.media_type == JSON:
+        values = list(map(_base64, vectors)) if form.encoding_format == "base64" else vectors
+        body = {"embedding": values if form.is_list else values[0]}
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), {}
+    array = np.asarray(vectors if form.is_list else vectors[0], _LITTLE_ENDIAN[form.dtype])  # (N, D) | (D,)
+    if form.media_type == RAW:
+        return array.tobytes(), {"x-shape": ",".join(map(str, array.shape)), "x-dtype": form.dtype}
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue(), {}
+
+
+def _halved(vector: np.ndarray, param: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # it is looked for, and would be a warning in the log
+        halved = vector.astype(_LITTLE_ENDIAN["float16"])
+    if not np.isfinite(halved).all():
+        raise InvalidInput(
+            'A number of this vector is too large for float16, which ends at 65504: leave "dtype" out for float32.',
+            param,
+        )
+    return halved
+
+
+def _base64(vector: np.ndarray) -> str:
+    """Of little-endian numbers: vectors come so from Triton and from `_halved`."""
+    return binascii.b2a_base64(vector.tobytes(), newline=False).decode()
+
+
+def _headers(embeddings: list[Embedding], started: float) -> dict[str, str]:
+    stages = {
+        stage: max(getattr(embedding, f"{stage}_ms") for embedding in embeddings)
+        for stage in ("queue", "preprocess", "forward")
+    }
+    stages["total"] = (time.perf_counter() - started) * 1e3
+    headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
+    recipe = embeddings[0].recipe  # all items of a request have the same options
+    headers["x-recipe"] = recipe.id
+    if recipe.warnings:
+        headers["x-warning"] = "; ".join(recipe.warnings)
+    headers["x-tokens"] = str(sum(embedding.tokens for embedding in embeddings))
+    headers["x-cache-hits"] = str(sum(not embedding.computed for embedding in embeddings))
+    headers["server-timing"] = ", ".join(f"{stage};dur={took:.3f}" for stage, took in stages.items())
+    return headers

@@ -1,0 +1,200 @@
+"""Several processes on one port, as real processes: all answer, the killed one comes back, all are gone at the end."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from client.settings import Settings
+from client.workers import YOUNG_SECONDS, PortTaken, Workers
+from serving.settings import ROOT
+from tests.conftest import free_ports
+from tests.in_process import DEAD
+
+COUNT = 3
+
+
+class Running:
+    """`python -m client` with several workers."""
+
+    def __init__(self, triton_url: str = DEAD, **variables: str) -> None:
+        self.port = int(variables.setdefault("ADAPTER_PORT", str(free_ports(1)[0])))
+        settings = {"ADAPTER_WORKERS": str(COUNT), "ADAPTER_TRITON_URL": triton_url, "PYTHONPATH": str(ROOT)}
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "client"],
+            cwd=ROOT,
+            env=os.environ | settings | variables,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.seen: set[int] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.popen.pid).children()
+
+    def get(self, path: str) -> httpx.Response:
+        """On a connection of its own, so that any worker may be the one."""
+        return httpx.get(self.url + path, timeout=10)
+
+    def end(self) -> str:
+        """Whatever is left of it is killed; what it said."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        return self.popen.communicate(timeout=10)[1]
+
+
+@pytest.fixture
+def start():
+    started: list[Running] = []
+
+    def start(*arguments, **variables) -> Running:
+        started.append(Running(*arguments, **variables))
+        eventually(lambda: started[-1].get("/health/live").status_code == 200)
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
+
+
+def eventually(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if condition():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=10)[1]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_them_all_and_frees_the_port(start, sign):
+    running = start()
+    workers = running.workers()
+    assert len(workers) == COUNT
+    running.popen.send_signal(sign)
+    assert running.popen.wait(10) == 0
+    assert gone(workers)
+    with socket.create_server(("127.0.0.1", running.port)):
+        pass
+    assert "Traceback" not in running.end()
+
+
+def test_ctrl_c_reaches_them_all_at_once_and_stops_them_all(start):
+    running = start()
+    os.killpg(running.popen.pid, signal.SIGINT)
+    assert running.popen.wait(10) == 0
+    assert "Traceback" not in running.end()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_ended_from_outside_is_replaced_and_no_caller_is_refused(start, sign):
+    running = start()
+    time.sleep(YOUNG_SECONDS)
+    before = running.workers()
+    before[0].send_signal(sign)
+    for _ in range(30):
+        assert running.get("/health/live").status_code == 200
+    eventually(lambda: before[0] not in running.workers())
+    assert len(running.workers()) == COUNT
+    assert len({*running.workers()} - {*before}) == 1
+
+
+def test_workers_that_keep_dying_end_the_whole(start):
+    """Its watcher starts it again, with pauses that grow; we do not, without any."""
+    running = start()
+    while running.popen.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for worker in running.workers():
+                worker.kill()
+        time.sleep(0.01)
+    assert running.popen.returncode == 1
+    assert "stopping" in running.end()
+
+
+def test_no_worker_outlives_its_parent(start):
+    running = start()
+    workers = running.workers()
+    running.popen.kill()
+    assert gone(workers)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"ADAPTER_WORKERS": "0"}, "ADAPTER_WORKERS: "),
+        ({"ADAPTER_WORKERS": "8"}, "ADAPTER_MAX_PENDING_ITEMS must be at least .*2048"),
+        ({"ADAPTER_WORKERS": "4", "ADAPTER_MAX_CONCURRENCY": "3"}, "ADAPTER_MAX_CONCURRENCY must be at least .*4"),
+    ],
+)
+def test_wrong_settings_end_it_before_there_is_a_worker(variables, words):
+    refused = Running(**variables)
+    assert refused.popen.wait(20) == 1
+    said = refused.end()
+    assert re.fullmatch(f"{words}.*\n", said), said  # one line, and no traceback
+
+
+def test_a_taken_port_is_a_sentence_also_when_the_other_would_share_it(start):
+    for taken in (socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0), reuse_port=True)):
+        with taken, pytest.raises(PortTaken, match=f"port {taken.getsockname()[1]} cannot be listened on"):
+            Workers("127.0.0.1", taken.getsockname()[1], 2, lambda _: None)
+    running = start()
+    second = Running(ADAPTER_PORT=str(running.port))
+    assert second.popen.wait(20) == 1
+    assert "ADAPTER_PORT" in second.end()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_the_shares_of_the_workers_never_exceed_the_total(workers):
+    settings = Settings(workers=workers)
+    for total in (settings.max_concurrency, settings.max_pending_items, settings.cache_bytes, 1023):
+        assert 0 <= total - workers * settings.share(total) < workers
+
+
+def test_each_worker_embeds_within_its_share(start, stack):
+    running = start(stack.triton_grpc, ADAPTER_CACHE_BYTES="3000000")
+    answers, caches = [], set()
+    for _ in range(40):
+        answers.append(httpx.post(f"{running.url}/txt/embed", json={"input": "shared"}, timeout=60))
+        about = running.get("/info").json()
+        caches.add(about["cache"]["max_bytes"])
+        assert about["adapter"]["workers"] == COUNT
+        assert about["adapter"]["limits"]["max_pending_items"] == Settings().max_pending_items
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    computed = sum(answer.headers["x-cache-hits"] == "0" for answer in answers)
+    assert (
+        1 < computed <= COUNT
+    )  # once in each worker that was asked; that one was asked forty times is all but impossible
+    assert caches == {1_000_000}
+
+
+def test_requests_in_flight_are_answered_when_it_is_told_to_stop(start, stack):
+    running = start(stack.triton_grpc)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as caller:
+        body = b'{"input": "the last one"}'
+        head = b"POST /txt/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        caller.sendall(head % len(body) + body[:-1])
+        time.sleep(0.3)
+        running.popen.terminate()
+        time.sleep(0.3)
+        caller.sendall(body[-1:])
+        assert caller.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert running.popen.wait(10) == 0
