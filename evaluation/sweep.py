@@ -114,7 +114,7 @@ def vectors(embedder: Embedder, inputs: list[EmbedInput], advance: Callable[[int
     layers: list[Layer] = [*range(embedder.model.layers + 1), "attn"]
     prepared = [embedder.prepare(item).sequence for item in inputs]
     found: dict[Way, np.ndarray] = {}
-    for batch in plan(prepared, embedder.config.max_batch_tokens):
+    for batch in plan(prepared, embedder.batch_tokens):
         with torch.inference_mode():
             packed = pack([prepared[i] for i in batch], embedder.model.device)
             for way, rows in pool_all(embedder.model, packed, layers).items():

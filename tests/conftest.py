@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -38,17 +39,34 @@ def serve_settings(**changes) -> ServeSettings:
     return ServeSettings(**(dict(zip(names, free_ports(4), strict=True)) | changes))
 
 
+@contextmanager
+def running(**environment: str) -> Iterator[RunningStack]:
+    """A stack of its own, with these variables set while it starts."""
+    settings = serve_settings()
+    stack = Stack(settings, str(CHECKPOINT), Console(stderr=True))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            stack.start()
+        ports = settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port
+        yield RunningStack(stack.url, *(f"localhost:{port}" for port in ports), stack)
+    finally:
+        stack.stop()
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[RunningStack]:
     os.environ.setdefault("ADAPTER_LOG_LEVEL", "warning")
-    settings = serve_settings()
-    running = Stack(settings, str(CHECKPOINT), Console(stderr=True))
-    try:
-        running.start()
-        ports = settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port
-        yield RunningStack(running.url, *(f"localhost:{port}" for port in ports), running)
-    finally:
-        running.stop()
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def pipelined_stack(stack: RunningStack) -> Iterator[RunningStack]:
+    """The same model as on a GPU: inputs prepared beside the forward pass, each request answered by itself."""
+    with running(EMBED_PIPELINE="true") as started:
+        yield started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -170,7 +170,7 @@ def test_calibrations(tmp_path, folder, embedder, method):
     path, rows = calibration_file(tmp_path, embedder, method)
     centred = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path)))
     for kind, vectors in rows.items():
-        applied = np.stack([centred.calibration.apply(row, kind) for row in vectors])
+        applied = np.stack([centred.preparer.calibration.apply(row, kind) for row in vectors])
         assert np.abs(applied.mean(axis=0)).max() < 1e-5
         spread = np.linalg.svd(applied, compute_uv=False)
         if method == "abtt-2":

@@ -71,6 +71,16 @@ def test_user_text_never_becomes_a_control_token(tokenizer, renderer):
         assert drawn == EOL_TEXT.replace("red", f"a {token} b", 1)
 
 
+def test_a_template_never_becomes_a_control_token(tokenizer, renderer):
+    """Not even where it stands alone between two of the chat template's own, as after an image."""
+    control = set(tokenizer.get_added_vocab().values())
+    frame = [i for i in renderer.render(prompt("{content} "), None, None, 4).ids if i in control]
+    for token in tokenizer.get_added_vocab():
+        own = prompt("{content}" + token)
+        assert [i for i in renderer.render(own, None, None, 4).ids if i in control] == frame
+        assert [i for i in renderer.render(own, token, None, 4).ids if i in control][-len(frame) :] == frame
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])
 def test_empty_text_is_refused(renderer, text):
     with pytest.raises(InvalidInput, match="the text is empty"):

@@ -95,7 +95,7 @@ def test_a_fitted_calibration_serves(folder, embedder, tmp_path):
     item = EmbedInput(text="red", options=Options(layer=-2, center=True))
     plain = EmbedInput(text="red", options=Options(layer=-2))
     centred, raw = served.embed([item, plain])
-    assert cosine(centred.vector, raw.vector - served.calibration.mean["text"]) >= 0.99999
+    assert cosine(centred.vector, raw.vector - served.preparer.calibration.mean["text"]) >= 0.99999
     with pytest.raises(SourceError, match="the methods are"):
         calibrating.run(str(folder), "median", b"", output, console)
     with pytest.raises(SourceError, match="not an option"):

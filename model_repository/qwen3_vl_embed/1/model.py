@@ -5,13 +5,16 @@ A request may hold several rows; it gets all its vectors, or one error that name
 never notice.
 """
 
+import gc
 import json
 import traceback
+from functools import partial
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from embedder import Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput, InvalidInput, Options
+from embedder import Abandoned, Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput, InvalidInput, Options
+from embedder.pipeline import Pipeline, Request
 
 INPUTS = ("text", "image", "options")
 
@@ -28,19 +31,35 @@ class TritonPythonModel:
             self.embedder = Embedder.load(config)
         except (EmbedError, ValueError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
+        capacity = 2 * json.loads(args["model_config"])["max_batch_size"]  # a batch computed, and the next prepared
+        self.pipeline = Pipeline(self.embedder, capacity) if self.embedder.pipelined else None
+        self._model = json.dumps(self.embedder.info)
+        gc.freeze()  # the model's hundred thousand objects stay: no collection has to go through them again
         pb_utils.Logger.log_info(
             "embedding with {checkpoint}: {dimension} dimensions, {dtype} on {device}, attention: {attention}, "
             "prompt: {prompt}, pooling: {recipe[pooling]}".format(**self.embedder.info)
         )
 
-    def execute(self, requests: list) -> list:
-        """One response for each request, in order."""
-        rows = [read_rows(request) for request in requests]
-        answers = iter(self.embedder.embed([row for request in rows for row in request if isinstance(row, EmbedInput)]))
-        return [
-            self._respond([next(answers) if isinstance(row, EmbedInput) else row for row in request])
-            for request in rows
-        ]
+    def execute(self, requests: list) -> list | None:
+        """One response for each request: in order at the end, or each through its sender as soon as it is ready."""
+        if self.pipeline is None:
+            return self._respond_together([read_rows(request) for request in requests])
+        for request in requests:
+            sender = request.get_response_sender()
+            self.pipeline.submit(Request(read_rows(request), partial(self._send, sender), sender.is_cancelled))
+        return None
+
+    def finalize(self) -> None:
+        """Answer what is under way."""
+        if self.pipeline is not None:
+            self.pipeline.close()
+
+    def _respond_together(self, requests: list[list[EmbedInput | EmbedError]]) -> list:
+        answers = iter(self.embedder.embed([row for request in requests for row in request if _is_input(row)]))
+        return [self._respond([next(answers) if _is_input(row) else row for row in request]) for request in requests]
+
+    def _send(self, sender: "pb_utils.InferenceResponseSender", answers: list[Embedding | EmbedError]) -> None:
+        sender.send(self._respond(answers), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _respond(self, answers: list[Embedding | EmbedError]) -> "pb_utils.InferenceResponse":
         for index, answer in enumerate(answers):
@@ -58,7 +77,8 @@ class TritonPythonModel:
     def _info(self, answer: Embedding) -> bytes:
         about = {name: getattr(answer, name) for name in ("preprocess_ms", "forward_ms", "batch_items", "warnings")}
         rendered = {"render": answer.render} if answer.render else {}
-        return json.dumps({"model": self.embedder.info, "recipe": answer.recipe.id, **about, **rendered}).encode()
+        own = json.dumps({"recipe": answer.recipe.id, **about, **rendered})
+        return f'{{"model": {self._model}, {own[1:]}'.encode()  # the model's part is the longer one and never changes
 
 
 def read_rows(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:
@@ -83,8 +103,14 @@ def read_row(text: bytes, image: bytes, options: bytes) -> EmbedInput | EmbedErr
         return error
 
 
+def _is_input(row: EmbedInput | EmbedError) -> bool:
+    return isinstance(row, EmbedInput)
+
+
 def failure(error: EmbedError, where: str) -> "pb_utils.InferenceResponse":
     """That request's own error; a fault of ours is logged with its cause, without anybody's text or image."""
+    if isinstance(error, Abandoned):
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
     code = pb_utils.TritonError.INVALID_ARG
     if not isinstance(error, InvalidInput):
         code = pb_utils.TritonError.INTERNAL

@@ -1,15 +1,30 @@
 """Text and image embeddings from a Qwen3-VL checkpoint. Knows Qwen3-VL, images, prompts, torch; not Triton, not HTTP.
 
-embedder = Embedder.load(EmbedderConfig(checkpoint="checkpoints/qwen3-vl-color-tiny"))
-red, swatch = embedder.embed([EmbedInput(text="red"), EmbedInput(image=png_bytes)])
+    embedder = Embedder.load(EmbedderConfig(checkpoint="checkpoints/qwen3-vl-color-tiny"))
+    red, swatch = embedder.embed([EmbedInput(text="red"), EmbedInput(image=png_bytes)])
 """
+
+import os
+
+# GNU OpenMP reads it when torch is loaded, hence before the imports: how long a core that is done waits for the others
+# before it sleeps. For ever, nearly, is the default, and where other processes want the same cores a forward pass then
+# takes ten times as long and more; not at all makes a short one twice as long (docs/log.md, 2026-11-24).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 from embedder.config import EmbedderConfig
 from embedder.embedder import Embedder, Embedding
-from embedder.errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
+from embedder.errors import (
+    Abandoned,
+    EmbedError,
+    InferenceFailed,
+    InvalidInput,
+    UnsupportedCheckpoint,
+)
 from embedder.inputs import EmbedInput, Options
 
 __all__ = [
+    "Abandoned",
     "EmbedError",
     "EmbedInput",
     "Embedder",

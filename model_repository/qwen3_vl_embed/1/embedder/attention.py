@@ -11,10 +11,13 @@ from functools import cached_property, partial
 from inspect import signature
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+
+from embedder.device import to_device
 
 try:
     from flash_attn import flash_attn_varlen_func
@@ -36,8 +39,7 @@ class Bounds:
 
     @classmethod
     def of(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Bounds":
-        offsets = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return cls(tuple(lengths), offsets.to(device, non_blocking=True))
+        return cls(tuple(lengths), to_device(np.cumsum([0, *lengths], dtype=np.int32), device))
 
     @cached_property
     def longest(self) -> int:
@@ -103,7 +105,7 @@ def _grouped(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: Bounds, scaling: float, causal: bool
 ) -> torch.Tensor:
     """One SDPA call for each run of equally long neighbours."""
-    gqa = query.shape[1] != key.shape[1]
+    gqa = bool(query.shape[1] != key.shape[1])
     outputs = []
     for start, stop, length in bounds.runs:
         q, k, v = (

@@ -40,7 +40,13 @@ class EmbedderConfig(BaseSettings):
     max_text_tokens: int = Field(8192, ge=1, description="longer texts are refused, never truncated")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="larger image files are refused")
     max_image_pixels: int = Field(40_000_000, ge=1, description="larger images are refused before they are decoded")
-    max_batch_tokens: int = Field(16384, ge=1, description="tokens (text and image) of one forward pass")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="tokens (text and image) of one forward pass; unset: as many as fit, at most 16384"
+    )
+
+    pipeline: bool | None = Field(
+        None, description="prepare inputs while others are computed, on threads of their own; unset: on a GPU"
+    )
 
     @model_validator(mode="after")
     def _pixel_bounds_in_order(self) -> Self:

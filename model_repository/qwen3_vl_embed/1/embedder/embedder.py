@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from time import perf_counter
 from typing import Self
 
@@ -16,19 +15,19 @@ import transformers
 from PIL import Image
 
 from embedder import images, pooling
-from embedder.calibration import Calibration
+from embedder.budget import free_bytes, token_budget
 from embedder.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from embedder.config import EmbedderConfig
-from embedder.errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
+from embedder.errors import EmbedError, InferenceFailed, UnsupportedCheckpoint
 from embedder.inputs import EmbedInput, Options
 from embedder.model import PackedModel
-from embedder.packing import Sequence, pack, plan
+from embedder.packing import pack, plan
+from embedder.preparer import Prepared, Preparer
 from embedder.prompts import PROMPTS
-from embedder.recipes import Recipe, Sizes
+from embedder.recipes import Recipe
 from embedder.renderer import Renderer
 
-EOS = "<|endoftext|>"  # the token that Qwen3-VL-Embedding's report appends and pools
-MAX_PIXELS = 1024 * 1024  # default bound: quality saturates near 1,000 image tokens (Qwen3-VL-Embedding report)
+THREADS = 8  # at most: each holds a decoded image, and a few feed a GPU
 
 
 @dataclass(frozen=True)
@@ -37,34 +36,27 @@ class Embedding:
 
     vector: np.ndarray
     tokens: int  # of the whole sequence, prompt included
-    preprocess_ms: float  # of the whole call that it was part of
-    forward_ms: float  # likewise
-    batch_items: int  # inputs in that call
+    preprocess_ms: float  # of this input
+    forward_ms: float  # of the forward pass that it was part of
+    batch_items: int  # inputs in that pass
     recipe: Recipe
     warnings: tuple[str, ...] = ()
     render: dict | None = None  # with the option `render`
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """One input, ready for the model."""
-
-    sequence: Sequence
-    recipe: Recipe
-    render: bool = False
-
-
 class Embedder:
-    """Embeds texts and images with one checkpoint. Not for several threads at once: callers queue (Triton does)."""
+    """Embeds texts and images with one checkpoint.
+
+    `prepare` may be called from any number of threads, `forward` (and `embed`, which is both) from one at a time.
+    """
 
     def __init__(self, config: EmbedderConfig, checkpoint: Checkpoint, model: PackedModel, renderer: Renderer) -> None:
         self.config, self.checkpoint, self.model, self.renderer = config, checkpoint, model, renderer
-        self._patch = model.model.config.vision_config.patch_size
-        self._context = model.model.config.text_config.max_position_embeddings
-        self._sizes = Sizes(model.layers, model.dimension, *pixel_bounds(config, checkpoint))
-        self.calibration = Calibration.load(config.calibration) if config.calibration else None
-        self._recipe = lru_cache(maxsize=1024)(self._resolve)
-        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="preprocess")
+        self.preparer = Preparer(config, checkpoint, renderer, model.layers, model.dimension)
+        self.threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="prepare")
+        self.batch_tokens = config.max_batch_tokens or token_budget(
+            model.model.config, model.model.dtype.itemsize, free_bytes(model.device)
+        )
         self.info = self._describe()
 
     @classmethod
@@ -87,74 +79,44 @@ class Embedder:
 
     def embed(self, inputs: SequenceOf[EmbedInput]) -> list[Embedding | EmbedError]:
         """One vector or one error for each input, in order; an input never changes another's answer beyond rounding."""
-        started = perf_counter()
         prepared = self._prepare_all(inputs)
         ready = {i: item for i, item in enumerate(prepared) if isinstance(item, Prepared)}
-        prepared_at = perf_counter()
-        rows = self._forward(list(ready.values()))
-        timing = ((prepared_at - started) * 1e3, (perf_counter() - prepared_at) * 1e3, len(inputs))
-        finished = {i: self._finish(row, ready[i], timing) for i, row in zip(ready, rows, strict=True)}
+        finished = dict(zip(ready, self.forward(list(ready.values())), strict=True))
         return [item if isinstance(item, EmbedError) else finished[i] for i, item in enumerate(prepared)]
 
-    def _prepare_all(self, inputs: SequenceOf[EmbedInput]) -> list[Prepared | EmbedError]:
-        if sum(item.image is not None for item in inputs) > 1:  # Pillow decodes and resizes without the GIL
-            return list(self._threads.map(self._prepare, inputs))
-        return [self._prepare(item) for item in inputs]
-
-    def _prepare(self, item: EmbedInput) -> Prepared | EmbedError:
-        try:
-            return self.prepare(item)
-        except EmbedError as error:
-            return error
-        except Exception as error:  # one bad input fails alone, whatever it did
-            failure = InferenceFailed("this input could not be prepared; the fault is the server's")
-            failure.__cause__ = error
-            return failure
+    @property
+    def pipelined(self) -> bool:
+        """Whether to prepare inputs while others are computed: as set, or where the two do not share a CPU."""
+        return self.model.device.type == "cuda" if self.config.pipeline is None else self.config.pipeline
 
     def prepare(self, item: EmbedInput) -> Prepared:
-        """Resolve the options, decode, resize, render: what the model will see of this input.
+        """What the model will see of this input.
 
         Raises:
             InvalidInput: the input or its options cannot be embedded.
         """
-        recipe = self._recipe(item.options)
-        if item.text is None and item.image is None:
-            raise InvalidInput("give a text, an image, or both")
-        if item.text is not None and item.image is not None and recipe.center:
-            raise InvalidInput("options.center: the calibration knows texts and images, not both in one input")
-        patches = None if item.image is None else self._patches(item.image, recipe)
-        close = EOS if recipe.pooling == "eos" else None
-        image_tokens = patches.tokens if patches else 0
-        tokens = self.renderer.render(recipe.prompt, recipe.system, item.text, image_tokens, close)
-        if len(tokens.ids) > self._context:
-            raise InvalidInput(f"the input has {len(tokens.ids)} tokens; this checkpoint reads at most {self._context}")
-        return Prepared(Sequence(tokens, patches), recipe, bool(item.options.render))
+        return self.preparer.prepare(item)
 
-    def _resolve(self, options: Options) -> Recipe:
-        recipe = Recipe.resolve(options, self.config, self._sizes)
-        if recipe.center:
-            if self.calibration is None:
-                raise InvalidInput("options.center: this server has no calibration; set EMBED_CALIBRATION")
-            self.calibration.check(recipe.forward, self.checkpoint.fingerprint)
-        return recipe
+    def _prepare_all(self, inputs: SequenceOf[EmbedInput]) -> list[Prepared | EmbedError]:
+        if sum(item.image is not None for item in inputs) > 1:  # Pillow decodes and resizes without the GIL
+            return list(self.threads.map(self.preparer.attempt, inputs))
+        return [self.preparer.attempt(item) for item in inputs]
 
-    def _patches(self, data: bytes, recipe: Recipe) -> images.Patches:
-        image = images.decode(data, self.config.max_image_bytes, self.config.max_image_pixels)
-        return images.to_patches(images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels), self._patch)
+    def forward(self, prepared: list[Prepared]) -> list[Embedding | EmbedError]:
+        """Each input's answer, in order, computed in batches of similar length under the token budget."""
+        answers: dict[int, Embedding | EmbedError] = {}
+        for batch in plan([item.sequence for item in prepared], self.batch_tokens):
+            answers |= zip(batch, self._forward_batch([prepared[i] for i in batch]), strict=True)
+        return [answers[i] for i in range(len(prepared))]
 
-    def _forward(self, prepared: list[Prepared]) -> list[np.ndarray | EmbedError]:
-        """Pooled rows in the order of `prepared`, computed in batches of similar length under the token budget."""
-        rows: list[np.ndarray | EmbedError] = [InferenceFailed("not computed")] * len(prepared)
-        for batch in plan([item.sequence for item in prepared], self.config.max_batch_tokens):
-            for i, answer in zip(batch, self._forward_batch([prepared[i] for i in batch]), strict=True):
-                rows[i] = answer
-        return rows
-
-    def _forward_batch(self, prepared: list[Prepared]) -> list[np.ndarray | EmbedError]:
+    def _forward_batch(self, prepared: list[Prepared]) -> list[Embedding | EmbedError]:
+        started = perf_counter()
         try:
             with torch.inference_mode():
                 packed = pack([item.sequence for item in prepared], self.model.device)
-                return list(pooling.pool(self.model, packed, [item.recipe for item in prepared]))
+                rows = pooling.pool(self.model, packed, [item.recipe for item in prepared])
+            took_ms = (perf_counter() - started) * 1e3
+            return [self._finish(row, item, took_ms, len(prepared)) for row, item in zip(rows, prepared, strict=True)]
         except Exception as error:  # out of memory or our fault: halve, so that an item fails alone or not at all
             if len(prepared) == 1:
                 failure = InferenceFailed("the model failed on this input; the fault is the server's")
@@ -163,20 +125,17 @@ class Embedder:
         half = len(prepared) // 2
         return self._forward_batch(prepared[:half]) + self._forward_batch(prepared[half:])
 
-    def _finish(
-        self, row: np.ndarray | EmbedError, prepared: Prepared, timing: tuple[float, float, int]
-    ) -> Embedding | EmbedError:
-        if isinstance(row, EmbedError):
-            return row
+    def _finish(self, row: np.ndarray, prepared: Prepared, forward_ms: float, items: int) -> Embedding | EmbedError:
+        recipe, sequence, calibration = prepared.recipe, prepared.sequence, self.preparer.calibration
         try:
-            if prepared.recipe.center and self.calibration is not None:
-                row = self.calibration.apply(row, "text" if prepared.sequence.patches is None else "image")
-            vector = pooling.finish(row, prepared.recipe)
+            if recipe.center and calibration is not None:
+                row = calibration.apply(row, "text" if sequence.patches is None else "image")
+            vector = pooling.finish(row, recipe)
         except EmbedError as error:
             return error
+        timing = (prepared.took_ms, forward_ms, items)
         render = self._rendered(prepared) if prepared.render else None
-        warnings = self._warnings(prepared.recipe)
-        return Embedding(vector, len(prepared.sequence), *timing, prepared.recipe, warnings, render)
+        return Embedding(vector, len(sequence), *timing, recipe, self._warnings(recipe), render)
 
     def _warnings(self, recipe: Recipe) -> tuple[str, ...]:
         if recipe.dimensions and not self.checkpoint.is_embedding:
@@ -207,8 +166,8 @@ class Embedder:
             "layers": self.model.layers,
             "prompt": config.prompt,
             "prompts": list(PROMPTS),
-            "recipe": self._recipe(Options()).describe(),
-            "calibration": self.calibration and self.calibration.about,
+            "recipe": self.preparer.recipe(Options()).describe(),
+            "calibration": self.preparer.calibration and self.preparer.calibration.about,
             "dtype": config.dtype,
             "device": str(self.model.device),
             "attention": self.model.attention,
@@ -220,18 +179,4 @@ class Embedder:
             },
         }
         identity = json.dumps(info | {"weights": self.checkpoint.fingerprint}, sort_keys=True)
-        return {"id": hashlib.sha256(identity.encode()).hexdigest()[:16], **info}
-
-
-def pixel_bounds(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[int, int]:
-    """(smallest, largest) area that images are brought to: the settings', else the checkpoint's, at most 1024×1024.
-
-    Raises:
-        UnsupportedCheckpoint: the bounds contradict each other.
-    """
-    smallest, largest = checkpoint.pixel_bounds
-    upper = config.max_pixels or min(largest, MAX_PIXELS)
-    lower = config.min_pixels or min(smallest, upper)
-    if lower > upper:
-        raise UnsupportedCheckpoint(f"min_pixels {lower} is above max_pixels {upper}; set EMBED_MAX_PIXELS too")
-    return lower, upper
+        return {"id": hashlib.sha256(identity.encode()).hexdigest()[:16], **info, "batch_tokens": self.batch_tokens}

@@ -23,9 +23,9 @@ WHITE = (255, 255, 255, 255)
 class Patches:
     """One image as the vision tower reads it.
 
-    `pixels`: uint8 (P, patch * patch * 3), in 2×2-merge-block order (as Qwen2VLImageProcessor), each patch as it lies in
-    the image: rows of pixels, channel last (`StillPatchEmbed` knows). One frame, since both frames of a still image are
-    equal. `grid`: rows and columns of patches; P is their product.
+    `pixels`: uint8 (P, patch * patch * 3), in 2×2-merge-block order (as Qwen2VLImageProcessor), each patch as it lies
+    in the image: rows of pixels, channel last (`StillPatchEmbed` knows). One frame, since both frames of a still image
+    are equal. `grid`: rows and columns of patches; P is their product.
     """
 
     pixels: np.ndarray

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Self
 
 import torch
@@ -14,6 +14,8 @@ from embedder.attention import use_packed_attention
 from embedder.checkpoint import Checkpoint, load_model
 from embedder.packing import Packed
 from embedder.recipes import Layer
+from embedder.recordings import Graph, Pass, Trace
+from embedder.replay import Replay
 
 
 class StillPatchEmbed(nn.Module):
@@ -34,6 +36,20 @@ class StillPatchEmbed(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         return self.proj(patches.to(self.proj.weight.dtype))
+
+
+def fuse_norms(module: nn.Module) -> None:
+    """torch's own RMSNorm, one kernel, in place of transformers' `Qwen3VLTextRMSNorm`, seven of them; in place.
+
+    The same formula: normalised in float32, whatever the dtype; to the bit in float32.
+    """
+    for name, child in module.named_children():
+        if type(child).__name__.endswith("TextRMSNorm"):
+            fused = nn.RMSNorm(child.weight.shape, child.variance_epsilon, device="meta")
+            fused.weight = child.weight
+            setattr(module, name, fused)
+        else:
+            fuse_norms(child)
 
 
 class TopLayer(nn.Module):
@@ -87,15 +103,22 @@ class PackedModel:
         self._mean, self._std = per_value  # (patch * patch * 3,) float32, in the order of a patch's values
         text = model.language_model
         text._deepstack_process = add_image_features
+        fuse_norms(text)
         self._layers, self._norm = list(text.layers), text.norm
         text.norm = nn.Identity()  # `final_norm` is for those who ask, and for the tokens that they read
+        self._pass: Pass = self._states
         self._stack_of = lru_cache(maxsize=None)(self._stack)
         self._grid_of = lru_cache(maxsize=256)(self._grid)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
         pixels = checkpoint.preprocessor
-        return cls(load_model(checkpoint, dtype, device), pixels["image_mean"], pixels["image_std"])
+        packed = cls(load_model(checkpoint, dtype, device), pixels["image_mean"], pixels["image_std"])
+        packed.model.requires_grad_(False)
+        if replayable(packed.model):
+            on_gpu = packed.device.type == "cuda"
+            packed._pass = Replay(packed._states, partial(Graph, constants=packed._grids) if on_gpu else Trace)
+        return packed
 
     @property
     def dimension(self) -> int:
@@ -122,9 +145,12 @@ class PackedModel:
 
         `rows`, (R,) int64: which of the T tokens; None for all. The caller turns gradients off. Layers above the
         highest one asked for do not run. A layer's state is what the next one reads, image features that DeepStack adds
-        in between included (they are missing from transformers' own `hidden_states` of the first layers).
+        in between included (they are missing from transformers' own `hidden_states` of the first layers). On a GPU they
+        may be overwritten by the next pass.
         """
-        asked = set(layers)
+        return self._pass(packed, frozenset(layers), rows)
+
+    def _states(self, packed: Packed, asked: frozenset[Layer], rows: torch.Tensor | None) -> dict[Layer, torch.Tensor]:
         top = self.layers if "attn" in asked else max(asked)
         text = self.model.language_model
         text.layers, narrows = self._stack_of(top)
@@ -160,7 +186,7 @@ class PackedModel:
         images = packed.images
         if images is None:
             return embeds, None
-        grids = [self._grid_of(grid) for grid in images.grids]
+        grids = self._grids(packed)
         features = self.model.visual(
             self.normalized(images.pixels).to(self.model.visual.dtype),
             grid_thw=None,
@@ -171,6 +197,9 @@ class PackedModel:
         )
         image_embeds = features.pooler_output.to(embeds.device, embeds.dtype)
         return embeds[0].index_copy(0, images.tokens, image_embeds)[None], features.deepstack_features
+
+    def _grids(self, packed: Packed) -> list[dict[str, torch.Tensor]]:
+        return [self._grid_of(grid) for grid in packed.images.grids] if packed.images else []
 
     def _grid(self, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
         """What the vision tower wants to know of an image of so many rows and columns of patches, on its device."""
@@ -213,6 +242,11 @@ class PackedModel:
     def _reader(self, layer: Layer) -> nn.Module:
         """The module whose input is that layer's state."""
         return self._layers[-1].post_attention_layernorm if layer == "attn" else self._layers[layer].input_layernorm
+
+
+def replayable(model: PreTrainedModel) -> bool:
+    """Whether a pass is the same operations for every input of a shape: experts are chosen by what is in it."""
+    return not spread(model) and not hasattr(model.config.text_config, "num_experts")
 
 
 def spread(model: PreTrainedModel) -> bool:

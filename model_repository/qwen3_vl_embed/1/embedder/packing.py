@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from embedder.attention import Bounds
+from embedder.device import to_device
 from embedder.images import MERGE, Patches
 from embedder.renderer import Span, Tokens
 
@@ -113,11 +114,3 @@ def _pack_images(sequences: list[Sequence], starts: list[int], device: torch.dev
         bounds=Bounds.of([len(each.pixels) for each in patches], device),
         tokens=to_device(np.concatenate([np.arange(*span) for span in spans]), device),
     )
-
-
-def to_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    """A tensor of the same numbers; to a GPU from page-locked memory, so that the copy waits for nobody."""
-    tensor = torch.from_numpy(array)
-    if torch.device(device).type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -5,9 +5,10 @@ from collections import defaultdict
 import numpy as np
 import torch
 
+from embedder.device import to_device
 from embedder.errors import InferenceFailed
 from embedder.model import PackedModel
-from embedder.packing import Packed, to_device
+from embedder.packing import Packed
 from embedder.recipes import Layer, Recipe
 
 

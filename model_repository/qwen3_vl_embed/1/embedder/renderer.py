@@ -73,13 +73,19 @@ class Renderer:
         if len(text) > LONGEST_TOKEN * self.max_text_tokens:
             raise InvalidInput(f"the text is longer than {self.max_text_tokens} tokens; nothing is truncated here")
 
-    def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> list[int | str]:
-        """The chat template around the content's slots: special tokens as ids, everything between them as text."""
+    def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> list[list[int] | str]:
+        """The chat template around the content's slots: ids, but for the string that holds the text's slot."""
         pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", getattr(prompt, kind)) if piece]
         words = {f"{SLOT}{n}{SLOT}": piece for n, piece in enumerate(pieces)} | {SYSTEM_SLOT: system or ""}
         drawn = self._draw(prompt, pieces, system) + (close or "")
-        parts = [self._special.get(part, part) for part in self._split.split(drawn) if part]
-        return [part if isinstance(part, int) else _replaced(part, words) for part in parts]
+        return [self._part(part, words) for part in self._split.split(drawn) if part]
+
+    def _part(self, part: str, words: dict[str, str]) -> list[int] | str:
+        """One of the template's own special tokens, or what stands between two, with the caller's words in it."""
+        if part in self._special:
+            return [self._special[part]]
+        filled = _replaced(part, words)
+        return filled if TEXT_SLOT in part else self._plain.encode(filled, add_special_tokens=False).ids
 
     def _draw(self, prompt: Prompt, pieces: list[str], system: str | None) -> str:
         known = {"{text}": TEXT_SLOT, "{image}": IMAGE}
@@ -94,24 +100,23 @@ class Renderer:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]})
         return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def _fill(self, frame: list[int | str], text: str, image_tokens: int) -> Tokens:
+    def _fill(self, frame: list[list[int] | str], text: str, image_tokens: int) -> Tokens:
         ids: list[int] = []
         content: list[Span] = []
         image: Span | None = None
         for part in frame:
-            if isinstance(part, int):
-                is_image = part == self._special[IMAGE_TOKEN]
-                if is_image:
-                    image = (len(ids), len(ids) + image_tokens)
-                    content.append(image)
-                ids += [part] * (image_tokens if is_image else 1)
-            else:
-                before, slot, after = part.partition(TEXT_SLOT)
-                encoding = self._plain.encode(before + text + after if slot else part, add_special_tokens=False)
-                if slot:
-                    start, stop = _covering(encoding.offsets, len(before), len(before) + len(text))
-                    content.append((len(ids) + start, len(ids) + stop))
+            if isinstance(part, str):
+                before, _, after = part.partition(TEXT_SLOT)
+                encoding = self._plain.encode(before + text + after, add_special_tokens=False)
+                start, stop = _covering(encoding.offsets, len(before), len(before) + len(text))
+                content.append((len(ids) + start, len(ids) + stop))
                 ids += encoding.ids
+            elif part == [self._special[IMAGE_TOKEN]]:
+                image = (len(ids), len(ids) + image_tokens)
+                content.append(image)
+                ids += part * image_tokens
+            else:
+                ids += part
         return Tokens(np.array(ids, dtype=np.int64), tuple(content), image)
 
 

@@ -1,0 +1,142 @@
+"""Preparing and computing at the same time: while one batch is on the device, the next inputs are made ready.
+
+A request comes in through `submit`; its inputs are prepared on a few threads; one thread runs the forward passes, each
+over what is ready by then, first come first served, within the token budget; another hands the answers out. Knows no
+Triton. Worth its threads where the device is not the CPU that prepares (docs/log.md, 2026-11-24).
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Condition, Semaphore, Thread
+from time import monotonic
+
+from embedder.embedder import Embedder, Embedding
+from embedder.errors import Abandoned, EmbedError
+from embedder.inputs import EmbedInput
+from embedder.preparer import Prepared
+
+logger = logging.getLogger(__name__)
+
+Answer = Embedding | EmbedError
+ASK_AFTER = 0.25  # seconds inside; a younger request is not asked whether anybody still waits, which costs a round trip
+LOST = 70  # the exit status when the forward thread cannot go on (EX_SOFTWARE)
+
+
+@dataclass(eq=False)
+class Request:
+    """Inputs that are answered together, in their order."""
+
+    inputs: list[EmbedInput | EmbedError]
+    reply: Callable[[list[Answer]], None]  # called once, on a thread of the pipeline's
+    given_up: Callable[[], bool]  # whether nobody waits for the answer any more
+    since: float = field(default_factory=monotonic)
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    @property
+    def abandoned(self) -> bool:
+        return monotonic() - self.since > ASK_AFTER and self.given_up()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """One input of a request, on its way to the device."""
+
+    request: Request
+    index: int
+    prepared: Prepared
+
+
+class Pipeline:
+    """Runs one embedder's two stages side by side."""
+
+    def __init__(self, embedder: Embedder, capacity: int) -> None:
+        """`capacity`: inputs inside at most, being prepared, ready, or on the device."""
+        self._embedder = embedder
+        self._room = Semaphore(capacity)
+        self._ready: deque[Ready] = deque()
+        self._changed = Condition()
+        self._closing = False
+        self._replies = ThreadPoolExecutor(1, thread_name_prefix="reply")
+        self._thread = Thread(target=self._run, name="forward", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Take a request in; waits while the pipeline is full, and that is how it says so."""
+        for index, item in enumerate(request.inputs):
+            self._room.acquire()
+            if isinstance(item, EmbedError) or item.image is None:  # quicker than handing it over
+                self._prepare(request, index, item)
+            else:
+                self._embedder.threads.submit(self._prepare, request, index, item)
+
+    def close(self) -> None:
+        """Answer what is inside, then stop."""
+        self._embedder.threads.shutdown()
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        self._replies.shutdown()
+
+    def _prepare(self, request: Request, index: int, item: EmbedInput | EmbedError) -> None:
+        prepared = Abandoned() if request.abandoned else self._attempt(item)
+        if isinstance(prepared, EmbedError):
+            self._answer(request, index, prepared)
+            return
+        with self._changed:
+            self._ready.append(Ready(request, index, prepared))
+            self._changed.notify()
+
+    def _attempt(self, item: EmbedInput | EmbedError) -> Prepared | EmbedError:
+        return item if isinstance(item, EmbedError) else self._embedder.preparer.attempt(item)
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                batch = self._take()
+                answers = self._embedder.forward([item.prepared for item in batch])
+                for item, answer in zip(batch, answers, strict=True):
+                    self._answer(item.request, item.index, answer)
+        except BaseException:
+            logger.exception("the forward thread cannot go on")
+            os._exit(LOST)  # callers would wait for ever; a process that is gone is noticed and started again
+
+    def _wait(self) -> bool:
+        """Whether there is something to compute; False when there never will be again."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._closing)
+            return bool(self._ready)
+
+    def _take(self) -> list[Ready]:
+        """What is ready, in the order in which it became so, up to one forward pass; without what nobody waits for."""
+        batch: list[Ready] = []
+        room = self._embedder.batch_tokens
+        with self._changed:
+            while self._ready and (not batch or len(self._ready[0].prepared.sequence) <= room):
+                item = self._ready.popleft()
+                if item.request.abandoned:
+                    self._answer(item.request, item.index, Abandoned())
+                    continue
+                room -= len(item.prepared.sequence)
+                batch.append(item)
+        return batch
+
+    def _answer(self, request: Request, index: int, answer: Answer) -> None:
+        self._room.release()
+        with self._changed:
+            request.answers[index] = answer
+            complete = len(request.answers) == len(request.inputs)
+        if complete:
+            self._replies.submit(reply, request)
+
+
+def reply(request: Request) -> None:
+    """One that cannot be delivered is nobody else's loss."""
+    try:
+        request.reply([request.answers[index] for index in range(len(request.inputs))])
+    except Exception:
+        logger.exception("an answer could not be handed out")

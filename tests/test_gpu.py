@@ -1,0 +1,60 @@
+"""What only a GPU runs: the varlen kernel, CUDA graphs, bfloat16 on the device. Skipped where there is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from embedder.attention import Bounds, packed_attention
+from embedder.replay import OFTEN
+from tests.reference import TEXTS, cosine, png, random_checkpoint
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+INPUTS = [EmbedInput(text=text) for text in TEXTS] + [EmbedInput(image=png((244, 244), seed)) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="module")
+def embedder(folder):
+    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cuda"))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_varlen_kernel_is_softmax_attention_within_each_sequence(causal):
+    bounds = Bounds.of([5, 64, 64, 300], "cuda")
+    shapes = ((16, 433, 64), (4 if causal else 16, 433, 64), (4 if causal else 16, 433, 64))
+    q, k, v = (torch.randn(1, *shape, device="cuda") for shape in shapes)
+    module = torch.nn.Module()
+    module.is_causal = causal
+    expected, _ = packed_attention(module, q, k, v, None, 0.125, bounds)  # float32: grouped
+    ours, _ = packed_attention(module, *(tensor.bfloat16() for tensor in (q, k, v)), None, 0.125, bounds)
+    torch.testing.assert_close(ours.float(), expected, atol=0.03, rtol=0.03)
+
+
+def test_the_gpu_gives_the_cpus_vectors(folder, embedder):
+    reference = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+    for ours, theirs in zip(embedder.embed(INPUTS), reference.embed(INPUTS), strict=True):
+        assert cosine(ours.vector, theirs.vector) >= 0.999
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "mean"}, {"layer": "attn"}, {"layer": 2}])
+def test_a_replayed_pass_is_an_ordinary_one(embedder, options):
+    inputs = [EmbedInput(item.text, item.image, Options(**options)) for item in INPUTS]
+    batched = embedder.embed(inputs)
+    for _ in range(OFTEN + 2):  # as it is, recorded, replayed: with other shapes in between
+        for item, together in zip(inputs, batched, strict=True):
+            (alone,) = embedder.embed([item])
+            assert cosine(alone.vector, together.vector) >= 0.999
+    assert embedder.model._pass.works
+    assert len(embedder.model._pass.recordings) >= len({len(text) for text in TEXTS})
+
+
+def test_a_replay_reads_its_own_input(embedder):
+    swatches = [EmbedInput(image=png((244, 244), seed)) for seed in range(8)]
+    batched = np.stack([answer.vector for answer in embedder.embed(swatches)])
+    alone = np.stack([embedder.embed([swatch])[0].vector for _ in range(OFTEN + 1) for swatch in swatches])[-8:]
+    assert (np.argmax(alone @ batched.T, axis=1) == np.arange(8)).all()

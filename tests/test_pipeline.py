@@ -1,0 +1,170 @@
+"""Preparing beside computing: every request is answered once, with its own vectors, whatever the others do."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from embedder import Abandoned, Embedder, EmbedderConfig, EmbedInput, InferenceFailed, InvalidInput
+from embedder.pipeline import LOST, Pipeline, Request
+from tests.conftest import CHECKPOINT
+from tests.reference import cosine, png
+
+RED, SWATCH, BROKEN = EmbedInput(text="red"), EmbedInput(image=png()), EmbedInput(image=b"\x89PNG no")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return EmbedderConfig(checkpoint=str(CHECKPOINT), device="cpu", pipeline=True)
+
+
+@pytest.fixture
+def embedder(config):
+    return Embedder.load(config)
+
+
+class Caller:
+    """Sends requests and collects what comes back."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.answers = pipeline, {}
+
+    def send(self, name, inputs, given_up=lambda: False, since=None):
+        def reply(answers):
+            assert name not in self.answers, "answered twice"
+            self.answers[name] = answers
+
+        extra = {} if since is None else {"since": since}
+        self.pipeline.submit(Request(inputs, reply, given_up, **extra))
+
+
+def test_every_request_gets_its_own_answers(embedder):
+    expected = {kind: embedder.embed([item])[0].vector for kind, item in (("red", RED), ("swatch", SWATCH))}
+    pipeline = Pipeline(embedder, 16)
+    callers = [Caller(pipeline) for _ in range(4)]
+
+    def run(caller):
+        for n in range(20):
+            caller.send(n, [[RED], [SWATCH], [SWATCH, RED], [BROKEN, RED], [InvalidInput("x")]][n % 5])
+
+    threads = [threading.Thread(target=run, args=(caller,)) for caller in callers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pipeline.close()
+    for caller in callers:
+        assert sorted(caller.answers) == list(range(20))
+        for n, answers in caller.answers.items():
+            if n % 5 == 4:
+                assert str(answers[0]) == "x"
+            elif n % 5 == 3:
+                assert isinstance(answers[0], InvalidInput)
+                assert cosine(answers[1].vector, expected["red"]) >= 0.99999
+            else:
+                kinds = [["red"], ["swatch"], ["swatch", "red"]][n % 5]
+                assert all(cosine(a.vector, expected[k]) >= 0.99999 for a, k in zip(answers, kinds, strict=True))
+
+
+def held_back(embedder, monkeypatch):
+    """Forward passes wait until the event is set; `passes` has the size of each."""
+    go, passes, forward = threading.Event(), [], embedder.forward
+
+    def waiting(prepared):
+        go.wait(10)
+        passes.append(len(prepared))
+        return forward(prepared)
+
+    monkeypatch.setattr(embedder, "forward", waiting)
+    return go, passes
+
+
+def test_what_is_ready_is_computed_together(embedder, monkeypatch):
+    go, passes = held_back(embedder, monkeypatch)
+    pipeline = Pipeline(embedder, 100)
+    caller = Caller(pipeline)
+    for n in range(40):
+        caller.send(n, [EmbedInput(text=f"shade {n}")])
+    go.set()
+    pipeline.close()
+    assert len(caller.answers) == 40 == sum(passes)
+    assert len(passes) <= 3
+
+
+def test_a_pass_stays_within_the_token_budget(embedder, monkeypatch):
+    embedder.batch_tokens = 100
+    go, passes = held_back(embedder, monkeypatch)
+    pipeline = Pipeline(embedder, 100)
+    caller = Caller(pipeline)
+    for n in range(20):
+        caller.send(n, [RED])
+    go.set()
+    pipeline.close()
+    assert max(passes) * len(embedder.prepare(RED).sequence) <= 100
+    assert len(caller.answers) == 20
+
+
+def test_a_full_pipeline_takes_no_more(embedder, monkeypatch):
+    go, _ = held_back(embedder, monkeypatch)
+    pipeline = Pipeline(embedder, 3)
+    caller = Caller(pipeline)
+    sender = threading.Thread(target=lambda: [caller.send(n, [RED]) for n in range(6)])
+    sender.start()
+    sender.join(0.3)
+    assert sender.is_alive()
+    go.set()
+    sender.join(10)
+    assert not sender.is_alive()
+    pipeline.close()
+    assert len(caller.answers) == 6
+
+
+def test_nothing_is_computed_for_who_is_gone(embedder, monkeypatch):
+    go, passes = held_back(embedder, monkeypatch)
+    pipeline = Pipeline(embedder, 100)
+    caller = Caller(pipeline)
+    long_ago = time.monotonic() - 60
+    caller.send("first", [RED])
+    caller.send("gone", [SWATCH], given_up=lambda: True, since=long_ago)
+    caller.send("there", [RED], given_up=lambda: False, since=long_ago)
+    caller.send("young", [RED], given_up=lambda: pytest.fail("asked too early"))
+    go.set()
+    pipeline.close()
+    assert isinstance(caller.answers["gone"][0], Abandoned)
+    assert sum(passes) == 3
+    assert all(np.isfinite(caller.answers[name][0].vector).all() for name in ("first", "there", "young"))
+
+
+def test_a_failing_pass_and_an_answer_that_cannot_be_delivered_stop_nobody(embedder, monkeypatch):
+    hidden = embedder.model.hidden
+    monkeypatch.setattr(
+        embedder.model, "hidden", lambda packed, *rest: 1 / 0 if packed.images else hidden(packed, *rest)
+    )
+    pipeline = Pipeline(embedder, 100)
+    caller = Caller(pipeline)
+    pipeline.submit(Request([RED], lambda answers: 1 / 0, lambda: False))
+    caller.send("fails", [SWATCH])
+    caller.send("works", [RED])
+    pipeline.close()
+    assert isinstance(caller.answers["fails"][0], InferenceFailed)
+    assert np.isfinite(caller.answers["works"][0].vector).all()
+
+
+def test_a_forward_thread_that_cannot_go_on_takes_the_process_with_it():
+    """Callers would wait for ever; a process that is gone is noticed and started again."""
+    program = f"""
+import sys, time
+from embedder import *
+from embedder.pipeline import *
+embedder = Embedder.load(EmbedderConfig(checkpoint={str(CHECKPOINT)!r}, device="cpu"))
+embedder.forward = lambda prepared: 1 / 0
+Pipeline(embedder, 8).submit(Request([EmbedInput(text="red")], print, lambda: False))
+time.sleep(30)
+"""
+    path = CHECKPOINT.parent.parent / "model_repository" / "qwen3_vl_embed" / "1"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=path, timeout=60)
+    assert done.returncode == LOST
+    assert "the forward thread cannot go on" in done.stderr

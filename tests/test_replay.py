@@ -1,0 +1,111 @@
+"""Recorded forward passes: the same numbers as ordinary ones, for every input of the shape; nothing else replayed."""
+
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from embedder.packing import pack
+from embedder.recordings import tensors
+from embedder.replay import CAPACITY, OFTEN, shape_of
+from tests.reference import png, random_checkpoint
+
+TEXTS = [EmbedInput(text=text) for text in ("red", "tan", "sky")]  # each so many tokens
+SWATCHES = [EmbedInput(image=png((244, 244), seed)) for seed in range(3)]
+
+
+@pytest.fixture
+def embedder(tmp_path):
+    return Embedder.load(EmbedderConfig(checkpoint=str(random_checkpoint(tmp_path)), device="cpu"))
+
+
+def replay(embedder):
+    return embedder.model._pass
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "mean"}, {"layer": "attn"}, {"layer": 2, "final_norm": False}])
+@pytest.mark.parametrize("inputs", [TEXTS, SWATCHES], ids=["texts", "swatches"])
+def test_a_replayed_pass_is_an_ordinary_one(embedder, inputs, options):
+    inputs = [EmbedInput(item.text, item.image, Options(**options)) for item in inputs]
+    sequences = {len(embedder.prepare(item).sequence): item for item in inputs}
+    ordinary = [embedder.embed([item])[0].vector for item in inputs]  # twice at most for each shape
+    for _ in range(OFTEN):
+        again = [embedder.embed([item])[0].vector for item in inputs]
+    assert replay(embedder).works
+    assert len(replay(embedder).recordings) == len(sequences)
+    for first, last in zip(ordinary, again, strict=True):
+        np.testing.assert_allclose(last, first, atol=1e-6)
+    assert len({vector.tobytes() for vector in again}) == len(inputs)  # each read its own input
+
+
+def test_what_comes_seldom_is_not_recorded(embedder):
+    for length in range(1, 9):
+        for _ in range(OFTEN - 1):
+            embedder.embed([EmbedInput(text="a " * length)])
+    assert not replay(embedder).recordings
+
+
+def test_recordings_are_bounded(embedder, monkeypatch):
+    monkeypatch.setattr("embedder.replay.CAPACITY", 2)
+    assert CAPACITY > 2
+    for length in range(1, 5):
+        for _ in range(OFTEN + 1):
+            embedder.embed([EmbedInput(text="red " * 3 * length)])
+    assert len(replay(embedder).recordings) == 2
+
+
+def test_a_recording_that_gives_something_else_is_not_trusted(embedder, caplog):
+    class Wrong:
+        def __init__(self, run, *given):
+            self.states = run(*given)
+
+        def play(self, packed, rows):
+            return {layer: state + 1 for layer, state in self.states.items()}
+
+    replay(embedder)._record = Wrong
+    expected = embedder.embed([TEXTS[0]])[0].vector
+    for _ in range(OFTEN + 1):
+        np.testing.assert_array_equal(embedder.embed([TEXTS[0]])[0].vector, expected)
+    assert not replay(embedder).works
+    assert "not recorded any more" in caplog.text
+
+
+def test_a_pass_that_cannot_be_recorded_runs_as_it_is(embedder, caplog):
+    def refuses(*_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    replay(embedder)._record = refuses
+    expected = embedder.embed([TEXTS[0]])[0].vector
+    for _ in range(OFTEN + 1):
+        np.testing.assert_array_equal(embedder.embed([TEXTS[0]])[0].vector, expected)
+    assert "could not be recorded" in caplog.text
+
+
+def test_a_shape_is_all_that_a_recording_does_not_read_anew(embedder):
+    """Of two passes of one shape every tensor is either handed to the recording, or equal."""
+    rows = torch.tensor([3])
+    for one, other in ((TEXTS[0], TEXTS[1]), (SWATCHES[0], SWATCHES[1])):
+        first, second = (pack([embedder.prepare(item).sequence]) for item in (one, other))
+        if shape_of(first, frozenset([4]), rows) != shape_of(second, frozenset([4]), rows):
+            continue
+        given = {id(tensor) for packed in (first, second) for tensor in tensors(packed, rows)}
+        for ours, theirs in zip(held(first), held(second), strict=True):
+            assert id(ours) in given or torch.equal(ours, theirs)
+
+
+def held(value):
+    """Every tensor in a dataclass, however deep."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from held(getattr(value, field.name))
+
+
+def test_batches_and_long_inputs_have_no_shape(embedder):
+    sequence = embedder.prepare(TEXTS[0]).sequence
+    long = embedder.prepare(EmbedInput(text="red " * 600)).sequence
+    assert shape_of(pack([sequence, sequence]), frozenset([4]), None) is None
+    assert shape_of(pack([long]), frozenset([4]), None) is None
