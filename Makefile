@@ -3,6 +3,12 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys;
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV := .cache/uv/bin/uv
+BENCH_STAMP := .venv/.bench-installed
+BENCH_PYTHON ?= $(BIN)/python
+BENCH = $(BENCH_PYTHON) -m benchmarks
+BENCH_GPU = PYTHONPATH=model_repository/qwen3_vl_embed/1 $(BENCH)
+BENCH_ON ?= --checkpoint 4b --device cuda
+BENCH_FLAGS ?=
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 help:  ## list the targets
@@ -37,10 +43,40 @@ train: setup  ## train checkpoints/qwen3-vl-color-tiny anew (two cores, up to 20
 measure: setup  ## the shipped checkpoint's figures
 	@$(BIN)/python -m checkpoints.measure
 
+bench-setup: $(BENCH_STAMP)  ## what the benchmarks compare with: sentence-transformers, perf_analyzer
+
+$(BENCH_STAMP): $(STAMP) requirements/bench.txt requirements/perf_analyzer.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@test -x .cache/perf_analyzer/bin/pip || $(PYTHON) -m venv .cache/perf_analyzer
+	@.cache/perf_analyzer/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/perf_analyzer.txt
+	@touch $@
+
+bench: bench-setup  ## every number of docs/performance.md that a CPU can give (two cores, under half an hour)
+	@$(BENCH).forward --checkpoint tiny $(BENCH_FLAGS)
+	@$(BENCH).forward --checkpoint 100m $(BENCH_FLAGS)
+	@$(BENCH).peers --checkpoint tiny $(BENCH_FLAGS)
+	@$(BENCH).peers --checkpoint 100m $(BENCH_FLAGS)
+	@$(BENCH).serve --checkpoint tiny $(BENCH_FLAGS)
+	@$(BENCH).serve --checkpoint 100m --part share $(BENCH_FLAGS)
+	@$(BENCH).growth --checkpoint tiny $(BENCH_FLAGS)
+	@$(BENCH).growth --checkpoint 100m $(BENCH_FLAGS)
+	@$(BENCH).table
+
+bench-quick:  ## the same programs in a few minutes, results thrown away: do they work?
+	@$(MAKE) --no-print-directory bench BENCH_FLAGS=--quick
+
+bench-gpu:  ## the rows that need a GPU, with the 4B's shape (BENCH_PYTHON=python3 where there is no .venv)
+	@$(BENCH_GPU).forward $(BENCH_ON) $(BENCH_FLAGS)
+	@$(BENCH_GPU).peers $(BENCH_ON) $(BENCH_FLAGS)
+	@$(BENCH_GPU).growth $(BENCH_ON) $(BENCH_FLAGS)
+	-@$(BENCH_GPU).serve $(BENCH_ON) $(BENCH_FLAGS)
+	-@$(BENCH_GPU).table
+
 lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) pyproject.toml --group server --group evaluation --group dev -c requirements/pins.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/client.txt
 	$(COMPILE) --group pyproject.toml:server -c requirements/dev.txt -o requirements/server.txt
+	$(COMPILE) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
 
 $(UV):
 	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv
@@ -49,4 +85,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-containers check train measure lock clean
+.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-gpu lock clean

@@ -1,0 +1,178 @@
+"""The benchmarks' programs count right, compare what is comparable, run to their last line, and agree with the docs."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoProcessor, Qwen3VLModel
+from typer.testing import CliRunner
+
+from benchmarks import (
+    blocks,
+    checkpoints,
+    contenders,
+    flops,
+    forward,
+    growth,
+    inputs,
+    load,
+    null_server,
+    peers,
+    plan_service,
+    results,
+    serve,
+    table,
+    targets,
+)
+from embedder import Embedder, EmbedderConfig, EmbedInput
+from tests import reference
+
+TINY = str(checkpoints.TINY)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> Path:
+    """Random weights, and images of up to 256×256 pixels, so that attention over patches counts."""
+    return reference.random_checkpoint(tmp_path_factory.mktemp("wide"))
+
+
+@pytest.mark.parametrize("item", [EmbedInput(text="very dark teal"), EmbedInput(image=reference.png((256, 192)))])
+def test_flops_are_those_that_torch_counts(wide, item):
+    """torch counts attention's whole square (and none of the CPU's fused kernel), and a still image has two frames."""
+    config = json.loads((wide / "config.json").read_text())
+    model = Qwen3VLModel.from_pretrained(wide, attn_implementation="sdpa").eval()
+    inputs_ = contenders.rendered(AutoProcessor.from_pretrained(wide), contenders.conversations([item]), "cpu")
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(**inputs_, use_cache=False)
+    tokens = inputs_["input_ids"].shape[1]
+    patches = len(inputs_["pixel_values"]) if item.image else 0
+    ours = flops.count(config, tokens, patches)
+    second_frame = 2 * patches * 3 * 16 * 16 * config["vision_config"]["hidden_size"]
+    square = ours.total - ours.language_attention + ours.language_attention * 2 * tokens / (tokens + 1) + second_frame
+    assert counter.get_total_flops() == pytest.approx(square, rel=0.02)
+
+
+def test_the_4b_has_the_published_number_of_weights():
+    """3.63 thousand million in the language model but its embedding table; 4.44 with table and vision."""
+    config = json.loads(checkpoints.PUBLISHED.read_text())
+    assert flops.language_weights(config) == pytest.approx(3.63e9, rel=0.01)
+    swatch = flops.count(config, 84, 256)
+    assert swatch.language == pytest.approx(0.61e12, rel=0.02)
+    assert swatch.vision + swatch.vision_attention + swatch.mergers == pytest.approx(0.17e12, rel=0.15)
+
+
+def test_the_plan_service_answers_with_our_vectors(wide):
+    items = [("/txt/embed", "rust", EmbedInput(text="rust")), ("/img/embed", None, EmbedInput(image=reference.png()))]
+    ours = Embedder.load(EmbedderConfig(checkpoint=str(wide), device="cpu")).embed([item for *_, item in items])
+    with TestClient(plan_service.create_app(str(wide), "cpu")) as client:
+        for (path, text, item), answer in zip(items, ours, strict=True):
+            body = {"input": text or serve.traffic.data_url(item.image)}
+            vector = np.array(client.post(path, json=body).raise_for_status().json()["embedding"])
+            assert reference.cosine(vector, answer.vector) > 0.9999
+
+
+def test_everyone_gives_the_same_vectors(wide):
+    """Of texts and of images that nobody has to resize."""
+    batch = [EmbedInput(text="red"), EmbedInput(image=reference.png((64, 96))), EmbedInput(text="a longer sentence")]
+    installed = contenders.present()
+    ours, *theirs = (each(str(wide), "cpu").embed(batch) for each in installed)
+    for contender, vectors in zip(installed[1:], theirs, strict=True):
+        assert (vectors * ours).sum(axis=1).min() > 0.9999, contender.name
+    if contenders.SentenceTransformers not in installed:
+        pytest.skip("sentence-transformers is not installed (make bench-setup); the others agree")
+
+
+def test_the_load_client_tells_what_it_saw():
+    requests = [load.request("/txt/embed", {"input": "red"})]
+    with null_server.running(b'{"embedding":[1]}') as url:
+        assert load.replay(url, requests * 3) == [b'{"embedding":[1]}'] * 3
+        closed = load.closed(url, requests, 4, 0.1)
+        opened = load.open_loop(url, requests, rate=200, seconds=0.2)
+    assert len(opened.latencies) == 40
+    assert closed.figures()["requests_per_s"] == pytest.approx(len(closed.latencies) / closed.seconds)
+
+
+async def test_the_load_client_refuses_what_is_not_200():
+    async def refuse(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\n\r\nbusy")
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    connection = await load.Connection.open(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    with pytest.raises(load.LoadError, match=r"429 Too Many.*busy"):
+        await connection.send(load.request("/", {}))
+    connection.close()
+    server.close()
+
+
+@pytest.mark.parametrize("program", [forward, peers, growth])
+def test_a_program_ends_in_its_result(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "points", lambda quick: [growth.Point("batch", 2, 2, inputs.SWATCH)])
+    check_run(program, tmp_path, ["--quick"])
+
+
+@pytest.mark.stack
+def test_serve_ends_in_its_result(tmp_path):
+    document = check_run(serve, tmp_path, ["--quick", "--part", "replay", "--part", "share"])
+    assert document["figures"]["least_cosine"] > 0.9999
+    assert document["figures"]["replay"]["requests"] == 32
+
+
+def check_run(program, folder: Path, options: list[str]) -> dict:
+    """It succeeds, says its ceiling first, and its last line is the JSON that it left as a file."""
+    result = CliRunner().invoke(program.app, [*options, "--results", str(folder)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert [json.loads(path.read_text()) for path in folder.glob("*.json")] == [document]
+    assert_is_result(document)
+    return document
+
+
+def assert_is_result(document: dict):
+    assert {"program", "checkpoint", "command", "date", "commit", "hardware", "versions", "ceiling", "workload",
+            "figures"} == set(document)  # fmt: skip
+    assert document["ceiling"]["matmul_flops"] > 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", document["date"])
+    assert {"device", "processor", "cores", "memory_gib"} == set(document["hardware"])
+
+
+@pytest.mark.parametrize("program", [forward, peers, growth, serve, table])
+def test_help_has_an_example(program):
+    assert (
+        "Example: python -m benchmarks." in CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "200"}).stdout
+    )
+
+
+def test_committed_results_are_whole_and_not_quick():
+    for (program, checkpoint, _), document in results.read().items():
+        assert_is_result(document)
+        assert (document["program"], document["checkpoint"]) == (program, checkpoint)
+        assert "--quick" not in document["command"]
+
+
+@pytest.mark.parametrize("page", table.PAGES, ids=lambda page: page.name)
+def test_pages_hold_what_the_results_say(page):
+    assert page.read_text() == table.filled(page.read_text(), results.read()), "run: python -m benchmarks.table"
+
+
+def test_a_missed_target_stays_with_what_stands_in_its_way():
+    key = ("peers", "tiny", "cpu")
+    target = targets.Target("CPU", "speed", key, 2, lambda figures: figures["x"], obstacle="memory")
+    assert target.cells({key: {"figures": {"x": 3.0}}})[3:] == ["**3.00×**", "reached"]
+    assert target.cells({key: {"figures": {"x": 1.5}}})[3:] == ["**1.50×**", "missed: memory"]
+    gpu = [each for each in targets.TARGETS if each.key[2] == "cuda"]
+    assert gpu
+    assert all("no GPU at hand; `make bench-gpu`" in each.cells({})[4] for each in gpu)
+
+
+def test_every_block_of_the_page_is_known():
+    page = table.PAGES[0].read_text()
+    names = {name for _, name, _ in table.MARKED.findall(page)}
+    assert names == set(blocks.BLOCKS) - {"short"}
