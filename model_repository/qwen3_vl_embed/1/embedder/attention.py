@@ -6,6 +6,7 @@ call for each run of equally long sequences.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from functools import cached_property, partial
 from inspect import signature
@@ -13,6 +14,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
@@ -30,6 +32,9 @@ HALF = (torch.bfloat16, torch.float16)  # what the varlen kernels compute in
 TORCH_HAS_GQA = "enable_gqa" in signature(varlen_attn).parameters  # torch 2.12
 
 
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Where N packed sequences start and end. Known on the CPU, so that no kernel is waited for to learn a length."""
@@ -45,15 +50,15 @@ class Bounds:
     def longest(self) -> int:
         return max(self.lengths)
 
-    @cached_property
-    def runs(self) -> list[tuple[int, int, int]]:
-        """(start, stop, length) of each run of equally long neighbours; packing sorts by length, so runs are long."""
-        runs, start = [], 0
-        for length, run in groupby(self.lengths):
-            stop = start + length * len(list(run))
-            runs.append((start, stop, length))
-            start = stop
-        return runs
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What P tokens left behind in every layer, for all the sequences that begin with them.
+
+    `layers`: the keys and the values of each, (1, kv_heads, P, head_dim).
+    """
+
+    layers: list[KeysValues]
 
 
 def packed_attention(
@@ -63,13 +68,18 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
-    bounds: Bounds,  # of the texts' tokens or of the images' patches; `PackedModel` passes it down
+    bounds: Bounds,  # of the texts' tokens or of the images' patches; `PackedModel` passes it and the next two down
+    prefixes: tuple[Prefix | None, ...] | None = None,  # what stands before each sequence
+    kept: list[KeysValues] | None = None,  # gets this layer's keys and values
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Softmax attention within each sequence, causal in the language model; returns (1, T, heads, head_dim)."""
+    if kept is not None:
+        kept.append((key, value))
     kernel = varlen_kernel(query.device, query.dtype)
-    if kernel is None:
-        return _grouped(query, key, value, bounds, scaling, module.is_causal), None
+    if kernel is None or prefixes is not None:
+        before = [each.layers[module.layer_idx] if each else None for each in prefixes or [None] * len(bounds.lengths)]
+        return _grouped(query, key, value, bounds.lengths, before, scaling, module.is_causal), None
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, head_dim)
     offsets = bounds.offsets.to(query.device)  # elsewhere only where a checkpoint is spread over several GPUs
     return kernel(q, k, v, offsets, bounds.longest, scaling, module.is_causal)[None], None
@@ -102,18 +112,42 @@ def _torch_varlen(
 
 
 def _grouped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: Bounds, scaling: float, causal: bool
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: tuple[int, ...],
+    before: SequenceOf[KeysValues | None],  # keys and values that stand before each sequence's own
+    scaling: float,
+    causal: bool,
 ) -> torch.Tensor:
-    """One SDPA call for each run of equally long neighbours."""
-    gqa = bool(query.shape[1] != key.shape[1])
-    outputs = []
-    for start, stop, length in bounds.runs:
+    """One SDPA call for each run of neighbours of one length and prefix; packing sorts by length, so runs are long."""
+    outputs, start = [], 0
+    for (length, _), run in groupby(zip(lengths, before, strict=True), lambda each: (each[0], id(each[1]))):
+        members = list(run)
+        stop = start + length * len(members)
         q, k, v = (
             tensor[0, :, start:stop].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (query, key, value)
         )  # (sequences, heads, length, head_dim)
-        out = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling, enable_gqa=gqa)
+        out = _attend(q, k, v, members[0][1], scaling, causal)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (tokens of the run, heads, head_dim)
+        start = stop
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
+
+
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    before: KeysValues | None,
+    scaling: float,
+    causal: bool,
+) -> torch.Tensor:
+    gqa = bool(q.shape[1] != k.shape[1])
+    if before is None:
+        return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling, enable_gqa=gqa)
+    k, v = (torch.cat([old.expand(len(q), -1, -1, -1), own], dim=2) for old, own in zip(before, (k, v), strict=True))
+    mask = causal_lower_right(q.shape[2], k.shape[2])  # the last query sees the last key
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=gqa)
 
 
 def use_packed_attention(model: PreTrainedModel) -> str:

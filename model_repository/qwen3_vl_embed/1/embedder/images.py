@@ -3,11 +3,14 @@
 Knows image files and Qwen's patch order; not prompts, not torch. Resizing is qwen-vl-utils', done once.
 """
 
+import math
+import re
 from dataclasses import dataclass
 from io import BytesIO
+from time import thread_time
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from qwen_vl_utils.vision_process import smart_resize
 
 from embedder.errors import InvalidInput
@@ -17,6 +20,19 @@ MERGE = 2  # patches per side of one token; qwen-vl-utils' SPATIAL_MERGE_SIZE
 MAX_RATIO = 200  # qwen-vl-utils' MAX_RATIO
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 WHITE = (255, 255, 255, 255)
+HEADER_SECONDS = 1.0  # of CPU; an honest header takes milliseconds
+MAX_SCANS = 64  # of a JPEG; a progressive one has about ten, and each goes over the whole image again
+TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF's tags
+MAX_TILE_PIXELS = 2**24  # of a TIFF, or twice the image; libtiff takes the memory before it reads
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF's orientation -> what undoes it
 
 
 @dataclass(frozen=True)
@@ -47,19 +63,49 @@ def decode(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
         raise InvalidInput(f"the image file has {len(data)} bytes; at most {max_bytes} are allowed")
     if _is_video(data):
         raise InvalidInput("this is a video; single images are served: send one frame as PNG, JPEG or WebP")
-    try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
-    except Exception as error:  # Pillow's plugins raise many types on hostile headers
-        raise InvalidInput(f"this is not an image this server reads ({', '.join(FORMATS)})") from error
+    image = _open(data, max_pixels)
     _check_size(image.size, max_pixels)
+    _check_work(image, data)
     try:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_srgb(image)
+        return to_srgb(_upright(image))
     except InvalidInput:
         raise
     except Exception as error:
         raise InvalidInput(f"the {image.format} image cannot be decoded; is the file truncated or damaged?") from error
+
+
+class _Header(BytesIO):
+    """A file whose header has to be read in `HEADER_SECONDS`, however many segments it claims to have.
+
+    Pillow's readers are loops in Python, and joining EXIF segments takes time by the square of their number.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.until = thread_time() + HEADER_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if thread_time() > self.until:
+            raise InvalidInput("the image's header has too many parts; save it without metadata")
+        return super().read(size)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The image with its header read; nothing is decoded."""
+    file = _Header(data)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except InvalidInput:
+        raise
+    except UnidentifiedImageError as error:
+        raise InvalidInput(f"this is not an image this server reads ({', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise InvalidInput(f"the image is far above {max_pixels} pixels; at most so many are allowed") from error
+    except Exception as error:  # Pillow's plugins raise many types on hostile headers
+        raise InvalidInput("the image's header cannot be read; is the file damaged?") from error
+    file.until = math.inf
+    return image
 
 
 def _is_video(data: bytes) -> bool:
@@ -73,6 +119,40 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise InvalidInput(f"the image has {width}×{height} pixels; at most {max_pixels} are allowed: scale it down")
     if max(size) > MAX_RATIO * min(size):
         raise InvalidInput(f"the image is {width}×{height}; one side may be at most {MAX_RATIO} times the other")
+
+
+def _check_work(image: Image.Image, data: bytes) -> None:
+    """Small files that would take minutes or gigabytes: their number of pixels does not show it."""
+    if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
+        raise InvalidInput(f"the JPEG image has more than {MAX_SCANS} scans; save it as a baseline JPEG")
+    if image.format == "TIFF":
+        tile = image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
+        if tile > max(MAX_TILE_PIXELS, 2 * image.width * image.height):
+            raise InvalidInput("the TIFF image has tiles much larger than itself; save it without tiles")
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has, up to one above `MAX_SCANS`. Counted exactly only where it may be too many."""
+    count = data.count(b"\xff\xda")
+    if count <= MAX_SCANS:  # two such bytes may stand in metadata too, or in a film behind the image, by chance
+        return count
+    count, position = 0, 2
+    while count <= MAX_SCANS and (marker := _MARKER.search(data, position)) and marker[1] != b"\xd9":
+        count += marker[1] == b"\xda"
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return count
+
+
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # one with a length behind it, or the image's end
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; broken EXIF is ignored, as viewers do."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    except Exception:  # as many types as there are ways to break it
+        return image
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
@@ -108,6 +188,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
         raise InvalidInput(f"the {image.mode} image has values outside 0…{white:g}; convert it to 8 or 16 bits")
     grey = Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
+    if isinstance(transparent := image.info.get("transparency"), int):  # a colour key, of 16 bits too
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
     return grey
 

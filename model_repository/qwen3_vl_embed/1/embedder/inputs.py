@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from embedder.errors import InvalidInput
 
 
+MAX_OPTIONS_BYTES = 2**14  # a prompt and an instruction are some sentences; a thousand different ones are remembered
+
+
 class Options(BaseModel):
     """Per-request choices; None means the server's default (`EmbedderConfig`)."""
 
@@ -32,8 +35,10 @@ class Options(BaseModel):
         """Read a JSON object; empty bytes are no options.
 
         Raises:
-            InvalidInput: not JSON, not an object, an unknown key or a value that is not allowed.
+            InvalidInput: too long, not JSON, not an object, an unknown key or a value that is not allowed.
         """
+        if len(data) > MAX_OPTIONS_BYTES:
+            raise InvalidInput(f"options: {len(data)} bytes; at most {MAX_OPTIONS_BYTES} are allowed")
         try:
             return cls.model_validate_json(data) if data else cls()
         except ValidationError as error:

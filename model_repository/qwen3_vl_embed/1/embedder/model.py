@@ -5,16 +5,18 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from embedder.attention import use_packed_attention
+from embedder.attention import KeysValues, Prefix, use_packed_attention
 from embedder.checkpoint import Checkpoint, load_model
-from embedder.packing import Packed
+from embedder.packing import Packed, Sequence, pack
 from embedder.recipes import Layer
 from embedder.recordings import Graph, Pass, Trace
+from embedder.renderer import Tokens
 from embedder.replay import Replay
 
 
@@ -109,6 +111,7 @@ class PackedModel:
         self._pass: Pass = self._states
         self._stack_of = lru_cache(maxsize=None)(self._stack)
         self._grid_of = lru_cache(maxsize=256)(self._grid)
+        self._prefix_of = lru_cache(maxsize=64)(self._prefix)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
@@ -117,7 +120,7 @@ class PackedModel:
         packed.model.requires_grad_(False)
         if replayable(packed.model):
             on_gpu = packed.device.type == "cuda"
-            packed._pass = Replay(packed._states, partial(Graph, constants=packed._grids) if on_gpu else Trace)
+            packed._pass = Replay(packed._states, partial(Graph, constants=packed._constants) if on_gpu else Trace)
         return packed
 
     @property
@@ -153,6 +156,7 @@ class PackedModel:
     def _states(self, packed: Packed, asked: frozenset[Layer], rows: torch.Tensor | None) -> dict[Layer, torch.Tensor]:
         top = self.layers if "attn" in asked else max(asked)
         text = self.model.language_model
+        prefixes = self._prefixes(packed)  # before the layers are chosen: it may have to run all of them
         text.layers, narrows = self._stack_of(top)
         embeds, features = self._inputs(packed)
         with self._captured(asked - {top}, rows, narrows) as states:
@@ -163,10 +167,38 @@ class PackedModel:
                 visual_pos_masks=packed.images and packed.images.tokens,
                 deepstack_visual_embeds=features,
                 bounds=packed.bounds,
+                prefixes=prefixes,
                 rows=rows,
             ).last_hidden_state
         states[top] = out if narrows else at(out, rows)
         return {layer: states[layer][0] for layer in asked}
+
+    def _prefixes(self, packed: Packed) -> tuple[Prefix | None, ...] | None:
+        """What stands before each sequence, where anything does."""
+        if not any(packed.prefixes):
+            return None
+        return tuple(self._prefix_of(ids) if ids else None for ids in packed.prefixes)
+
+    def _prefix(self, ids: tuple[int, ...]) -> Prefix:
+        """The keys and values that these tokens leave in every layer. Tokens only look back: nothing changes them."""
+        packed = pack([Sequence(Tokens(np.array(ids), ()))], self.device)
+        text = self.model.language_model
+        kept: list[KeysValues] = []
+        text.layers, _ = self._stack_of(self.layers)
+        embeds, _ = self._inputs(packed)
+        text(
+            inputs_embeds=embeds,
+            position_ids=packed.position_ids,
+            use_cache=False,
+            bounds=packed.bounds,
+            rows=None,
+            kept=kept,
+        )
+        return Prefix(kept)
+
+    def _constants(self, packed: Packed) -> object:
+        """The cached tensors that a pass reads."""
+        return self._grids(packed), self._prefixes(packed)
 
     def _stack(self, top: int) -> tuple[nn.ModuleList, bool]:
         """The first `top` layers, and whether the last of them leaves only the asked rows.

@@ -13,6 +13,10 @@ from embedder.device import to_device
 from embedder.images import MERGE, Patches
 from embedder.renderer import Span, Tokens
 
+# Shorter prefixes are computed with every input: the one token before `eol`'s text and the four before its image cost
+# less than their bookkeeping. A system turn (an instruction, Qwen3-VL-Embedding's own prompt) is longer.
+REUSED_FROM = 8
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -23,6 +27,12 @@ class Sequence:
 
     def __len__(self) -> int:
         return len(self.tokens.ids)
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids of the template's beginning, when it is worth having its keys and values from before."""
+        length = self.tokens.prefix
+        return tuple(self.tokens.ids[:length].tolist()) if length >= REUSED_FROM else ()
 
     @property
     def positions(self) -> np.ndarray:
@@ -54,13 +64,14 @@ class PackedImages:
 
 @dataclass(frozen=True)
 class Packed:
-    """One forward pass over N sequences with T tokens in all."""
+    """One forward pass over N sequences with T tokens in all, those of prefixes that are reused left out."""
 
     input_ids: torch.Tensor  # (1, T) int64
     position_ids: torch.Tensor  # (3, 1, T) int64
     bounds: Bounds
     images: PackedImages | None
     contents: list[list[Span]]  # each sequence's content, as ranges of the T tokens
+    prefixes: tuple[tuple[int, ...], ...]  # the ids that were left out before each sequence; empty for most
 
     @cached_property
     def ends(self) -> list[int]:
@@ -83,19 +94,26 @@ def plan(sequences: list[Sequence], max_tokens: int) -> Iterator[list[int]]:
 
 
 def pack(sequences: list[Sequence], device: torch.device | str = "cpu") -> Packed:
-    """Lay sequences end to end in the order given (a run of equally long ones is one attention call)."""
-    lengths = [len(sequence) for sequence in sequences]
-    starts = [0, *accumulate(lengths)]
-    positions = np.concatenate([sequence.positions for sequence in sequences], axis=1)
+    """Lay sequences end to end in the order given (a run of equally long ones is one attention call).
+
+    With gradients on, weights may be changing: then no prefix is left out.
+    """
+    prefixes = tuple(() if torch.is_grad_enabled() else sequence.prefix for sequence in sequences)
+    skipped = list(map(len, prefixes))
+    lengths = [len(sequence) - skip for sequence, skip in zip(sequences, skipped, strict=True)]
+    starts = [end - length - skip for end, length, skip in zip(accumulate(lengths), lengths, skipped, strict=True)]
+    positions = np.concatenate([s.positions[:, skip:] for s, skip in zip(sequences, skipped, strict=True)], axis=1)
+    ids = np.concatenate([s.tokens.ids[skip:] for s, skip in zip(sequences, skipped, strict=True)])
     return Packed(
-        input_ids=to_device(np.concatenate([sequence.tokens.ids for sequence in sequences])[None], device),
+        input_ids=to_device(ids[None], device),
         position_ids=to_device(positions[:, None], device),
         bounds=Bounds.of(lengths, device),
         images=_pack_images(sequences, starts, device),
         contents=[
             [(offset + start, offset + stop) for start, stop in sequence.tokens.content]
-            for offset, sequence in zip(starts, sequences, strict=False)
+            for offset, sequence in zip(starts, sequences, strict=True)
         ],
+        prefixes=prefixes,
     )
 
 
@@ -105,7 +123,7 @@ def _pack_images(sequences: list[Sequence], starts: list[int], device: torch.dev
         return None
     spans = [
         (start + sequence.tokens.image[0], start + sequence.tokens.image[1])
-        for start, sequence in zip(starts, sequences, strict=False)
+        for start, sequence in zip(starts, sequences, strict=True)
         if sequence.tokens.image is not None
     ]
     return PackedImages(

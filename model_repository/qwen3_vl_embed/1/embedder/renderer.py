@@ -21,18 +21,25 @@ IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # as the chat template d
 TURN_END = "<|im_end|>"
 SLOT = "\ue000"  # private use: no template holds it
 TEXT_SLOT, SYSTEM_SLOT = f"{SLOT}text{SLOT}", f"{SLOT}system{SLOT}"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST_TOKEN = 128  # characters; no token of Qwen's vocabulary holds more (it is 128 spaces)
 
 Span = tuple[int, int]  # half-open range of tokens
+Frame = list[list[int] | tuple[str, str]]  # token ids, and the words before and after the text
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One rendered sequence. `ids`: int64 (T,); `content`: the caller's own tokens, of the text and of the image."""
+    """One rendered sequence.
+
+    `ids`: int64 (T,); `content`: the caller's own tokens, of the text and of the image; `prefix`: how many tokens stand
+    before them whatever they are.
+    """
 
     ids: np.ndarray
     content: tuple[Span, ...]
     image: Span | None = None
+    prefix: int = 0
 
 
 class Renderer:
@@ -70,22 +77,24 @@ class Renderer:
     def _check_text(self, text: str) -> None:
         if not text.strip():
             raise InvalidInput("the text is empty")
+        if _SURROGATE.search(text):
+            raise InvalidInput("the text has half of a surrogate pair, which is no character")
         if len(text) > LONGEST_TOKEN * self.max_text_tokens:
             raise InvalidInput(f"the text is longer than {self.max_text_tokens} tokens; nothing is truncated here")
 
-    def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> list[list[int] | str]:
-        """The chat template around the content's slots: ids, but for the string that holds the text's slot."""
+    def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> Frame:
+        """The chat template around the content's slots: ids, but for what stands before and after the text."""
         pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", getattr(prompt, kind)) if piece]
         words = {f"{SLOT}{n}{SLOT}": piece for n, piece in enumerate(pieces)} | {SYSTEM_SLOT: system or ""}
         drawn = self._draw(prompt, pieces, system) + (close or "")
         return [self._part(part, words) for part in self._split.split(drawn) if part]
 
-    def _part(self, part: str, words: dict[str, str]) -> list[int] | str:
+    def _part(self, part: str, words: dict[str, str]) -> list[int] | tuple[str, str]:
         """One of the template's own special tokens, or what stands between two, with the caller's words in it."""
         if part in self._special:
             return [self._special[part]]
-        filled = _replaced(part, words)
-        return filled if TEXT_SLOT in part else self._plain.encode(filled, add_special_tokens=False).ids
+        before, slot, after = (_replaced(piece, words) for piece in part.partition(TEXT_SLOT))
+        return (before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids
 
     def _draw(self, prompt: Prompt, pieces: list[str], system: str | None) -> str:
         known = {"{text}": TEXT_SLOT, "{image}": IMAGE}
@@ -100,13 +109,14 @@ class Renderer:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]})
         return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def _fill(self, frame: list[list[int] | str], text: str, image_tokens: int) -> Tokens:
+    def _fill(self, frame: Frame, text: str, image_tokens: int) -> Tokens:
         ids: list[int] = []
         content: list[Span] = []
         image: Span | None = None
+        prefix = 0
         for part in frame:
-            if isinstance(part, str):
-                before, _, after = part.partition(TEXT_SLOT)
+            if isinstance(part, tuple):
+                before, after = part
                 encoding = self._plain.encode(before + text + after, add_special_tokens=False)
                 start, stop = _covering(encoding.offsets, len(before), len(before) + len(text))
                 content.append((len(ids) + start, len(ids) + stop))
@@ -117,7 +127,8 @@ class Renderer:
                 ids += part * image_tokens
             else:
                 ids += part
-        return Tokens(np.array(ids, dtype=np.int64), tuple(content), image)
+                prefix = prefix if content else len(ids)
+        return Tokens(np.array(ids, dtype=np.int64), tuple(content), image, prefix)
 
 
 def _replaced(part: str, words: dict[str, str]) -> str:
@@ -126,8 +137,12 @@ def _replaced(part: str, words: dict[str, str]) -> str:
 
 
 def _covering(offsets: list[Span], start: int, stop: int) -> Span:
-    """The range of tokens that hold any character of [start, stop)."""
+    """The range of tokens that hold any character of [start, stop).
+
+    A mark that melts into the letter before it (e + U+0301 are one é) is in that letter's tokens.
+    """
     inside = [i for i, (first, last) in enumerate(offsets) if first < stop and last > start]
+    inside = inside or [i for i, (_, last) in enumerate(offsets) if last == start]
     return inside[0], inside[-1] + 1
 
 

@@ -86,4 +86,4 @@ def shape_of(packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None
     if len(packed.bounds.lengths) > 1 or packed.bounds.longest > MAX_TOKENS:
         return None
     grids = packed.images.grids if packed.images else ()
-    return packed.bounds.lengths, grids, layers, None if rows is None else len(rows)
+    return packed.bounds.lengths, packed.prefixes, grids, layers, None if rows is None else len(rows)
