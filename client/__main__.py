@@ -1,63 +1,46 @@
 """`python -m client`: the adapter, told by `ADAPTER_*`, as one process or as several under one more.
 
-Knows how to run it; does not start Triton.
+Knows how many processes there are; does not start Triton.
 """
 
-import gc
-import logging
-import signal
+import os
 import sys
 from functools import partial
-from socket import socket
+from tempfile import TemporaryDirectory
 
-import uvicorn
-
-from client.app import create_app
+from client import logs
 from client.settings import Settings, SettingsError
 from client.workers import PortTaken, Workers
-
-# Longer than usual HTTP clients keep an idle connection: they close it, and no request meets one that is just closing.
-KEEP_ALIVE_SECONDS = 75
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight."""
     try:
         settings = Settings.from_environment()
+        logs.configure(settings.log_level, settings.log_format)
+        if settings.workers > 1:
+            sys.exit(_several(settings))
+        from client.server import serve
+
+        serve(settings)
     except SettingsError as error:
         sys.exit(str(error))
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if settings.workers == 1:
-        serve(settings)
-        return
-    try:
-        workers = Workers(settings.host, settings.port, settings.workers, partial(serve, settings))
-    except PortTaken as error:
-        sys.exit(f"ADAPTER_HOST, ADAPTER_PORT: {error} Set another one.")
-    sys.exit(workers.run())
 
 
-def serve(settings: Settings, listening: socket | None = None) -> None:
-    """One process's part: on the settings' own address, or on a socket that listens there already."""
-    for stop in (signal.SIGTERM, signal.SIGINT):  # uvicorn repeats the signal to itself when it has stopped for it
-        signal.signal(stop, lambda *_: sys.exit(0))
-    app = create_app(settings)
-    gc.freeze()  # what is there by now stays: no collection has to go through it again
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        proxy_headers=False,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(settings.deadline_seconds) + 1,
-    )
-    uvicorn.Server(config).run([listening] if listening else None)
+def _several(settings: Settings) -> int:
+    """Their figures are added up by way of files, in a folder that must be known before the first is declared."""
+    with TemporaryDirectory(prefix="adapter-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from client import api_key, metrics
+        from client.server import serve
+
+        api_key.digests(settings)  # what is wrong with it is said once, and before there is a worker
+        metrics.forget(os.getpid())
+        try:
+            workers = Workers(settings.host, settings.port, settings.workers, partial(serve, settings), metrics.forget)
+        except PortTaken as error:
+            raise SettingsError(f"ADAPTER_HOST, ADAPTER_PORT: {error} Set another one.") from None
+        return workers.run()
 
 
 if __name__ == "__main__":

@@ -59,14 +59,25 @@ def _liking(media_type: str, ranges: dict[str, float]) -> tuple[float, int]:
     return 0.0, 0
 
 
-def answer(items: list[EmbedInput], embeddings: list[Embedding], form: Form, started: float) -> Response:
+def stages_ms(embeddings: list[Embedding]) -> dict[str, float]:
+    """How long the slowest of the items was in each stage; the model works on several at once, so this is no sum."""
+    return {
+        "queue": max(embedding.queue_ms for embedding in embeddings),
+        "preprocess": max(embedding.preprocess_ms for embedding in embeddings),
+        "forward": max(embedding.forward_ms for embedding in embeddings),
+    }
+
+
+def answer(
+    items: list[EmbedInput], embeddings: list[Embedding], form: Form, stages: dict[str, float], started: float
+) -> Response:
     """The vectors in the form that was asked for, and in the headers what they cost.
 
     Raises:
         InvalidInput: the form cannot hold a number of them; `param` names the item.
     """
     content, about = _written([embedding.vector for embedding in embeddings], form, items)
-    return Response(content, headers=_headers(embeddings, started) | about, media_type=form.media_type)
+    return Response(content, headers=_headers(embeddings, stages, started) | about, media_type=form.media_type)
 
 
 def _written(vectors: list[np.ndarray], form: Form, items: list[EmbedInput]) -> tuple[bytes, dict[str, str]]:
@@ -100,12 +111,8 @@ def _base64(vector: np.ndarray) -> str:
     return binascii.b2a_base64(vector.tobytes(), newline=False).decode()
 
 
-def _headers(embeddings: list[Embedding], started: float) -> dict[str, str]:
-    stages = {
-        stage: max(getattr(embedding, f"{stage}_ms") for embedding in embeddings)
-        for stage in ("queue", "preprocess", "forward")
-    }
-    stages["total"] = (time.perf_counter() - started) * 1e3
+def _headers(embeddings: list[Embedding], stages: dict[str, float], started: float) -> dict[str, str]:
+    stages = stages | {"total": (time.perf_counter() - started) * 1e3}
     headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
     recipe = embeddings[0].recipe  # all items of a request have the same options
     headers["x-recipe"] = recipe.id

@@ -20,22 +20,32 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from client import __version__, openapi
+from client import __version__, api_key, metrics, openapi
 from client.access_log import AccessLog
-from client.answers import Form, accepted, answer
-from client.body import cancelled_on_disconnect, parse_object, read_body
+from client.answers import Form, accepted, answer, stages_ms
+from client.api_key import ApiKey
+from client.body import Intake, cancelled_on_disconnect, parse_object, read_body
 from client.cache import VectorCache
 from client.dispatcher import Call, Dispatcher
-from client.errors import ApiError, DeadlinePassed, Unavailable, error_response, shaped
+from client.errors import ApiError, DeadlinePassed, InvalidInput, TooSlow, Unavailable, error_response, shaped
 from client.items import EmbedInput
 from client.openapi import Endpoint
 from client.readiness import Readiness
+from client.sampler import Sampler
 from client.schemas import ImageRequest, RenderRequest, TextRequest
 from client.settings import Settings
 from client.triton_client import TritonClient
 
 # Parsing, base64 and hashing of a body above this would hold up the other requests for more than half a millisecond.
 OFF_LOOP_BYTES = 256 * 1024
+LIMITS = {
+    "max_items",
+    "max_body_bytes",
+    "max_concurrency",
+    "max_connections",
+    "max_pending_items",
+    "max_pending_bytes",
+}
 
 
 class Adapter(Starlette):
@@ -47,18 +57,33 @@ class Adapter(Starlette):
 
     @cached_property
     def _document(self) -> dict[str, Any]:
-        return openapi.document(self.routes)
+        return openapi.document(self.routes, keyed=self.state.settings.keyed)
 
 
 def create_app(settings: Settings) -> Adapter:
-    """The application; it connects to Triton when it starts, and starts without it too."""
+    """The application; it connects to Triton when it starts, and starts without it too.
+
+    Raises:
+        SettingsError: there should be a key, and is none.
+    """
+    routes = _routes(settings.max_items)
+    paths = [route.path for route in routes if isinstance(route, Route)]
+    middleware = [Middleware(AccessLog, paths)]
+    traces = None
+    if settings.traces_url:
+        from client.traces import Traced, Traces  # imports that nobody else needs
+
+        traces = Traces.to(settings.traces_url)
+        middleware.append(Middleware(Traced, traces, paths))
+    if digests := api_key.digests(settings):
+        middleware.append(Middleware(ApiKey, digests))
     app = Adapter(
-        routes=_routes(settings.max_items),
-        middleware=[Middleware(AccessLog)],
+        routes=routes,
+        middleware=middleware,
         exception_handlers=dict.fromkeys((ApiError, HTTPException, ClientDisconnect), _on_error),
         lifespan=_lifespan,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.traces = settings, traces
     return app
 
 
@@ -77,10 +102,13 @@ def _routes(max_items: int) -> list[BaseRoute]:
             openapi_extra=openapi.request_body(RenderRequest, max_items),
         ),
         Endpoint("/health", health, **operation, responses=openapi.responses(Unavailable)),
+        Endpoint("/health/ready", health, **operation, responses=openapi.responses(Unavailable)),
         Endpoint("/health/live", live, **operation),
         Endpoint("/info", info, **operation),
         Route("/health", health, methods=["HEAD"]),
+        Route("/health/ready", health, methods=["HEAD"]),
         Route("/health/live", live, methods=["HEAD"]),
+        Endpoint("/metrics", figures, **operation),
         Route("/openapi.json", document),
         Route("/docs", docs),
     ]
@@ -89,9 +117,11 @@ def _routes(max_items: int) -> list[BaseRoute]:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    client = TritonClient(settings.triton_url, settings.model_name)
+    traces = app.state.traces
+    client = TritonClient(settings.triton_url, settings.model_name, traces.outgoing if traces else tuple)
     app.state.readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds)
     app.state.cache = VectorCache(settings.share(settings.cache_bytes))
+    app.state.intake = Intake(settings.share(settings.max_pending_bytes))
     app.state.dispatcher = Dispatcher(
         client,
         app.state.readiness,
@@ -99,14 +129,49 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         settings.share(settings.max_concurrency),
         settings.share(settings.max_pending_items),
     )
+    app.state.sampler = Sampler(app.state.readiness, app.state.cache, app.state.dispatcher, app.state.intake)
     await app.state.readiness.probe()  # before the port opens, so that the first request finds a known model
     background = [asyncio.create_task(app.state.readiness.keep_probing())]
     background.append(asyncio.create_task(app.state.readiness.keep_watching()))
+    background.append(asyncio.create_task(app.state.sampler.keep_sampling()))
     yield
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
     await client.close()
+    if traces:
+        await asyncio.to_thread(traces.close)
+
+
+@asynccontextmanager
+async def _received(request: Request) -> AsyncIterator[tuple[bytearray, Call]]:
+    """The body, and by when its answer must be there; what runs inside ends then, or when the client leaves."""
+    settings, intake = request.app.state.settings, request.app.state.intake
+    seconds = _seconds(request, settings.deadline_seconds)
+    call = Call(time.monotonic() + seconds, request.scope["request_id"])
+    body, arrived = bytearray(), False
+    try:
+        async with asyncio.timeout(seconds):
+            await read_body(request, body, settings.max_body_bytes, intake)
+            arrived = True
+            async with cancelled_on_disconnect(request):
+                yield body, call
+    except TimeoutError:
+        if arrived:
+            raise DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.") from None
+        raise TooSlow(f"timeout: the body did not arrive within {seconds:g} s.") from None
+    finally:
+        intake.give_back(len(body))
+
+
+def _seconds(request: Request, most: float) -> float:
+    try:
+        seconds = next((float(value) for name, value in request.scope["headers"] if name == b"x-timeout"), most)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise InvalidInput("x-timeout must be a number of seconds, such as 2.5.", "x-timeout")
+    return min(seconds, most)
 
 
 async def embed_text(request: Request) -> Response:
@@ -121,22 +186,17 @@ async def embed_images(request: Request) -> Response:
 
 async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]) -> Response:
     started = time.perf_counter()
-    settings: Settings = request.app.state.settings
-    deadline = time.monotonic() + settings.deadline_seconds
+    max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
-    try:
-        async with asyncio.timeout(settings.deadline_seconds):
-            body = await read_body(request, settings.max_body_bytes)
-            if len(body) > OFF_LOOP_BYTES:
-                items, form = await asyncio.to_thread(_parsed, body, model, settings.max_items, media_type)
-            else:
-                items, form = _parsed(body, model, settings.max_items, media_type)
-            async with cancelled_on_disconnect(request):
-                call = Call(deadline, request.scope["request_id"])
-                embeddings = await request.app.state.dispatcher.embed(items, call)
-    except TimeoutError:
-        raise DeadlinePassed(f"timeout: the request took longer than {settings.deadline_seconds:g} s.") from None
-    return answer(items, embeddings, form, started)
+    async with _received(request) as (body, call):
+        if len(body) > OFF_LOOP_BYTES:
+            items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
+        else:
+            items, form = _parsed(body, model, max_items, media_type)
+        embeddings = await request.app.state.dispatcher.embed(items, call)
+    stages = stages_ms(embeddings)
+    metrics.embedded(len(items), len(body), stages)
+    return answer(items, embeddings, form, stages, started)
 
 
 def _parsed(
@@ -148,14 +208,12 @@ def _parsed(
 
 async def render(request: Request) -> Response:
     """The exact prompt, token ids, positions, grid and pooled tokens of one input."""
-    settings: Settings = request.app.state.settings
-    body = await read_body(request, settings.max_body_bytes)
-    item = RenderRequest.parse(parse_object(body), settings.max_items).item()
-    deadline = time.monotonic() + settings.deadline_seconds
-    try:
-        embedding = await request.app.state.dispatcher.render(item, Call(deadline, request.scope["request_id"]))
-    except ApiError as error:
-        raise error.at(item.param) from None
+    async with _received(request) as (body, call):
+        item = RenderRequest.parse(parse_object(body), request.app.state.settings.max_items).item()
+        try:
+            embedding = await request.app.state.dispatcher.render(item, call)
+        except ApiError as error:
+            raise error.at(item.param) from None
     return _json({"recipe": embedding.recipe.id, **(embedding.render or {})})
 
 
@@ -176,7 +234,7 @@ async def info(request: Request) -> Response:
     Limits are of all workers together; the cache is that of the worker which answers.
     """
     settings: Settings = request.app.state.settings
-    limits = settings.model_dump(include={"max_items", "max_body_bytes", "max_concurrency", "max_pending_items"})
+    limits = settings.model_dump(include=LIMITS)
     seconds = settings.model_dump(include={"deadline_seconds", "wait_seconds", "probe_seconds"})
     return _json(
         {
@@ -185,6 +243,12 @@ async def info(request: Request) -> Response:
             "cache": request.app.state.cache.stats(),
         }
     )
+
+
+async def figures(request: Request) -> Response:
+    """The adapter's figures for Prometheus, of all workers together."""
+    request.app.state.sampler.sample()
+    return Response(metrics.exposition(), media_type=metrics.MEDIA_TYPE)
 
 
 async def document(request: Request) -> Response:

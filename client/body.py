@@ -1,4 +1,4 @@
-"""The request body: read within its limit, and noticed when nobody waits for the answer any more.
+"""The request body: read within its limits, and noticed when nobody waits for the answer any more.
 
 Knows HTTP. Does not know what the JSON inside means.
 """
@@ -10,30 +10,54 @@ from contextlib import asynccontextmanager
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from client.errors import InvalidInput, TooLarge, UnsupportedMediaType
+from client.errors import InvalidInput, Overloaded, TooLarge, UnsupportedMediaType
 
 
-async def read_body(request: Request, max_bytes: int) -> bytearray:
-    """The body of a JSON request. A body over the limit is refused while it arrives, and by its declared length before.
+class Intake:
+    """How many bytes of all bodies together are held, while they arrive and as long as they are worked on."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.held = 0
+
+    def take(self, count: int) -> None:
+        """So many more.
+
+        Raises:
+            Overloaded: there is no room for them.
+        """
+        if self.held + count > self._max_bytes:
+            raise Overloaded("Too many bytes are waiting (rate limit): send the request again in a second.")
+        self.held += count
+
+    def give_back(self, count: int) -> None:
+        """They are held no more."""
+        self.held -= count
+
+
+async def read_body(request: Request, body: bytearray, max_bytes: int, intake: Intake) -> None:
+    """Read a JSON request's body. One over the limit is refused while it arrives, by its declared length even before.
 
     Raises:
-        UnsupportedMediaType, TooLarge: by the headers or on the way.
+        UnsupportedMediaType, TooLarge, Overloaded: by the headers or on the way.
         ClientDisconnect: the client left in the middle of it.
     """
-    headers = request.headers
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")
-    length = headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
-        raise _too_large(max_bytes)
-    body = bytearray()  # not a list of chunks: a thousand chunks of one byte would take forty thousand
+    _check(dict(request.scope["headers"]), max_bytes)
     async for chunk in request.stream():
         if len(body) + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
-        body += chunk
-    return body
+        intake.take(len(chunk))
+        body += chunk  # not a list of chunks: a thousand chunks of one byte would take forty thousand
+
+
+def _check(headers: dict[bytes, bytes], max_bytes: int) -> None:
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
 
 
 def _too_large(max_bytes: int) -> TooLarge:

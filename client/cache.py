@@ -34,7 +34,7 @@ class VectorCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Hashable, tuple[bytes, Recipe]] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
         self.hits = 0
         self.misses = 0
 
@@ -54,12 +54,12 @@ class VectorCache:
         if size > self._max_bytes:
             return
         if (replaced := self._entries.pop(key, None)) is not None:
-            self._bytes -= len(replaced[0]) + ENTRY_OVERHEAD_BYTES
+            self.bytes -= len(replaced[0]) + ENTRY_OVERHEAD_BYTES
         self._entries[key] = stored, recipe
-        self._bytes += size
-        while self._bytes > self._max_bytes:
+        self.bytes += size
+        while self.bytes > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)
-            self._bytes -= len(oldest[0]) + ENTRY_OVERHEAD_BYTES
+            self.bytes -= len(oldest[0]) + ENTRY_OVERHEAD_BYTES
 
     def stats(self) -> dict[str, int]:
         """Hits, misses, entries, bytes, and the most bytes there may be."""
@@ -67,7 +67,7 @@ class VectorCache:
             "hits": self.hits,
             "misses": self.misses,
             "entries": len(self._entries),
-            "bytes": self._bytes,
+            "bytes": self.bytes,
             "max_bytes": self._max_bytes,
         }
 

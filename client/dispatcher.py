@@ -37,7 +37,7 @@ class Dispatcher:
         self._flights: SingleFlight[Embedding] = SingleFlight()
         self._slots = asyncio.Semaphore(max_concurrency)
         self._max_pending = max_pending
-        self._pending = 0
+        self.pending = 0
 
     async def embed(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
         """One embedding for each item, in order. When one item fails, the others are cancelled.
@@ -67,13 +67,13 @@ class Dispatcher:
 
     @contextmanager
     def _admitted(self, count: int) -> Iterator[None]:
-        if self._pending + count > self._max_pending:
+        if self.pending + count > self._max_pending:
             raise Overloaded("Too many items are waiting (rate limit): send the request again in a second.")
-        self._pending += count
+        self.pending += count
         try:
             yield
         finally:
-            self._pending -= count
+            self.pending -= count
 
     async def _embed_all(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
         flights, shared = [], []

@@ -2,10 +2,13 @@
 
     ApiError
     ├── InvalidInput          400  the caller can mend it: the message says how
+    ├── Unauthorized          401  no key, or not one of ours
     ├── NotAcceptable         406  the Accept header wants none of our media types
+    ├── TooSlow               408  the body did not arrive in time
     ├── TooLarge              413  the body is over the limit
     ├── UnsupportedMediaType  415  not JSON, or compressed
-    ├── Overloaded            429  too many items are waiting; come back
+    ├── Overloaded            429  too much is waiting; come back
+    ├── HeadTooLarge          431  path and headers are over the limit
     ├── InferenceFailed       500  our fault; only an id is told, the log has the rest
     ├── Unavailable           503  the model is not there, and nothing says that it is coming back
     └── DeadlinePassed        504  it took too long, or the model did not come back in time
@@ -39,8 +42,16 @@ class InvalidInput(ApiError):
     """The caller can mend it."""
 
 
+class Unauthorized(ApiError):
+    """The key is missing or wrong."""
+
+
 class NotAcceptable(ApiError):
     """The Accept header wants none of the media types that there are."""
+
+
+class TooSlow(ApiError):
+    """The body did not arrive in time."""
 
 
 class TooLarge(ApiError):
@@ -52,7 +63,11 @@ class UnsupportedMediaType(ApiError):
 
 
 class Overloaded(ApiError):
-    """Too many items are waiting already."""
+    """Too many items, bytes or connections are here already."""
+
+
+class HeadTooLarge(ApiError):
+    """The request's path and headers are larger than the limit."""
 
 
 class InferenceFailed(ApiError):
@@ -81,10 +96,13 @@ _CLOSE = {"connection": "close"}
 
 TOLD: dict[type[ApiError], Told] = {
     InvalidInput: Told(400, "invalid_request_error", "invalid_input"),
+    Unauthorized: Told(401, "authentication_error", "unauthorized", {"www-authenticate": "Bearer", **_CLOSE}),
     NotAcceptable: Told(406, "invalid_request_error", "not_acceptable", _CLOSE),
+    TooSlow: Told(408, "timeout_error", "body_too_slow", _CLOSE),
     TooLarge: Told(413, "invalid_request_error", "too_large", _CLOSE),
     UnsupportedMediaType: Told(415, "invalid_request_error", "unsupported_media_type", _CLOSE),
     Overloaded: Told(429, "overloaded_error", "overloaded", {"retry-after": "1"}),
+    HeadTooLarge: Told(431, "invalid_request_error", "head_too_large", _CLOSE),
     InferenceFailed: Told(500, "server_error", "inference_failed"),
     Unavailable: Told(503, "server_error", "unavailable", {"retry-after": "5"}),
     DeadlinePassed: Told(504, "timeout_error", "deadline_passed"),

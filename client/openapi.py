@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, request_response
 
 from client import __version__
 from client.answers import NPY, RAW
+from client.api_key import OPEN
 from client.errors import TOLD, ApiError, NotAcceptable
 from client.schemas import EmbeddingResponse, ErrorResponse, ImageRequest, RenderRequest, RenderResponse, TextRequest
 
@@ -53,6 +54,12 @@ _EXAMPLES: dict[type, dict[str, dict[str, Any]]] = {
     RenderRequest: {"text": {"text": "cloudy blue"}, "image": {"image": _RED, "pooling": "mean"}},
 }
 
+_TIMEOUT = {
+    "name": "x-timeout",
+    "in": "header",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+    "description": "Seconds that the answer is worth waiting for; the server's own limit holds all the same.",
+}
 _HEADERS = {
     "x-request-id": "The request's own `x-request-id`, or a new one; it is in the log and goes to Triton.",
     "x-queue-ms": "Time at Triton before and after the work; the largest of the items, as in the next two.",
@@ -77,9 +84,15 @@ class Endpoint(APIRoute):
         self.app = request_response(endpoint)
 
 
-def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
-    """/openapi.json of those of the routes that are endpoints."""
-    return get_openapi(title=TITLE, version=__version__, description=DESCRIPTION, routes=routes)
+def document(routes: Sequence[BaseRoute], keyed: bool) -> dict[str, Any]:
+    """/openapi.json of those of the routes that are endpoints; `keyed`: whoever asks must know a key."""
+    document = get_openapi(title=TITLE, version=__version__, description=DESCRIPTION, routes=routes)
+    if keyed:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["security"] = [] if path in OPEN else [{"key": []}]
+    return document
 
 
 def page(url: str) -> Response:
@@ -98,7 +111,8 @@ def request_body(model: type[TextRequest | ImageRequest | RenderRequest], max_it
         schema["oneOf"] = [{"required": ["input"]}, {"required": ["content"]}]
     examples = {name: {"value": value} for name, value in _EXAMPLES[model].items()}
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+        "parameters": [_TIMEOUT],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}},
     }
 
 

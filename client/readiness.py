@@ -80,16 +80,22 @@ class Readiness:
                 "send the request again in a few seconds."
             ) from None
 
+    @property
+    def answers(self) -> bool:
+        """Whether an embedding came back lately."""
+        longest = STALE_PROBES * self._probe_seconds + PROBE_DEADLINE_SECONDS
+        return self._up.is_set() and self._silent_seconds() <= longest
+
     async def check(self) -> None:
         """Ask Triton too.
 
         Raises:
             Unavailable: the model is not ready; the message says in what way.
         """
-        if self._answered_at is None or not self._up.is_set():
+        if not self._up.is_set():
             raise Unavailable("The model does not answer: it is starting, restarting or gone.")
-        if (silence := self._silent_seconds()) > STALE_PROBES * self._probe_seconds + PROBE_DEADLINE_SECONDS:
-            raise Unavailable(f"No embedding has come back for {silence:.0f} s.")
+        if not self.answers:
+            raise Unavailable(f"No embedding has come back for {self._silent_seconds():.0f} s.")
         if not await self._client.model_ready(PROBE_DEADLINE_SECONDS):
             raise Unavailable("Triton says that the model is not ready.")
 

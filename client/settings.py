@@ -4,9 +4,10 @@ A misspelt name or an impossible value is refused by name at start. Knows nothin
 """
 
 import os
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -27,17 +28,23 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64, description="Processes that answer, on the one port.")
     triton_url: str = Field(default="127.0.0.1:8011", min_length=1, description="host:port of Triton's gRPC endpoint.")
     model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
+    api_key: SecretStr | None = Field(default=None, description="Whoever asks must know it; unset: anybody may ask.")
+    api_key_file: Path | None = Field(default=None, description="The same from a file, one key a line: any will do.")
+    max_connections: int = Field(default=4096, ge=1, description="Most connections at once; one more is told a 429.")
     max_items: int = Field(default=256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     max_concurrency: int = Field(
         default=128, ge=1, description="Most items at Triton at once; less than its queue holds."
     )
     max_pending_items: int = Field(default=1024, ge=1, description="Most items waiting or at Triton before a 429.")
+    max_pending_bytes: int = Field(default=2**30, ge=1024, description="Bytes of all bodies held, before a 429.")
     deadline_seconds: float = Field(default=60, gt=0, le=3600, description="Longest a request may take before a 504.")
     wait_seconds: float = Field(default=10, ge=0, le=3600, description="Longest wait for a model that is restarting.")
     cache_bytes: int = Field(default=128 * 2**20, ge=0, description="Bytes of the vector cache; 0 stores nothing.")
     probe_seconds: float = Field(default=5, gt=0, le=3600, description="A tiny text is sent after this silence.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="info: every request.")
+    log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line.")
+    traces_url: str | None = Field(default=None, pattern="^https?://", description="OTLP/HTTP receiver of spans.")
 
     @model_validator(mode="after")
     def _one_full_request_fits(self) -> Self:
@@ -46,9 +53,28 @@ class Settings(BaseSettings):
                 f"{PREFIX}MAX_PENDING_ITEMS must be at least {PREFIX}MAX_ITEMS for each of the {PREFIX}WORKERS "
                 f"({self.max_items * self.workers}), or no full request fits"
             )
-        if self.max_concurrency < self.workers:
-            raise ValueError(f"{PREFIX}MAX_CONCURRENCY must be at least {PREFIX}WORKERS ({self.workers}): one for each")
+        if self.max_pending_bytes < self.max_body_bytes * self.workers:
+            raise ValueError(
+                f"{PREFIX}MAX_PENDING_BYTES must be at least {PREFIX}MAX_BODY_BYTES for each of the {PREFIX}WORKERS "
+                f"({self.max_body_bytes * self.workers}), or no full body fits"
+            )
+        if min(self.max_concurrency, self.max_connections) < self.workers:
+            raise ValueError(
+                f"{PREFIX}MAX_CONCURRENCY and {PREFIX}MAX_CONNECTIONS must be at least {PREFIX}WORKERS "
+                f"({self.workers}): one for each"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _one_place_for_the_key(self) -> Self:
+        if self.api_key and self.api_key_file:
+            raise ValueError(f"{PREFIX}API_KEY and {PREFIX}API_KEY_FILE are both set: keep one of them")
+        return self
+
+    @property
+    def keyed(self) -> bool:
+        """Whether whoever asks must know a key."""
+        return bool(self.api_key or self.api_key_file)
 
     def share(self, total: int) -> int:
         """What one worker may have of a total: the sum never exceeds it."""

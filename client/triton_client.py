@@ -12,6 +12,7 @@ import logging
 import secrets
 import struct
 import time
+from collections.abc import Callable, Sequence
 
 import grpc
 import numpy as np
@@ -41,10 +42,14 @@ _GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode
 
 
 class TritonClient:
-    """One gRPC channel to one model. Create it inside the event loop that uses it."""
+    """One gRPC channel to one model. Create it inside the event loop that uses it.
 
-    def __init__(self, url: str, model_name: str) -> None:
+    `metadata` says what goes along with an item: the trace that it belongs to.
+    """
+
+    def __init__(self, url: str, model_name: str, metadata: Callable[[], Sequence[tuple[str, str]]] = tuple) -> None:
         self._model_name = model_name
+        self._metadata = metadata
         self._channel = grpc.aio.insecure_channel(url, options=_CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -62,7 +67,7 @@ class TritonClient:
         )
         sent = time.perf_counter()
         try:
-            response = await self._stub.ModelInfer(request, timeout=timeout)
+            response = await self._stub.ModelInfer(request, timeout=timeout, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise translated(error.code(), error.details() or "") from None
         return read_embedding(response, (time.perf_counter() - sent) * 1e3)

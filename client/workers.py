@@ -42,10 +42,13 @@ class _Worker:
 
 
 class Workers:
-    """`count` processes that each run `serve` with a listening socket."""
+    """`count` processes that each run `serve` with a listening socket; `bury` is told the id of one that died."""
 
-    def __init__(self, host: str, port: int, count: int, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(
+        self, host: str, port: int, count: int, serve: Callable[[socket.socket], None], bury: Callable[[int], None]
+    ) -> None:
         self._serve = serve
+        self._bury = bury
         self._sockets = _listening(host, port, count)
         self._lifeline = os.pipe()  # the end to write to is ours alone: it closes when we die, in whatever way
         self._workers: list[_Worker] = []
@@ -68,6 +71,7 @@ class Workers:
                 logger.error("a worker ended with %d, and so would the next: stopping", worker.process.exitcode)
                 return False
             logger.warning("a worker ended with %d: starting another", worker.process.exitcode)
+            self._bury(worker.process.pid or 0)
             self._workers[index] = self._start(self._sockets[index])
         return True
 

@@ -6,6 +6,7 @@ What stands behind the line is the real Triton with the real model.
 import asyncio
 import base64
 import io
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ import httpx
 from PIL import Image
 
 from client.app import create_app
+from client.server import server
 from client.settings import Settings
 
 DEAD = "127.0.0.1:1"  # nobody listens here
@@ -28,6 +30,31 @@ async def adapter(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.Asy
     ):
         client.app = app
         yield client
+
+
+@asynccontextmanager
+async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.AsyncClient]:
+    """The same on a real port, in the server that it runs in; `client.port` is the port."""
+    running = server(Settings(triton_url=triton_url, **settings))
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        serving = asyncio.create_task(running.serve([own]))
+        while not running.started:
+            await asyncio.sleep(0.01)
+        url = f"http://127.0.0.1:{own.getsockname()[1]}"
+        try:
+            async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+                client.app, client.port = running.config.app, own.getsockname()[1]
+                yield client
+        finally:
+            running.should_exit = True
+            await serving
+
+
+async def eventually(condition, seconds: float = 3.0) -> None:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.01)
+    assert condition()
 
 
 def png(red: int, green: int, blue: int, size: int = 64) -> bytes:

@@ -11,7 +11,7 @@ from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from client import errors
 from client.triton_client import read_embedding, translated
-from tests.in_process import adapter, line_to, refused
+from tests.in_process import adapter, eventually, line_to, refused
 
 RED = {"input": "red"}
 
@@ -20,13 +20,6 @@ RED = {"input": "red"}
 async def line(stack):
     async with line_to(stack.triton_grpc) as line:
         yield line
-
-
-async def eventually(condition, seconds=3.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    assert condition()
 
 
 async def ready_within(http, seconds):
@@ -158,7 +151,7 @@ async def test_when_one_item_fails_the_others_are_not_waited_for(line):
         bad = {"input": [f"text {index}" for index in range(40)], "dimensions": 10**6}
         error = refused(await http.post("/txt/embed", json=bad), 400)
         assert error["param"] == "input[0]"
-        assert http.app.state.dispatcher._pending == 0
+        assert http.app.state.dispatcher.pending == 0
         assert http.app.state.dispatcher._flights._flights == {}
 
 
@@ -191,13 +184,13 @@ async def test_a_client_that_leaves_cancels_its_items_and_nobody_elses(line):
         await asyncio.sleep(0.1)
         staying = asyncio.create_task(http.post("/txt/embed", json={"input": "shared"}))
         await asyncio.sleep(0.1)
-        assert (dispatcher._pending, len(dispatcher._flights._flights)) == (3, 2)
+        assert (dispatcher.pending, len(dispatcher._flights._flights)) == (3, 2)
         gone.set()
         assert await asyncio.wait_for(leaving, 1) == 499
-        assert (dispatcher._pending, len(dispatcher._flights._flights)) == (1, 1)
+        assert (dispatcher.pending, len(dispatcher._flights._flights)) == (1, 1)
         line.release()
         assert (await staying).status_code == 200
-        assert dispatcher._pending == 0
+        assert dispatcher.pending == 0
 
 
 async def test_a_slow_body_is_a_timeout():
@@ -209,7 +202,7 @@ async def test_a_slow_body_is_a_timeout():
     async with adapter(deadline_seconds=0.2) as http:
         started = time.monotonic()
         response = await http.post("/txt/embed", content=chunks(), headers={"content-type": "application/json"})
-        assert "timeout" in refused(response, 504)["message"]
+        assert "timeout" in refused(response, 408)["message"]
         assert time.monotonic() - started < 1
 
 
@@ -221,17 +214,6 @@ async def test_our_own_bug_is_500_with_an_id_only(line, caplog):
         assert response.headers["x-request-id"] in error["message"]
         assert "NoneType" not in error["message"]
         assert response.headers["x-request-id"] in caplog.text
-
-
-async def test_the_log_holds_no_contents(line, caplog):
-    caplog.set_level("DEBUG", logger="client")
-    async with adapter(line.url) as http:
-        await http.post("/txt/embed?key=hidden", json={"input": "a secret"}, headers={"authorization": "hidden"})
-        await http.post("/txt/embed", json={"input": ["a secret", 7], "secret": 1})
-    lines = [record.getMessage() for record in caplog.records if record.name == "client.access_log"]
-    assert [line.split()[:3] for line in lines] == [["POST", "/txt/embed", "200"], ["POST", "/txt/embed", "400"]]
-    assert "secret" not in caplog.text
-    assert "hidden" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,10 @@ def test_no_worker_outlives_its_parent(start):
     ("variables", "words"),
     [
         ({"ADAPTER_WORKERS": "0"}, "ADAPTER_WORKERS: "),
+        ({"ADAPTER_MAX_PENDING_BYTES": "100000000"}, "ADAPTER_MAX_PENDING_BYTES must be at least .*201326592"),
+        ({"ADAPTER_API_KEY": "two words"}, "ADAPTER_API_KEY: (?!.*two words)"),
         ({"ADAPTER_WORKERS": "8"}, "ADAPTER_MAX_PENDING_ITEMS must be at least .*2048"),
-        ({"ADAPTER_WORKERS": "4", "ADAPTER_MAX_CONCURRENCY": "3"}, "ADAPTER_MAX_CONCURRENCY must be at least .*4"),
+        ({"ADAPTER_WORKERS": "4", "ADAPTER_MAX_CONCURRENCY": "3"}, "ADAPTER_MAX_CONCURRENCY .*must be at least .*4"),
     ],
 )
 def test_wrong_settings_end_it_before_there_is_a_worker(variables, words):
@@ -154,7 +156,7 @@ def test_wrong_settings_end_it_before_there_is_a_worker(variables, words):
 def test_a_taken_port_is_a_sentence_also_when_the_other_would_share_it(start):
     for taken in (socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0), reuse_port=True)):
         with taken, pytest.raises(PortTaken, match=f"port {taken.getsockname()[1]} cannot be listened on"):
-            Workers("127.0.0.1", taken.getsockname()[1], 2, lambda _: None)
+            Workers("127.0.0.1", taken.getsockname()[1], 2, print, print)
     running = start()
     second = Running(ADAPTER_PORT=str(running.port))
     assert second.popen.wait(20) == 1

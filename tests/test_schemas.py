@@ -181,7 +181,7 @@ def test_an_image_that_is_not_base64_is_refused_and_nothing_is_opened(value, wor
 
 def test_errors_are_a_closed_set():
     assert set(TOLD) == set(ApiError.__subclasses__())
-    assert [told.status for told in TOLD.values()] == [400, 406, 413, 415, 429, 500, 503, 504]
+    assert [told.status for told in TOLD.values()] == [400, 401, 406, 408, 413, 415, 429, 431, 500, 503, 504]
     for kind, told in TOLD.items():
         assert f"── {kind.__name__} " in errors.__doc__
         body = json.loads(errors.error_response(kind("Sentence.", "input[7]")).body)
@@ -209,7 +209,7 @@ def test_openapi_documents_every_answer(document):
     assert all(reference.startswith("#/components/schemas/") for reference in references)
     for path in ("/txt/embed", "/img/embed"):
         answers = document["paths"][path]["post"]["responses"]
-        assert set(answers) == {"200", "400", "406", "413", "415", "429", "500", "503", "504"}
+        assert set(answers) == {"200", *(str(told.status) for told in TOLD.values())}
         for status in set(answers) - {"200"}:
             schema = answers[status]["content"]["application/json"]["schema"]
             assert schema == {"$ref": "#/components/schemas/ErrorResponse"}

@@ -43,7 +43,8 @@ class TritonPythonModel:
     def execute(self, requests: list) -> list | None:
         """One response for each request: in order at the end, or each through its sender as soon as it is ready."""
         if self.pipeline is None:
-            return self._respond_together([read_rows(request) for request in requests])
+            rows = read_waited_for if len(requests) > 1 else read_rows  # a lone request came without waiting
+            return self._respond_together([rows(request) for request in requests])
         for request in requests:
             sender = request.get_response_sender()
             self.pipeline.submit(Request(read_rows(request), partial(self._send, sender), sender.is_cancelled))
@@ -79,6 +80,11 @@ class TritonPythonModel:
         rendered = {"render": answer.render} if answer.render else {}
         own = json.dumps({"recipe": answer.recipe.id, **about, **rendered})
         return f'{{"model": {self._model}, {own[1:]}'.encode()  # the model's part is the longer one and never changes
+
+
+def read_waited_for(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:
+    """The rows, unless whoever sent them has gone: Triton hands over what is cancelled in its queue all the same."""
+    return [Abandoned()] if request.is_cancelled() else read_rows(request)
 
 
 def read_rows(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:

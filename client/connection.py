@@ -1,0 +1,114 @@
+"""One HTTP/1.1 connection: uvicorn's, with limits where it has none, and our error body where it answers by itself.
+
+By itself uvicorn waits for ever for a head that does not end, keeps as many headers as are sent, answers what is not
+HTTP in plain text, too many connections with a 503, and holds an answer for as long as nobody takes it. Knows bytes and
+timers; a request whose head is complete is the application's.
+"""
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from client import metrics
+from client.errors import TOLD, ApiError, HeadTooLarge, InvalidInput, Overloaded, error_response
+
+HEAD_BYTES = 64 * 1024
+# Longer than usual HTTP clients keep an idle connection: they close it, and no request meets one that is just closing.
+# As long may a head take to arrive, and an answer to be taken.
+IDLE_SECONDS = 75
+
+_MALFORMED = InvalidInput("This is not an HTTP/1.1 request: check its first line, its headers and Content-Length.")
+_HEAD_TOO_LARGE = HeadTooLarge(f"Path and headers are larger than {HEAD_BYTES} bytes: send less of them.")
+_TOO_MANY = Overloaded("Too many connections are open (rate limit): send the request again in a second.")
+
+
+class Connection(HttpToolsProtocol):
+    """The protocol class that uvicorn is given; `limited` makes one."""
+
+    max_connections: ClassVar[int]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._partial = 0  # bytes since the last complete request
+        self._in_body = False
+        self._late: asyncio.TimerHandle | None = None  # runs while a head arrives in pieces
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        metrics.CONNECTIONS.inc()
+        if len(self.connections) > self.max_connections:
+            self._refuse(_TOO_MANY)
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(IDLE_SECONDS, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        metrics.CONNECTIONS.dec()
+        self._unset_keepalive_if_required()
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._partial += len(data)
+        super().data_received(data)
+        if self._in_body or not self._partial or self.transport.is_closing():
+            return
+        if self._partial > HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
+        elif self._late is None:
+            self._late = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        self._head_is_there()
+        if self._partial > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
+            raise ValueError("the head is too large")  # uvicorn parses no further
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body, self._partial = False, 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A body that was refused unread is not read for the sake of keeping the connection."""
+        if not self.pipeline and self.cycle.more_body:
+            self.transport.close()
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self.loop.call_later(IDLE_SECONDS, self.transport.abort)
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # to close it would be to wait for whoever does not read
+        super().timeout_keep_alive_handler()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self.transport.is_closing():
+            self._refuse(_MALFORMED)
+
+    def _head_is_there(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer and hang up: no application has seen anything of this request."""
+        metrics.answered("other", TOLD[type(error)].status, 0)
+        self.transport.write(_plainly(error))
+        self.transport.close()
+
+
+def limited(max_connections: int) -> type[Connection]:
+    """For a server that holds so many connections."""
+    return type("Connection", (Connection,), {"max_connections": max_connections})
+
+
+def _plainly(error: ApiError) -> bytes:
+    response = error_response(error)
+    response.headers["connection"] = "close"
+    head = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
+    return STATUS_LINE[response.status_code] + head + b"\r\n" + bytes(response.body)

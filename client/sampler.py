@@ -1,0 +1,38 @@
+"""Figures that are read off from time to time, so that no request pays for them: what is there now, and the cache's.
+
+Every second, for the other workers' sake, and whenever this one is asked. Knows where the adapter keeps its state.
+"""
+
+import asyncio
+
+from client import metrics
+from client.body import Intake
+from client.cache import VectorCache
+from client.dispatcher import Dispatcher
+from client.readiness import Readiness
+
+SECONDS = 1.0
+
+
+class Sampler:
+    """Of one adapter's state."""
+
+    def __init__(self, readiness: Readiness, cache: VectorCache, dispatcher: Dispatcher, intake: Intake) -> None:
+        self._readiness, self._cache, self._dispatcher, self._intake = readiness, cache, dispatcher, intake
+        self._hits = self._misses = 0  # that were told already
+
+    def sample(self) -> None:
+        """Bring the figures up to date."""
+        metrics.MODEL_UP.set(self._readiness.answers)
+        metrics.IN_FLIGHT.set(self._dispatcher.pending)
+        metrics.HELD_BYTES.set(self._intake.held)
+        metrics.CACHE_BYTES.set(self._cache.bytes)
+        metrics.CACHE_HITS.inc(self._cache.hits - self._hits)
+        metrics.CACHE_MISSES.inc(self._cache.misses - self._misses)
+        self._hits, self._misses = self._cache.hits, self._cache.misses
+
+    async def keep_sampling(self) -> None:
+        """For ever."""
+        while True:
+            self.sample()
+            await asyncio.sleep(SECONDS)

@@ -1,0 +1,236 @@
+"""Real sockets: what is slow, half, huge or not HTTP holds nothing up, and every refusal has our error body."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+
+from client import connection, server
+from client.connection import HEAD_BYTES
+from tests.in_process import eventually, line_to, listening, refused
+
+JSON = b"Content-Type: application/json"
+
+
+def raw(*headers: bytes, body: bytes = b"", first: bytes = b"POST /txt/embed HTTP/1.1") -> bytes:
+    return b"\r\n".join((first, b"Host: x", *headers, b"", body))
+
+
+def embedding(body: bytes, *headers: bytes) -> bytes:
+    return raw(JSON, b"Content-Length: %d" % len(body), *headers, body=body)
+
+
+@asynccontextmanager
+async def connected(http):
+    reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def exchanged(http, *pieces: bytes) -> bytes:
+    """What is answered until the other side hangs up."""
+    async with connected(http) as (reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.01)
+        return await asyncio.wait_for(reader.read(), 5)
+
+
+def told(answer: bytes, status: int) -> dict:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"connection: close" in head.lower()
+    assert b"application/json" in head
+    return orjson.loads(body)["error"]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Idle connections are closed after a third of a second."""
+    for module in (connection, server):
+        monkeypatch.setattr(module, "IDLE_SECONDS", 0.3)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # somebody speaks TLS
+        raw(JSON, b"Content-Length: -1"),
+        raw(JSON, b"Content-Length: many"),
+        raw(JSON, b"Content-Length: 1.5"),
+        raw(JSON, b"Content-Length: 2", b"Content-Length: 3", body=b"{}"),
+        raw(JSON, b"Content-Length: 2", b"Transfer-Encoding: chunked", body=b"{}"),  # how requests are smuggled
+        raw(JSON, b"Transfer-Encoding: chunked", body=b"zz\r\n"),
+        raw(b"X: a\rb"),
+        raw(b"no colon"),
+        raw(first=b"GET /\xff HTTP/1.1"),
+        raw(first=b"CONNECT x:1 HTTP/1.1"),
+    ],
+)
+async def test_what_is_not_http_is_400_with_our_body(request_):
+    async with listening() as http:
+        assert told(await exchanged(http, request_), 400)["type"] == "invalid_request_error"
+        assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_too_large_a_head_is_431_whole_or_in_pieces():
+    name, line = b"X-Big: ", b"a" * 20_000
+    async with listening() as http:
+        whole = raw(name + line * 5, first=b"GET /health/live HTTP/1.1")
+        pieces = [b"GET /health/live HTTP/1.1\r\n", name, *[line] * 5]
+        path = [b"GET /", *[line] * 5]
+        many = [b"GET / HTTP/1.1\r\n", *[b"X: 1\r\n" * 3000] * 5]
+        for request in ([whole], pieces, path, many):
+            assert str(HEAD_BYTES) in told(await exchanged(http, *request), 431)["message"]
+        headers = {f"x-{index}": "a" for index in range(1000)}
+        assert (await http.get("/health/live", headers=headers)).status_code == 200
+
+
+async def test_a_large_body_is_no_head():
+    async with listening() as http:
+        body = b'{"inputs": "' + b"a" * 4 * HEAD_BYTES + b'"}'
+        refused(await http.post("/txt/embed", content=body, headers={"content-type": "application/json"}), 400)
+        two = await exchanged(http, embedding(body) + embedding(body, b"Connection: close"))
+        assert two.count(b"HTTP/1.1 400 ") == 2
+
+
+@pytest.mark.parametrize(("start", "more"), [(b"", b""), (b"\r\n", b"\r\n"), (b"POST / HTTP/1.1\r\nHo", b"o")])
+async def test_a_head_that_does_not_end_is_hung_up_on(impatient, start, more):
+    async with listening() as http, connected(http) as (reader, writer):
+        started = time.monotonic()
+        writer.write(start)
+        for _ in range(4):  # one that trickles is none the better for it
+            await asyncio.sleep(0.05)
+            writer.write(more)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert time.monotonic() - started < 1
+
+
+async def test_a_half_sent_body_is_408_and_held_nothing():
+    async with listening(deadline_seconds=0.3, max_pending_items=256) as http:
+        half = exchanged(http, embedding(b'{"input": "red"}')[:-3])
+        answer, alive = await asyncio.gather(half, http.get("/health/live"))
+        assert "timeout" in told(answer, 408)["message"]
+        assert alive.status_code == 200
+        assert http.app.state.dispatcher.pending == 0
+        assert http.app.state.intake.held == 0
+
+
+async def test_a_body_that_is_refused_unread_ends_its_connection():
+    async with listening() as http:
+        unread = raw(b"Content-Length: 1000", body=b"{", first=b"POST /nowhere HTTP/1.1")
+        assert (await exchanged(http, unread)).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_bodies_are_bounded_together():
+    async with listening(max_body_bytes=4096, max_pending_bytes=6000, max_pending_items=256) as http:
+        async with connected(http) as (_, writer):
+            writer.write(embedding(b"a" * 4096)[:-10])
+            await eventually(lambda: http.app.state.intake.held > 4000)
+            response = await http.post("/txt/embed", json={"input": "a" * 3000})
+            assert "rate limit" in refused(response, 429)["message"]
+            assert int(response.headers["retry-after"]) > 0
+            assert (await http.get("/health/live")).status_code == 200
+        await eventually(lambda: http.app.state.intake.held == 0)
+        refused(await http.post("/txt/embed", json={"input": "a" * 3000}), 503)
+
+
+async def test_one_connection_too_many_is_429():
+    async with listening(max_connections=3) as http:
+        assert (await http.get("/health/live")).status_code == 200  # and its connection stays
+        async with connected(http), connected(http):
+            answer = await exchanged(http, b"")
+            assert told(answer, 429)["code"] == "overloaded"
+            assert b"retry-after: 1" in answer
+            assert (await http.get("/health/live")).status_code == 200
+        await asyncio.sleep(0.1)
+        alive = raw(b"Connection: close", first=b"GET /health/live HTTP/1.1")
+        assert (await exchanged(http, alive)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_hundreds_of_idle_connections_do_no_harm():
+    async with listening() as http:
+        idle = [await asyncio.open_connection("127.0.0.1", http.port) for _ in range(500)]
+        started = time.monotonic()
+        assert (await http.get("/health/live")).status_code == 200
+        assert time.monotonic() - started < 0.5
+        for _, writer in idle:
+            writer.transport.abort()
+
+
+async def test_a_reader_that_takes_nothing_is_hung_up_on_and_held_no_slot(stack, impatient):
+    names = orjson.dumps({"input": [f"unread {index % 8}" for index in range(256)]})
+    for last in (b"Connection: close", b"X: y"):
+        async with listening(stack.triton_grpc) as http, connected(http) as (reader, writer):
+            reader._transport.pause_reading()
+            writer.write(embedding(names, last) * 8 if last == b"X: y" else embedding(names, last))
+            await asyncio.sleep(0.2)
+            assert (await http.post("/txt/embed", json={"input": "red"})).status_code == 200
+            await eventually(lambda: http.app.state.dispatcher.pending == 0)
+
+
+async def test_expect_continue_is_asked_for_only_when_the_body_is_wanted(stack):
+    body = b'{"input": "red"}'
+    async with listening(stack.triton_grpc) as http:
+        answer = await exchanged(http, embedding(body, b"Expect: 100-continue", b"Connection: close"))
+        assert answer.startswith(b"HTTP/1.1 100 ")
+        assert b"HTTP/1.1 200 " in answer
+        large = raw(JSON, b"Content-Length: 1000000000", b"Expect: 100-continue")
+        assert told(await exchanged(http, large), 413)
+
+
+async def test_pipelined_requests_are_answered_in_order(stack):
+    bodies = [b'{"input": "one"}', b"{}", b'{"input": ["two"]}']
+    async with listening(stack.triton_grpc) as http:
+        *first, last = bodies
+        answer = await exchanged(http, b"".join(map(embedding, first)) + embedding(last, b"Connection: close"))
+        assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400", b"200"]
+
+
+async def test_http_1_0_and_an_upgrade_that_nobody_offers_are_answered_as_usual(stack):
+    body = b'{"input": "red"}'
+    async with listening(stack.triton_grpc) as http:
+        old = embedding(body).replace(b"HTTP/1.1", b"HTTP/1.0")
+        assert (await exchanged(http, old)).startswith(b"HTTP/1.1 200 ")
+        upgrade = raw(b"Connection: Upgrade, close", b"Upgrade: h2c", first=b"GET /health/live HTTP/1.1")
+        assert (await exchanged(http, upgrade)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.5])
+async def test_x_timeout_is_a_504_at_that_time_and_the_work_is_cancelled(stack, seconds):
+    async with line_to(stack.triton_grpc) as line, listening(line.url) as http:
+        line.hold()
+        started = time.monotonic()
+        response = await http.post("/txt/embed", json={"input": ["a", "b"]}, headers={"x-timeout": str(seconds)})
+        assert seconds - 0.05 < time.monotonic() - started < seconds + 0.1
+        assert f"longer than {seconds} s" in refused(response, 504)["message"]
+        assert http.app.state.dispatcher.pending == 0
+        assert not http.app.state.dispatcher._flights._flights
+
+
+async def test_x_timeout_is_seconds_and_never_more_than_the_servers(stack):
+    async with line_to(stack.triton_grpc) as line, listening(line.url, deadline_seconds=0.3) as http:
+        for value in ("0", "-1", "soon", "nan", ""):
+            error = refused(await http.post("/txt/embed", json={"input": "red"}, headers={"x-timeout": value}), 400)
+            assert error["param"] == "x-timeout"
+        line.hold()
+        for value in ("1e9", "inf"):
+            response = await http.post("/txt/embed", json={"input": "a"}, headers={"x-timeout": value})
+            assert "longer than 0.3 s" in refused(response, 504)["message"]
+
+
+@pytest.mark.parametrize("path", [b"/txt/embed", b"/debug/render"])
+async def test_a_client_that_hangs_up_is_noticed_and_its_items_cancelled(stack, path):
+    body = b'{"text": "left"}' if b"render" in path else b'{"input": ["left", "behind"]}'
+    async with line_to(stack.triton_grpc) as line, listening(line.url) as http:
+        line.hold()
+        async with connected(http) as (_, writer):
+            writer.write(embedding(body).replace(b"/txt/embed", path))
+            await eventually(lambda: http.app.state.dispatcher.pending > 0)
+        await eventually(lambda: http.app.state.dispatcher.pending == 0)
+        assert not http.app.state.dispatcher._flights._flights
