@@ -1,8 +1,11 @@
 """Triton itself, over gRPC and HTTP: the wire contract, dynamic batching of mixed requests, errors that stay alone."""
 
 import json
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -24,13 +27,13 @@ class Client:
         self.protocol, self.address = protocol, address
         self.client = protocol.InferenceServerClient(address)
 
-    def infer(self, text=b"", image=b"", options=b"", rows=1, names=("text", "image", "options")):
+    def infer(self, text=b"", image=b"", options=b"", rows=1, names=("text", "image", "options"), **how):
         inputs = []
         for name, content in zip(names, (text, image, options), strict=False):
             column = content if isinstance(content, list) else [content] * rows
             inputs.append(self.protocol.InferInput(name, [rows, 1], "BYTES"))
             inputs[-1].set_data_from_numpy(np.array(column, dtype=object).reshape(rows, 1))
-        return self.client.infer(MODEL, inputs)
+        return self.client.infer(MODEL, inputs, **how)
 
     def vector(self, **inputs) -> np.ndarray:
         return self.infer(**inputs).as_numpy("embedding")[0]
@@ -123,6 +126,56 @@ def outcome(client: Client, inputs: dict):
         return error.message()
     finally:
         own.client.close()
+
+
+def test_the_models_own_metrics(served, client):
+    """Told once a second: tokens and patches of what went through, among Triton's figures."""
+    before = figures(served)
+    tokens = sum(int(client.infer(**inputs).as_numpy("tokens")[0, 0]) for inputs in ({"text": b"red"}, {"image": RED}))
+    assert await_that(lambda: figures(served)["inputs"] >= before["inputs"] + 2)
+    after = figures(served)
+    assert after["tokens"] >= before["tokens"] + tokens
+    assert after["patches"] >= before["patches"] + 16
+    assert after["passes"] > before["passes"]
+    assert after["failed_inputs"] == after["halved_passes"] == 0
+
+
+def test_nothing_is_computed_for_who_does_not_wait(served):
+    """Long texts, all given up while the first is computed: what is behind it in the queue is dropped."""
+    client = Client(tritonclient.grpc, served.triton_grpc)
+    before = figures(served)["inputs"]
+    with ThreadPoolExecutor(40) as pool:
+        gone = list(pool.map(lambda n: gives_up(served, b"red " * 3000 + b"%d" % n), range(40)))
+    assert all(gone)
+    assert client.vector(text=b"red").shape == (128,)
+    time.sleep(1.5)  # figures are told once a second
+    assert figures(served)["inputs"] - before < 20
+    client.client.close()
+
+
+def gives_up(served, text: bytes) -> bool:
+    client = Client(tritonclient.grpc, served.triton_grpc)
+    try:
+        client.infer(text=text, client_timeout=0.05)
+    except InferenceServerException as error:
+        return error.status() == "StatusCode.DEADLINE_EXCEEDED"
+    finally:
+        client.client.close()
+    return False
+
+
+def figures(served) -> dict[str, float]:
+    text = httpx.get(f"http://{served.triton_metrics}/metrics").text
+    return {name: float(value) for name, value in re.findall(r"^qwen3_vl_embed_(\w+)_total(?:{.*})? (\S+)", text, re.M)}
+
+
+def await_that(condition) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_text_and_image_in_one_row_are_one_vector(client):

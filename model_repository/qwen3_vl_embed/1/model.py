@@ -9,14 +9,41 @@ import gc
 import json
 import traceback
 from functools import partial
+from threading import Event, Thread
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from embedder import Abandoned, Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput, InvalidInput, Options
+from embedder.embedder import COUNTS
 from embedder.pipeline import Pipeline, Request
 
 INPUTS = ("text", "image", "options")
+
+
+class Figures(Thread):
+    """The embedder's counts among Triton's metrics. Each change costs a round trip: made here, once a second."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        super().__init__(name="figures", daemon=True)
+        self._counts, self._told, self._closing = counts, dict.fromkeys(counts, 0), Event()
+        self._families = {
+            name: pb_utils.MetricFamily(f"qwen3_vl_embed_{name}_total", text, pb_utils.MetricFamily.COUNTER)
+            for name, text in COUNTS.items()
+        }
+        self._metrics = {name: family.Metric(labels={}) for name, family in self._families.items()}
+        self.start()
+
+    def run(self) -> None:
+        while not self._closing.wait(1):
+            for name, metric in self._metrics.items():
+                if more := self._counts[name] - self._told[name]:
+                    metric.increment(more)
+                    self._told[name] += more
+
+    def close(self) -> None:
+        self._closing.set()
+        self.join()
 
 
 class TritonPythonModel:
@@ -33,6 +60,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
         capacity = 2 * json.loads(args["model_config"])["max_batch_size"]  # a batch computed, and the next prepared
         self.pipeline = Pipeline(self.embedder, capacity) if self.embedder.pipelined else None
+        self.figures = Figures(self.embedder.counts)
         self._model = json.dumps(self.embedder.info)
         gc.freeze()  # the model's hundred thousand objects stay: no collection has to go through them again
         pb_utils.Logger.log_info(
@@ -52,6 +80,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Answer what is under way."""
+        self.figures.close()
         if self.pipeline is not None:
             self.pipeline.close()
 

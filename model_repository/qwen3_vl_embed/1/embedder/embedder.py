@@ -21,12 +21,21 @@ from embedder.config import EmbedderConfig
 from embedder.errors import EmbedError, InferenceFailed, UnsupportedCheckpoint
 from embedder.inputs import EmbedInput, Options
 from embedder.model import PackedModel
-from embedder.packing import pack, plan
+from embedder.packing import Packed, pack, plan
 from embedder.preparer import Prepared, Preparer
 from embedder.prompts import PROMPTS
 from embedder.recipes import Recipe
 from embedder.renderer import Renderer
 
+COUNTS = {
+    "passes": "Forward passes.",
+    "inputs": "Inputs that went through them.",
+    "tokens": "Tokens of their sequences, prompts included.",
+    "patches": "Patches of their images.",
+    "reused_tokens": "Tokens of beginnings that were not computed again.",
+    "halved_passes": "Passes that failed, for want of memory or by a fault, and were tried again in halves.",
+    "failed_inputs": "Inputs on which the model failed even alone.",
+}
 THREADS = 8  # at most: each holds a decoded image, and a few feed a GPU
 
 
@@ -57,6 +66,7 @@ class Embedder:
         self.batch_tokens = config.max_batch_tokens or token_budget(
             model.model.config, model.model.dtype.itemsize, free_bytes(model.device)
         )
+        self.counts = dict.fromkeys(COUNTS, 0)
         self.info = self._describe()
 
     @classmethod
@@ -116,14 +126,24 @@ class Embedder:
                 packed = pack([item.sequence for item in prepared], self.model.device)
                 rows = pooling.pool(self.model, packed, [item.recipe for item in prepared])
             took_ms = (perf_counter() - started) * 1e3
+            self._count(prepared, packed)
             return [self._finish(row, item, took_ms, len(prepared)) for row, item in zip(rows, prepared, strict=True)]
         except Exception as error:  # out of memory or our fault: halve, so that an item fails alone or not at all
             if len(prepared) == 1:
+                self.counts["failed_inputs"] += 1
                 failure = InferenceFailed("the model failed on this input; the fault is the server's")
                 failure.__cause__ = error
                 return [failure]
+        self.counts["halved_passes"] += 1
         half = len(prepared) // 2
         return self._forward_batch(prepared[:half]) + self._forward_batch(prepared[half:])
+
+    def _count(self, prepared: list[Prepared], packed: Packed) -> None:
+        self.counts["passes"] += 1
+        self.counts["inputs"] += len(prepared)
+        self.counts["tokens"] += sum(len(item.sequence) for item in prepared)
+        self.counts["patches"] += sum(packed.images.bounds.lengths) if packed.images else 0
+        self.counts["reused_tokens"] += sum(map(len, packed.prefixes))
 
     def _finish(self, row: np.ndarray, prepared: Prepared, forward_ms: float, items: int) -> Embedding | EmbedError:
         recipe, sequence, calibration = prepared.recipe, prepared.sequence, self.preparer.calibration
