@@ -4,6 +4,7 @@ Knows the adapter's HTTP contract; does not know Triton, files, batches or termi
 """
 
 import base64
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -14,7 +15,8 @@ import orjson
 
 from cli.contract import ContractError, Endpoints, list_limit, read_contract
 
-TOO_BUSY = 429
+API_KEY = "QWEN3_VL_EMBED_API_KEY"  # an environment variable: on a command line anybody on the machine could read it
+UNAUTHORIZED, TOO_BUSY = 401, 429
 LONGEST_WAIT_S = 30.0
 IMAGE_STARTS = {b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp", b"II": "tiff", b"MM": "tiff"}
 
@@ -40,7 +42,9 @@ class AdapterClient:
         self.waits = waits
         self.endpoints = endpoints or Endpoints()
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout_s, connect=10.0))
+            self._http = httpx.Client(
+                base_url=self.url, headers=_headers(), timeout=httpx.Timeout(timeout_s, connect=10.0)
+            )
         except httpx.InvalidURL:
             raise _not_a_url(url) from None
 
@@ -113,7 +117,7 @@ class AdapterClient:
     def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
         """One seam for httpx's exceptions."""
         try:
-            return self._http.request(method, path, content=content, headers={"Content-Type": "application/json"})
+            return self._http.request(method, path, content=content)
         except httpx.UnsupportedProtocol:
             raise _not_a_url(self.url) from None
         except (httpx.ConnectError, httpx.ConnectTimeout):
@@ -136,6 +140,11 @@ class AdapterClient:
         return answer
 
 
+def _headers() -> dict[str, str]:
+    key = os.environ.get(API_KEY)
+    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+
 def _not_a_url(url: str) -> AdapterError:
     return AdapterError(f"{url} is not the URL of a server. Write it like http://localhost:8001.")
 
@@ -155,6 +164,8 @@ def _wait_s(response: httpx.Response, wait: int) -> float:
 def _error_in(response: httpx.Response) -> AdapterError:
     """The adapter's own sentence, from {"error": {"message", "type", "param", "code"}}."""
     status = response.status_code
+    if status == UNAUTHORIZED:
+        return AdapterError(f"{response.url} wants a key: put it into the environment variable {API_KEY}.", status)
     try:
         error = orjson.loads(response.content)["error"]
         return AdapterError(error["message"], status, _index(error.get("param")))
