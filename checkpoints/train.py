@@ -77,7 +77,7 @@ def train(model: PackedModel, batches: Iterator[Batch], steps: int) -> Iterator[
 
 def restore_convolution(model: Qwen3VLForConditionalGeneration, conv: torch.nn.Conv3d) -> None:
     """Put the checkpoint's own patch embedding back: each of its two frames holds half of the trained still kernel."""
-    trained = model.model.visual.patch_embed.proj  # embedder.model.StillPatchEmbed summed the frames
+    trained = model.model.visual.patch_embed.proj  # embedder.parts.StillPatchEmbed summed the frames
     half = trained.weight.data.unflatten(1, (3, 1, *conv.kernel_size[1:])) / 2
     conv.weight.data = half.expand_as(conv.weight).contiguous()
     conv.bias.data = trained.bias.data
