@@ -72,6 +72,10 @@ bench-gpu:  ## the rows that need a GPU, with the 4B's shape (BENCH_PYTHON=pytho
 	-@$(BENCH_GPU).serve $(BENCH_ON) $(BENCH_FLAGS)
 	-@$(BENCH_GPU).table
 
+audit:  ## known vulnerabilities of the pinned dependencies (asks the package index)
+	@test -x .cache/audit/bin/pip-audit || { $(PYTHON) -m venv .cache/audit && .cache/audit/bin/pip install --quiet pip-audit; }
+	@.cache/audit/bin/pip-audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
+
 lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) pyproject.toml --group server --group evaluation --group dev -c requirements/pins.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/client.txt
@@ -85,4 +89,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-gpu lock clean
+.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-gpu audit lock clean
