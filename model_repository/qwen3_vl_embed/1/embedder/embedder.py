@@ -7,6 +7,7 @@ from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
+from traceback import clear_frames
 from typing import Self
 
 import numpy as np
@@ -129,11 +130,13 @@ class Embedder:
             self._count(prepared, packed)
             return [self._finish(row, item, took_ms, len(prepared)) for row, item in zip(rows, prepared, strict=True)]
         except Exception as error:  # out of memory or our fault: halve, so that an item fails alone or not at all
-            if len(prepared) == 1:
-                self.counts["failed_inputs"] += 1
-                failure = InferenceFailed("the model failed on this input; the fault is the server's")
-                failure.__cause__ = error
-                return [failure]
+            failure = InferenceFailed("the model failed on this input; the fault is the server's")
+            failure.__cause__ = error
+            clear_frames(error.__traceback__)  # which hold the pass's tensors
+        self.model.recover()
+        if len(prepared) == 1:
+            self.counts["failed_inputs"] += 1
+            return [failure]
         self.counts["halved_passes"] += 1
         half = len(prepared) // 2
         return self._forward_batch(prepared[:half]) + self._forward_batch(prepared[half:])

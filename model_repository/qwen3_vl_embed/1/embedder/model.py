@@ -76,6 +76,16 @@ class PackedModel:
         """The model's own last RMSNorm, (rows, D) -> (rows, D)."""
         return self._norm(rows.to(self._norm.weight.device))
 
+    def recover(self) -> None:
+        """After a pass that failed: give back the memory that it held.
+
+        Raises:
+            RuntimeError: the GPU is lost to this process (a sticky CUDA error): no pass will ever work again.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
     def hidden(
         self, packed: Packed, layers: Iterable[Layer], rows: torch.Tensor | None = None
     ) -> dict[Layer, torch.Tensor]:

@@ -103,7 +103,9 @@ class Pipeline:
                     self._answer(item.request, item.index, answer)
         except BaseException:
             logger.exception("the forward thread cannot go on")
-            os._exit(LOST)  # callers would wait for ever; a process that is gone is noticed and started again
+            os._exit(
+                LOST
+            )  # a lost GPU, or a fault of ours: callers would wait for ever; a process that is gone is noticed and started again
 
     def _wait(self) -> bool:
         """Whether there is something to compute; False when there never will be again."""

@@ -7,6 +7,8 @@ and what it leaves; not when a recording is worth its making, and not Qwen's lay
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -15,6 +17,12 @@ from embedder.recipes import Layer
 
 States = dict[Layer, torch.Tensor]
 Pass = Callable[[Packed, frozenset[Layer], torch.Tensor | None], States]
+
+
+@cache
+def shared_memory() -> Any:
+    """The pool that all graphs work in: one plays at a time, and what it leaves is read before the next."""
+    return torch.cuda.graph_pool_handle()
 
 
 class Graph:
@@ -34,7 +42,7 @@ class Graph:
         """
         self._packed, self._rows, self._constants = packed, rows, constants(packed)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=shared_memory(), capture_error_mode="thread_local"):
             self._states = run(packed, layers, rows)
 
     def play(self, packed: Packed, rows: torch.Tensor | None) -> States:
