@@ -103,9 +103,8 @@ class Pipeline:
                     self._answer(item.request, item.index, answer)
         except BaseException:
             logger.exception("the forward thread cannot go on")
-            os._exit(
-                LOST
-            )  # a lost GPU, or a fault of ours: callers would wait for ever; a process that is gone is noticed and started again
+            # A lost GPU, or a fault of ours. Callers would wait for ever; a process that is gone is started again.
+            os._exit(LOST)
 
     def _wait(self) -> bool:
         """Whether there is something to compute; False when there never will be again."""
