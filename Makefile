@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys;
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV := .cache/uv/bin/uv
+FUZZ_STAMP := .cache/fuzz/.installed
+FUZZ = PYTHONPATH=.:model_repository/qwen3_vl_embed/1 $(BIN)/python -m fuzzing
 BENCH_STAMP := .venv/.bench-installed
 BENCH_PYTHON ?= $(BIN)/python
 BENCH = $(BENCH_PYTHON) -m benchmarks
@@ -72,6 +74,16 @@ bench-gpu:  ## the rows that need a GPU, with the 4B's shape (BENCH_PYTHON=pytho
 	-@$(BENCH_GPU).serve $(BENCH_ON) $(BENCH_FLAGS)
 	-@$(BENCH_GPU).table
 
+fuzz: $(FUZZ_STAMP)  ## look for inputs without a documented outcome (a few minutes)
+	@$(FUZZ).images --inputs 100000 --seed 1
+	@$(FUZZ).text --inputs 60000 --seed 1
+	@$(FUZZ).http --inputs 4000 --seed 1
+
+$(FUZZ_STAMP): $(STAMP) requirements/fuzz.txt
+	@test -x .cache/fuzz/bin/pip || $(PYTHON) -m venv .cache/fuzz
+	@.cache/fuzz/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	@touch $@
+
 audit:  ## known vulnerabilities of the pinned dependencies (asks the package index)
 	@test -x .cache/audit/bin/pip-audit || { $(PYTHON) -m venv .cache/audit && .cache/audit/bin/pip install --quiet pip-audit; }
 	@.cache/audit/bin/pip-audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
@@ -81,6 +93,7 @@ lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/client.txt
 	$(COMPILE) --group pyproject.toml:server -c requirements/dev.txt -o requirements/server.txt
 	$(COMPILE) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
+	$(COMPILE) --group pyproject.toml:fuzz -c requirements/dev.txt -o requirements/fuzz.txt
 
 $(UV):
 	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv
@@ -89,4 +102,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-gpu audit lock clean
+.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-gpu fuzz audit lock clean

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from client import __version__, api_key, metrics, openapi
@@ -108,7 +108,7 @@ def _routes(max_items: int) -> list[BaseRoute]:
         Route("/health", health, methods=["HEAD"]),
         Route("/health/ready", health, methods=["HEAD"]),
         Route("/health/live", live, methods=["HEAD"]),
-        Endpoint("/metrics", figures, **operation),
+        Endpoint("/metrics", figures, **operation, response_class=PlainTextResponse),
         Route("/openapi.json", document),
         Route("/docs", docs),
     ]
@@ -189,6 +189,7 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
     max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
     async with _received(request) as (body, call):
+        request.app.state.dispatcher.check_room()
         if len(body) > OFF_LOOP_BYTES:
             items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
         else:

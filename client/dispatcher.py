@@ -54,6 +54,15 @@ class Dispatcher:
                 embeddings[index] = embedding
         return _of_one_model([embedding for embedding in embeddings if embedding is not None])
 
+    def check_room(self) -> None:
+        """Asked before a body is parsed: refusing must cost less than serving, or the refused take all the time.
+
+        Raises:
+            Overloaded: not one item more would be taken in.
+        """
+        if self.pending >= self._max_pending:
+            raise Overloaded("Too many items are waiting (rate limit): send the request again in a second.")
+
     async def render(self, item: EmbedInput, call: Call) -> Embedding:
         """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
         with self._admitted(1):

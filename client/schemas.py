@@ -209,6 +209,9 @@ def _first(error: ValidationError, model: type[BaseModel]) -> InvalidInput:
     return InvalidInput(f'"{name}" is wrong: {problem["msg"]}.', name)
 
 
+Pair = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
 class RenderResponse(BaseModel):
     """What the model sees of one input. Documentation only: orjson writes the answers."""
 
@@ -217,8 +220,8 @@ class RenderResponse(BaseModel):
     ids: list[int]
     positions: list[list[int]] = Field(description="Time, height and width of each token (M-RoPE).")
     grid: list[int] | None = Field(description="Patches of the image: 1, rows, columns.")
-    content: list[tuple[int, int]] = Field(description="The input's own tokens, as half-open ranges.")
-    pooled: list[tuple[int, int]] = Field(description="The tokens whose states make the vector.")
+    content: list[Pair] = Field(description="The input's own tokens, as half-open ranges.")
+    pooled: list[Pair] = Field(description="The tokens whose states make the vector.")
 
 
 class EmbeddingResponse(BaseModel):

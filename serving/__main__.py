@@ -2,9 +2,11 @@
 
 import signal
 import sys
+from typing import TextIO, cast
 
 from rich.console import Console
 
+from serving.logs import Unfailing
 from serving.settings import ServeSettings, ServingError, checkpoint
 from serving.stack import Stack
 
@@ -19,7 +21,7 @@ BANNER = """
 
 def main() -> int:
     """Exit status: 0 when stopped, 1 when it could not be served."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=cast(TextIO, Unfailing(sys.stderr)), highlight=False)
     for sign in STOP_SIGNALS:  # SIGINT too: a shell starts background jobs with it ignored
         signal.signal(sign, signal.default_int_handler)
     stack = None

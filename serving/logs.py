@@ -1,6 +1,9 @@
 """What of Triton's log a person wants to see, and the one line that says why a model did not load."""
 
+import os
 import re
+from contextlib import suppress
+from typing import Any, TextIO
 
 # Harmless on a machine without a GPU and said at every start; or the reason of a failed start, which we say once, last.
 NOISE = re.compile(
@@ -35,3 +38,24 @@ def load_failure(lines: list[str]) -> str:
             return reason.replace("\\n", "\n").removeprefix("TritonModelException: ")
     errors = [line for line in lines if line.startswith(("E", "F", "error")) and not NOISE.search(line)]
     return (errors or lines or ["it said nothing"])[-1]
+
+
+class Unfailing:
+    """A stream that loses what cannot be written: a full disk or a closed pipe is no reason to stop serving.
+
+    It writes to the file itself: Python keeps what a buffer could not pass on, and exits with 120 for it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            os.write(self._stream.fileno(), text.encode(errors="replace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,23 +1,22 @@
 """Triton and the adapter as one thing: started in order, watched, restarted when something died, stopped in order."""
 
 import os
+import secrets
 import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx
-import psutil
 from rich.console import Console
 
 from serving import logs
-from serving.process import Process
+from serving.process import Filter, Process
+from serving.reaper import Reaper, remove_regions
 from serving.settings import ROOT, ServeSettings, ServingError
 from serving.tritonserver import Tritonserver
 
-STUB = "triton_python_b"  # as the kernel shortens it: triton_python_backend_stub
-REGION = "/dev/shm/triton_python_backend_shm_region"
+WATCHDOG = ROOT / "docker" / "watchdog.py"  # as in the container: it ends a Triton that does not embed
 STEADY_SECONDS = 60  # what ran that long has recovered; the next restart is quick again
 
 
@@ -27,8 +26,11 @@ class Stack:
     def __init__(self, settings: ServeSettings, checkpoint: str, console: Console) -> None:
         self.settings, self.checkpoint, self.console = settings, checkpoint, console
         self.server = Tritonserver.find(settings)
+        self.regions = (
+            f"qwen3_vl_embed_{os.getpid()}_{secrets.token_hex(4)}"  # what its shared memory's names begin with
+        )
+        self._reaper = Reaper(self.regions)
         self._processes: dict[str, Process] = {}
-        self._regions: set[str] = set()
         self.stopping = threading.Event()
 
     @property
@@ -53,8 +55,7 @@ class Stack:
         Raises:
             ServingError: a port is taken, or one of them did not come up; the message says why.
         """
-        for name, port in self.settings.ports.items():
-            check_port(self.settings.host, port, name)
+        check_ports(self.settings)
         self._start_triton()
         self._start_adapter()
 
@@ -80,38 +81,36 @@ class Stack:
         for name in ("adapter", "triton"):
             if process := self._processes.get(name):
                 process.stop(self.settings.stop_seconds + 2)
-        self._remove_regions()
+        self._reaper.close()
+        remove_regions(self.regions)
 
     def _what_died(self) -> str | None:
-        """Triton, its Python stub (which Triton never restarts, and calls ready all the same), or the adapter."""
-        if not self.triton.alive or self._stub() is None:
-            return "triton"
-        return None if self.adapter.alive else "adapter"
+        """Triton (its watchdog ends with it, and ends it when it does not embed), or the adapter."""
+        return next((name for name in ("triton", "adapter") if not self._processes[name].alive), None)
 
     def _restart(self, lost: str) -> None:
+        process = self._processes[lost]
+        process.kill()  # what a dead leader left behind
+        self._reaper.release(process.popen.pid)
         if lost == "adapter":
-            self.adapter.kill()
             self._start_adapter()
         else:
-            self.triton.kill()
-            self._remove_regions()
+            remove_regions(self.regions)
             self._start_triton()
 
-    def _stub(self) -> psutil.Process | None:
-        try:
-            children = psutil.Process(self.triton.popen.pid).children()
-            return next((c for c in children if c.name() in (STUB, "triton_python_backend_stub") and alive(c)), None)
-        except psutil.NoSuchProcess:
-            return None
+    def _run(self, name: str, command: list[str], environment: dict[str, str], show: Filter, colour: str) -> Process:
+        process = Process.start(name, command, environment, self.console, show, colour)
+        self._processes[name] = process
+        self._reaper.watch(process.popen.pid)
+        return process
 
     def _start_triton(self) -> None:
         show = logs.everything if self.settings.verbose else logs.quiet
-        command, environment = self.server.command(self.settings), self.server.environment(self.checkpoint)
-        self._processes["triton"] = Process.start("triton", command, environment, self.console, show, "green")
+        command = [sys.executable, str(WATCHDOG), *self.server.command(self.settings, self.regions)]
+        triton = self._run("triton", command, self.server.environment(self.checkpoint), show, "green")
         with self.console.status(f"loading {self.checkpoint} …"):
             port = self.settings.triton_http_port
-            self._await(self.triton, f"http://{self._address}:{port}/v2/health/ready", self.settings.start_seconds)
-        self._regions = shared_memory(self.triton.popen.pid)
+            self._await(triton, f"http://{self._address}:{port}/v2/health/ready", self.settings.start_seconds)
 
     def _start_adapter(self) -> None:
         environment = os.environ | {
@@ -121,9 +120,8 @@ class Stack:
             "PYTHONPATH": str(ROOT),
         }
         command = [sys.executable, "-m", "client"]
-        started = Process.start("adapter", command, environment, self.console, logs.everything, "cyan")
-        self._processes["adapter"] = started
-        self._await(self.adapter, f"{self.url}/health", 60)
+        adapter = self._run("adapter", command, environment, logs.everything, "cyan")
+        self._await(adapter, f"{self.url}/health", 60)
 
     def _await(self, process: Process, url: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -139,11 +137,14 @@ class Stack:
             time.sleep(0.1)
         raise ServingError(f"{process.name} did not answer within {seconds:g} s; see its log above")
 
-    def _remove_regions(self) -> None:
-        """A killed Triton leaves its shared memory behind; only what our own had mapped is removed."""
-        for region in self._regions:
-            Path(region).unlink(missing_ok=True)
-        self._regions = set()
+
+def check_ports(settings: ServeSettings) -> None:
+    """Raises ServingError when two are the same, or one cannot be listened on."""
+    names: dict[int, str] = {}
+    for name, port in settings.ports.items():
+        if (first := names.setdefault(port, name)) != name:
+            raise ServingError(f"{first} and {name} are both {port}: give each a port of its own")
+        check_port(settings.host, port, name)
 
 
 def check_port(host: str, port: int, name: str) -> None:
@@ -154,13 +155,3 @@ def check_port(host: str, port: int, name: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ServingError(f"port {port} cannot be used ({error.strerror}); set {name} to another one") from None
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.status() != psutil.STATUS_ZOMBIE
-
-
-def shared_memory(pid: int) -> set[str]:
-    """The shared-memory files of Triton's Python backend that this process has mapped."""
-    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    return {line.split(maxsplit=5)[5] for line in maps if REGION in line}

@@ -4,6 +4,7 @@ Without a container it comes from the `nvidia-pytriton` wheel (Triton 2.51 = 24.
 """
 
 import os
+import secrets
 import shutil
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from serving.settings import ROOT, ServeSettings, ServingError
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MIB = 2**20
+CACHE = ROOT / ".cache"
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ class Tritonserver:
             raise ServingError("there is no tritonserver: run `make setup`, or set SERVE_TRITONSERVER to one")
         package = Path(spec.origin).parent
         binary = package / "tritonserver" / "bin" / "tritonserver"
-        binary.chmod(0o755)
+        allow_running(binary)
         libraries = (package.parent / "nvidia_pytriton.libs", libpython().parent)
         return cls(binary, backend_directory(package / "tritonserver"), libraries)
 
-    def command(self, settings: ServeSettings) -> list[str]:
-        """The whole command line; only flags that Triton 2.51 knows already."""
+    def command(self, settings: ServeSettings, regions: str) -> list[str]:
+        """Only flags that Triton 2.51 knows already; `regions` is what its shared memory's names begin with."""
         flags = {
             "model-repository": ROOT / "model_repository",
             "model-control-mode": "none",  # loading models over the network would be running code over the network
@@ -61,10 +63,14 @@ class Tritonserver:
             "grpc-port": settings.triton_grpc_port,
             "metrics-port": settings.triton_metrics_port,
         }
-        memory = {"shm-default-byte-size": 64 * MIB, "shm-growth-byte-size": 16 * MIB}  # it grows and never shrinks
+        memory = {
+            "shm-region-prefix-name": regions,
+            "shm-default-byte-size": 64 * MIB,
+            "shm-growth-byte-size": 16 * MIB,  # it grows and never shrinks
+        }
         if self.backends:
             flags["backend-directory"] = self.backends
-        backend = [f"--backend-config=python,{name}={size}" for name, size in memory.items()]
+        backend = [f"--backend-config=python,{name}={value}" for name, value in memory.items()]
         given = [f"--{name}={value}" for name, value in flags.items()]
         return [str(self.binary), "--disable-auto-complete-config", *given, *backend]
 
@@ -84,19 +90,37 @@ def backend_directory(triton: Path) -> Path:
     """The wheel's Python backend and the stub for this Python side by side, as Triton wants them.
 
     Raises:
-        ServingError: the wheel has no stub for this Python.
+        ServingError: the wheel has no stub for this Python, or there is no place for the links.
     """
     stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
     if not stub.is_file():
         raise ServingError(f"this tritonserver has no stub for Python {PYTHON}: use PYTHON=python3.11 or python3.12")
-    stub.chmod(0o755)
-    folder = ROOT / ".cache" / f"tritonserver-python{PYTHON}" / "python"
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in [*(triton / "backends" / "python").iterdir(), stub]:
-        link = folder / file.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(file)
+    folder = CACHE / f"tritonserver-python{PYTHON}" / "python"
+    try:
+        allow_running(stub)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in [*(triton / "backends" / "python").iterdir(), stub]:
+            link(folder / file.name, file)
+    except OSError as error:
+        raise ServingError(
+            f"{error.filename} cannot be written ({error.strerror}): run `make setup` where it can"
+        ) from None
     return folder.parent
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` lead to `target`, in one step: somebody else may be starting from this checkout just now."""
+    if path.is_symlink() and path.readlink() == target:
+        return  # nothing to write: a checkout that was set up may be read-only
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fresh.symlink_to(target)
+    fresh.replace(path)
+
+
+def allow_running(file: Path) -> None:
+    """A wheel loses the run bits of its files."""
+    if not os.access(file, os.X_OK):
+        file.chmod(0o755)
 
 
 def libpython() -> Path:

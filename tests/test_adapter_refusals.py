@@ -36,15 +36,6 @@ async def test_what_the_caller_can_mend_is_said_without_a_model():
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"null", b'{"input": "red",}', b'{"input": "\\ud800"}', b'{"input": "\xff"}', b"[" * 10_000],
-)
-async def test_what_is_not_json_is_400(content):
-    async with adapter() as http:
-        refused(await http.post("/txt/embed", content=content, headers={"content-type": "application/json"}), 400)
-
-
-@pytest.mark.parametrize(
     "headers",
     [
         {"content-type": "text/plain"},

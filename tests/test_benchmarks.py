@@ -24,10 +24,12 @@ from benchmarks import (
     inputs,
     load,
     null_server,
+    overload,
     peers,
     plan_service,
     results,
     serve,
+    soak,
     table,
     targets,
 )
@@ -143,7 +145,7 @@ def assert_is_result(document: dict):
     assert {"device", "processor", "cores", "memory_gib"} == set(document["hardware"])
 
 
-@pytest.mark.parametrize("program", [forward, peers, growth, serve, table])
+@pytest.mark.parametrize("program", [forward, peers, growth, serve, overload, soak, table])
 def test_help_has_an_example(program):
     assert (
         "Example: python -m benchmarks." in CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "200"}).stdout

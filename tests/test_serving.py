@@ -6,18 +6,25 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import httpx
 import pytest
 from rich.console import Console
 
-from serving import logs
+from serving import logs, tritonserver
 from serving.settings import ROOT, ServeSettings, ServingError, checkpoint
-from serving.stack import Stack, check_port, shared_memory
+from serving.stack import WATCHDOG, Stack, check_port
 from serving.tritonserver import Tritonserver
 from tests.conftest import CHECKPOINT, serve_settings
+from tests.in_process import png64
+
+_spec = spec_from_file_location("watchdog", WATCHDOG)
+watchdog = module_from_spec(_spec)
+_spec.loader.exec_module(watchdog)
 
 
 def test_settings_are_refused_by_name():
@@ -72,64 +79,149 @@ def embed(url: str, text: str) -> httpx.Response:
     return httpx.post(f"{url}/txt/embed", json={"input": text}, timeout=60)
 
 
-@pytest.mark.stack
-def test_what_dies_is_restarted_and_callers_wait():
-    """kill -9 of the stub (which Triton would never notice), then of the adapter."""
-    stack = Stack(serve_settings(), str(CHECKPOINT), Console(file=io.StringIO()))
-    watcher = threading.Thread(target=stack.watch, args=(0.2,), daemon=True)
-    try:
-        stack.start()
-        before = embed(stack.url, "red").json()
-        watcher.start()
-        first, regions = stack.triton, shared_memory(stack.triton.popen.pid)
-        stack._stub().kill()
-        assert embed(stack.url, "blue").status_code == 200  # waits for the restart
-        assert stack.triton is not first
-        assert not any(os.path.exists(region) for region in regions)
-        stack.adapter.kill()
-        wait_for(lambda: embed(stack.url, "red").json() == before)
-    finally:
-        stack.stopping.set()
-        if watcher.is_alive():  # it may be starting something just now
-            watcher.join(60)
-        stack.stop()
-    assert not stack.triton.alive
-    assert not stack.adapter.alive
+def test_a_missing_libpython_is_a_sentence_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(tritonserver, "PYTHON", "3.99")
+    with pytest.raises(ServingError, match=r"libpython3\.99\.so.*apt install libpython3\.99"):
+        Stack(ServeSettings(), str(CHECKPOINT), Console(file=io.StringIO()))
 
 
-def wait_for(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, "it did not come back"
-        time.sleep(0.2)
+def test_a_read_only_checkout_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(tritonserver, "CACHE", Path("/proc/read-only"))
+    with pytest.raises(ServingError, match=r"/proc/read-only.* cannot be written"):
+        Tritonserver._from_wheel()
+
+
+def test_links_are_replaced_in_one_step(tmp_path):
+    """However many start from one checkout at once, nobody finds a link missing."""
+    (tmp_path / "old").touch()
+    (tmp_path / "new").touch()
+    path = tmp_path / "link"
+    tritonserver.link(path, tmp_path / "old")
+
+    def relink(turn: int) -> bool:
+        tritonserver.link(path, tmp_path / ("old", "new")[turn % 2])
+        return path.exists()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(relink, range(400)))
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "new", tmp_path / "old"]
+
+
+def test_a_start_that_finds_its_links_writes_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    tritonserver.link(tmp_path / "link", tmp_path / "file")
+    written = (tmp_path / "link").lstat().st_mtime_ns
+    tritonserver.link(tmp_path / "link", tmp_path / "file")
+    assert (tmp_path / "link").lstat().st_mtime_ns == written
+
+
+class Seen:
+    """A Triton as its watchdog sees it: what it answers to a probe, and the CPU seconds it uses meanwhile."""
+
+    def __init__(self) -> None:
+        self.probe: bool | None = True
+        self.used, self.count, self.others, self.cpu = 0.0, 0, 0, {7: 0.0}
+
+    def embeds(self, seconds: float) -> bool | None:
+        self.cpu = {worker: before + self.used for worker, before in self.cpu.items()}
+        self.count += self.probe is True
+        return self.probe
+
+    def answered(self) -> int:
+        self.count += self.others
+        return self.count
+
+    def workers(self) -> dict[int, float]:
+        return dict(self.cpu)
+
+
+@pytest.fixture
+def seen():
+    return Seen()
+
+
+@pytest.fixture
+def up(seen):
+    """Its watch, after a first answer."""
+    watch = watchdog.Watch(seen)
+    assert watch.look() is None
+    return watch
+
+
+def looks(watch, times: int) -> list[str | None]:
+    return [watch.look() for _ in range(times)]
+
+
+def test_loading_is_never_a_hang(seen):
+    seen.probe = False
+    assert looks(watchdog.Watch(seen), 100) == [None] * 100
+
+
+@pytest.mark.parametrize(("probe", "used"), [(None, 0.0), (False, 0.0), (False, 2.0)])
+def test_a_silence_without_work_and_an_error_whatever_it_does_are_seen_at_the_second_look(seen, up, probe, used):
+    seen.probe, seen.used = probe, used
+    assert looks(up, 2) == [None, "2 times in a row no embedding came back"]
+    assert 2 * (watchdog.PAUSE_SECONDS + watchdog.COUNT_SECONDS + watchdog.PROBE_SECONDS) < 10
+
+
+def test_one_failed_look_is_forgiven(seen, up):
+    for probe in (None, True) * 3:
+        seen.probe = probe
+        assert up.look() is None
+
+
+def test_a_long_pass_is_no_hang_until_its_bound(seen, up, monkeypatch):
+    seen.probe, seen.used = None, watchdog.PROBE_SECONDS
+    assert looks(up, 50) == [None] * 50
+    later = watchdog.monotonic() + watchdog.BUSY_SECONDS + 1
+    monkeypatch.setattr(watchdog, "monotonic", lambda: later)
+    assert "without an answer" in up.look()
+
+
+def test_while_others_are_answered_nothing_is_asked(seen, up):
+    seen.others, seen.probe = 1, None
+    assert looks(up, 10) == [None] * 10
+
+
+def test_a_dead_model_process_is_seen_at_once(seen, up):
+    seen.cpu = {}
+    assert up.look() == "a model process died"
+
+
+def test_where_the_watchdog_asks():
+    assert watchdog.address(["tritonserver"]) == ("127.0.0.1", 8000)
+    given = ["tritonserver", "--http-address=0.0.0.0", "--http-port=8010"]
+    assert watchdog.address(given) == ("127.0.0.1", 8010)
+    assert watchdog.address(["tritonserver", "--http-address=10.0.0.1"]) == ("10.0.0.1", 8000)
 
 
 @pytest.mark.stack
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_make_serve_stops_with_everything_it_started(sign):
+def test_make_serve_answers_what_is_under_way_and_stops_with_everything_it_started(sign):
     """Also when the signal comes again while it is stopping."""
+    bodies = [{"input": [png64(seed, index, 0, 400) for index in range(64)]} for seed in range(4)]  # seconds of work
     settings = serve_settings()
     environment = os.environ | {name: str(port) for name, port in settings.ports.items()}
     served = subprocess.Popen(
         [sys.executable, "-m", "serving"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
     printed = []
-    try:
-        for line in served.stderr:  # up to the line that says it serves, or to its end
-            printed.append(line)
-            if "stop: Ctrl-C" in line:
-                break
-        assert embed(f"http://localhost:{settings.port}", "red").status_code == 200, printed
-    finally:
-        served.send_signal(sign)
-        time.sleep(0.3)
-        served.send_signal(sign)
-        served.communicate(timeout=60)
+    with ThreadPoolExecutor(4) as pool:
+        try:
+            for line in served.stderr:  # up to the line that says it serves, or to its end
+                printed.append(line)
+                if "stop: Ctrl-C" in line:
+                    break
+            url = f"http://localhost:{settings.port}/img/embed"
+            calls = [pool.submit(httpx.post, url, json=body, timeout=60) for body in bodies]
+            time.sleep(0.5)
+            assert not any(call.done() for call in calls)
+        finally:
+            served.send_signal(sign)
+            time.sleep(0.3)
+            served.send_signal(sign)
+            served.communicate(timeout=60)
+        assert [call.result().status_code for call in calls] == [200] * 4
     assert served.returncode == 0
     assert f"Serving {CHECKPOINT} at http://localhost:{settings.port}" in "".join(printed)
     for name, port in settings.ports.items():

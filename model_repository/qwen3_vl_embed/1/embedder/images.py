@@ -3,7 +3,6 @@
 Knows image files and Qwen's patch order; not prompts, not torch. Resizing is qwen-vl-utils', done once.
 """
 
-import math
 import re
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,7 +19,7 @@ MERGE = 2  # patches per side of one token; qwen-vl-utils' SPATIAL_MERGE_SIZE
 MAX_RATIO = 200  # qwen-vl-utils' MAX_RATIO
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 WHITE = (255, 255, 255, 255)
-HEADER_SECONDS = 1.0  # of CPU; an honest header takes milliseconds
+HEADER_SECONDS, DECODE_SECONDS = 1.0, 4.0  # of CPU, at most; honest headers take milliseconds, 40 megapixels a second
 MAX_SCANS = 64  # of a JPEG; a progressive one has about ten, and each goes over the whole image again
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF's tags
 MAX_TILE_PIXELS = 2**24  # of a TIFF, or twice the image; libtiff takes the memory before it reads
@@ -75,25 +74,25 @@ def decode(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
         raise InvalidInput(f"the {image.format} image cannot be decoded; is the file truncated or damaged?") from error
 
 
-class _Header(BytesIO):
-    """A file whose header has to be read in `HEADER_SECONDS`, however many segments it claims to have.
+class _File(BytesIO):
+    """A file that must be read within so much CPU time, however many parts it claims to have.
 
-    Pillow's readers are loops in Python, and joining EXIF segments takes time by the square of their number.
+    Pillow's readers loop over parts in Python, and joining EXIF segments takes time by the square of their number.
     """
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.until = thread_time() + HEADER_SECONDS
+    def allow(self, seconds: float) -> None:
+        self._until = thread_time() + seconds
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if thread_time() > self.until:
-            raise InvalidInput("the image's header has too many parts; save it without metadata")
+        if thread_time() > self._until:
+            raise InvalidInput("the image takes too long to read; save it anew, without metadata, as PNG or JPEG")
         return super().read(size)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """The image with its header read; nothing is decoded."""
-    file = _Header(data)
+    file = _File(data)
+    file.allow(HEADER_SECONDS)
     try:
         image = Image.open(file, formats=FORMATS)
     except InvalidInput:
@@ -104,7 +103,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise InvalidInput(f"the image is far above {max_pixels} pixels; at most so many are allowed") from error
     except Exception as error:  # Pillow's plugins raise many types on hostile headers
         raise InvalidInput("the image's header cannot be read; is the file damaged?") from error
-    file.until = math.inf
+    file.allow(DECODE_SECONDS)
     return image
 
 

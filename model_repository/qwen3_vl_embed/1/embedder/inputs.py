@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from embedder.errors import InvalidInput
 
-
 MAX_OPTIONS_BYTES = 2**14  # a prompt and an instruction are some sentences; a thousand different ones are remembered
 
 

@@ -139,10 +139,10 @@ def _replaced(part: str, words: dict[str, str]) -> str:
 def _covering(offsets: list[Span], start: int, stop: int) -> Span:
     """The range of tokens that hold any character of [start, stop).
 
-    A mark that melts into the letter before it (e + U+0301 are one é) is in that letter's tokens.
+    A mark that melts into the letter before it (e + U+0301 are one é) is in the last token before it.
     """
     inside = [i for i, (first, last) in enumerate(offsets) if first < stop and last > start]
-    inside = inside or [i for i, (_, last) in enumerate(offsets) if last == start]
+    inside = inside or [max((i for i, (first, _) in enumerate(offsets) if first < start), default=0)]
     return inside[0], inside[-1] + 1
 
 

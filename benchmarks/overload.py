@@ -1,0 +1,215 @@
+"""What becomes of callers when four times as many come as can be served.
+
+    python -m benchmarks.overload --checkpoint tiny
+
+The peak is the best closed loop: so many callers, each with one request at a time. Then requests arrive at random, open
+loop, at multiples of that peak, at the adapter's limits as they are shipped and with its cache off. A 200 is goodput
+and its latency counts from the planned arrival; a 429 must name a time to come back, and come fast. Memory is that of
+all processes of the stack. The client shares the machine: what refusals cost it and the adapter is lost for goodput,
+so photos, which are worth refusing, are the default load, and names with swatches the worst one.
+"""
+
+import asyncio
+import resource
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count, cycle, islice
+from time import perf_counter, process_time
+from typing import Annotated
+
+import numpy as np
+import typer
+import uvloop
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks import inputs, load, soak, traffic
+from benchmarks.load import LENGTH, Connection, request
+from benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
+from benchmarks.services import running
+from serving.settings import ServingError
+
+CALLERS = (32, 128, 512)
+TIMES = (1.0, 4.0, 4.0)  # the peak; once more, since what memory grows to is seen once, and a leak twice
+PHOTO = (448, 448)
+MOST_CONNECTIONS = 3500  # fewer than the adapter takes, and far more than may wait inside it
+MARK = b"MARKMARK"  # letters that base64 has too
+PATIENCE_SECONDS = 65  # after the last arrival; longer than any deadline
+FILL_SECONDS = 6.0  # until the queue is full and goodput is steady
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Kind(StrEnum):
+    """What is sent."""
+
+    PHOTOS = "photos"
+    COLOURS = "colours"
+
+
+def requests(kind: Kind) -> Iterator[bytes]:
+    """One input each, and no two the same: equal ones in flight would be computed once.
+
+    A number that the model reads in a text, and that lies behind the end of an image, where no decoder looks.
+    """
+    templates = cycle(list(_templates(kind)))
+    for number in count():
+        yield next(templates).replace(MARK, b"%08d" % number)
+
+
+def _templates(kind: Kind) -> Iterator[bytes]:
+    for index in range(traffic.DIFFERENT):
+        if kind is Kind.COLOURS:
+            yield request("/txt/embed", {"input": f"{inputs.names()[index]} {MARK.decode()}"})
+        image = inputs.swatch(index) if kind is Kind.COLOURS else inputs.picture(PHOTO, index)
+        whole = image + bytes(-len(image) % 3)  # so that its base64 has no padding and can go on
+        yield request("/img/embed", {"input": traffic.data_url(whole) + MARK.decode()})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one request; seconds since the start."""
+
+    status: int
+    planned: float
+    answered: float
+    says_when: bool  # a Retry-After
+
+    @property
+    def latency(self) -> float:
+        return self.answered - self.planned
+
+
+class Asking(Connection):
+    """A connection that tells every status instead of failing for most."""
+
+    async def ask(self, content: bytes) -> tuple[int, bool]:
+        """The status, and whether the answer says when to come back."""
+        self._writer.write(content)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = LENGTH.search(head)
+        await self._reader.readexactly(int(length[1]) if length else 0)
+        return int(head.split(maxsplit=2)[1]), b"\r\nretry-after:" in head.lower()
+
+
+class Arrivals:
+    """Requests that come at random times, `rate` a second, whatever becomes of those before them."""
+
+    def __init__(self, url: str, contents: Iterator[bytes], rate: float, seconds: float) -> None:
+        self._url, self._contents = url, contents
+        gaps = np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds)))
+        self._planned = np.cumsum(gaps)
+        self._idle: list[Asking] = []
+        self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
+        self.outcomes: list[Outcome] = []
+
+    async def run(self) -> None:
+        """Returns when each is answered, or nobody would wait any more."""
+        self._started, tasks = perf_counter(), set()
+        for planned in self._planned:
+            await asyncio.sleep(max(0.0, self._started + planned - perf_counter()))
+            tasks.add(asyncio.create_task(self._one(next(self._contents), planned)))
+        _, waiting = await asyncio.wait(tasks, timeout=PATIENCE_SECONDS)
+        for task in waiting:
+            task.cancel()
+        self.outcomes += [Outcome(0, 0.0, PATIENCE_SECONDS, False)] * len(waiting)
+
+    async def _one(self, content: bytes, planned: float) -> None:
+        async with self._slots:
+            connection = self._idle.pop() if self._idle else await Asking.open(self._url)
+            status, says_when = await connection.ask(content)
+            self._idle.append(connection)
+        self.outcomes.append(Outcome(status, planned, perf_counter() - self._started, says_when))
+
+
+def milliseconds(latencies: Iterable[float]) -> dict[str, float | None]:
+    """Their median and 99th percentile; None where there were none."""
+    values = list(latencies)
+    p50, p99 = np.percentile(values, (50, 99)) * 1e3 if values else (None, None)
+    return {"p50_ms": p50, "p99_ms": p99}
+
+
+def memory_mib() -> float:
+    """Of all processes of the stack together."""
+    return sum(process.memory_info().rss for process in soak.stack()) / soak.MIB
+
+
+def overload(url: str, contents: Iterator[bytes], rate: float, seconds: float, fill: float) -> dict:
+    """One open loop's figures; goodput is counted between the filling of the queue and the last arrival."""
+    before, cpu, started = memory_mib(), process_time(), perf_counter()
+
+    async def run() -> list[Outcome]:
+        arrivals = Arrivals(url, contents, rate, fill + seconds)
+        await arrivals.run()
+        return arrivals.outcomes
+
+    outcomes = uvloop.run(run())
+    good = [each for each in outcomes if each.status == 200]
+    refused = [each for each in outcomes if each.status == 429]
+    return {
+        "rate": rate,
+        "goodput_per_s": sum(fill <= each.answered < fill + seconds for each in good) / seconds,
+        "answers": dict(sorted(Counter(str(each.status) for each in outcomes).items())),
+        "good": milliseconds(each.latency for each in good),
+        "refused": milliseconds(each.latency for each in refused),
+        "refusals_that_say_when": sum(each.says_when for each in refused),
+        "memory_mib": [before, memory_mib()],
+        "client_cores": (process_time() - cpu) / (perf_counter() - started),
+    }
+
+
+def measure(url: str, kind: Kind, quick: bool) -> dict:
+    """The peak, and what is left of it at each of its multiples."""
+    contents = requests(kind)
+    seconds, fill = (0.5, 0.2) if quick else (10.0, FILL_SECONDS)
+    some = list(islice(contents, 4 * max(CALLERS)))
+    load.closed(url, some, CALLERS[0], seconds / 5)  # warm-up
+    closed = {callers: load.closed(url, some, callers, seconds / 2).figures() for callers in CALLERS}
+    peak = max(each["requests_per_s"] for each in closed.values())
+    turns = track(TIMES, "open loops", console=console, transient=True)
+    rows = [{"times": times, **overload(url, contents, times * peak, seconds, fill)} for times in turns]
+    for row in rows:
+        row["share_of_peak"] = row["goodput_per_s"] / peak
+    return {"kind": kind.value, "peak_per_s": peak, "closed": closed, "open": rows}
+
+
+def tell(found: dict) -> None:
+    """For people."""
+    drawn = Table("× peak", title=f"{found['kind']}: peak {found['peak_per_s']:.4g} requests/s")
+    for name in ("goodput", "share", "answers", "200: p50, p99 ms", "429: p50, p99 ms", "MiB before, after"):
+        drawn.add_column(name, justify="right")
+    for row in found["open"]:
+        pairs = [row["good"].values(), row["refused"].values(), row["memory_mib"]]
+        shown = [", ".join("-" if each is None else f"{each:.4g}" for each in pair) for pair in pairs]
+        answers = ", ".join(f"{count} × {status}" for status, count in row["answers"].items())
+        numbers = f"{row['goodput_per_s']:.4g}", f"{row['share_of_peak']:.2f}"
+        drawn.add_row(f"{row['times']:g}", *numbers, answers, *shown)
+    console.print(drawn)
+
+
+@app.command(epilog="Example: python -m benchmarks.overload --checkpoint tiny --kind colours")
+def main(
+    checkpoint: CheckpointOption = "tiny",
+    device: DeviceOption = "cpu",
+    quick: QuickOption = False,
+    results: ResultsOption = None,
+    kind: Annotated[list[Kind] | None, typer.Option(help="Send only these [default: all].")] = None,
+) -> None:
+    """Send more than can be served, and tell what became of it."""
+    run = Run("overload", checkpoint, device, quick, results, " ".join(f"--kind {each.value}" for each in kind or []))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    ceiling = run.ceiling()
+    found = []
+    try:
+        with running(run.folder, device, console, with_plan=False) as services:
+            for each in kind or list(Kind):
+                found.append(measure(services.ours, each, quick))
+                tell(found[-1])
+    except ServingError as error:
+        fail(f"cannot serve here: {error}")
+    run.finish(ceiling, "one input a request at the adapter's own limits, its cache off", {"kinds": found})
+
+
+if __name__ == "__main__":
+    app()
