@@ -50,6 +50,11 @@ class Connection:
             raise LoadError((head.splitlines()[0] + b": " + body[:200]).decode(errors="replace"))
         return body
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the server has closed it, as servers do with idle ones (uvicorn by default after 5 s)."""
+        return self._reader.at_eof()
+
     def close(self) -> None:
         self._writer.close()
 
@@ -131,6 +136,8 @@ async def _arrive(url: str, requests: Iterable[bytes], arrivals: np.ndarray, lat
 
     async def one(content: bytes, planned: float) -> None:
         async with slots:
+            while idle and idle[-1].hung_up:
+                idle.pop()
             connection = idle.pop() if idle else await Connection.open(url)
             await connection.send(content)
             idle.append(connection)
