@@ -9,7 +9,8 @@ what breaks servers: 16 images of 12 megapixels in one call, about one budget fu
 hardly more memory. None may fail.
 
 Peak memory is what was held beyond the loaded model, the inputs and one small call before it: on a CPU by a process
-that is fresh for every point (VmHWM), on a GPU of what torch allocated (max_memory_allocated).
+that is fresh for every point (VmHWM), on a GPU of what torch allocated (max_memory_allocated). A call of less than five
+seconds is made three times, and the fastest counts.
 """
 
 import multiprocessing
@@ -31,6 +32,7 @@ BATCHES = (1, 4, 16, 64)
 SIDES = (128, 256, 512, 1024, 2048)
 WORDS = (1, 16, 64, 256)  # colour names of a text: 3 to 4 tokens each
 MANY = (16, 64)
+TIMES, SHORT_SECONDS = 3, 5.0
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -76,8 +78,11 @@ def measure(point: Point, folder: str, device: str) -> dict:
     embedder, batch = loaded(folder, device), point.inputs()
     forget_peak(device)
     before = peak_bytes(device)
-    seconds, forward = subject.timed(embedder, batch)
+    runs = [subject.timed(embedder, batch)]
     peak = peak_bytes(device)
+    while len(runs) < TIMES and runs[0][0] < SHORT_SECONDS:
+        runs.append(subject.timed(embedder, batch))
+    seconds, forward = min(runs)
     tokens, patches = subject.shapes(embedder, batch[:1])[0]
     return asdict(point) | {
         "tokens": tokens,  # of one input

@@ -27,12 +27,13 @@ class Connection(HttpToolsProtocol):
     """The protocol class that uvicorn is given; `limited` makes one."""
 
     max_connections: ClassVar[int]
+    max_body_bytes: ClassVar[int]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._partial = 0  # bytes since the last complete request
         self._in_body = False
-        self._late: asyncio.TimerHandle | None = None  # runs while a head arrives in pieces
+        self._late: asyncio.TimerHandle | None = None  # runs while nobody waits for what is arriving
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,7 +46,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         metrics.CONNECTIONS.dec()
         self._unset_keepalive_if_required()
-        self._head_is_there()
+        self._in_time()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -60,7 +61,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_body = True
-        self._head_is_there()
+        self._in_time()
         if self._partial > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
             raise ValueError("the head is too large")  # uvicorn parses no further
@@ -68,12 +69,19 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body, self._partial = False, 0
+        self._in_time()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A body that was refused unread is not read for the sake of keeping the connection."""
+        """The rest of a body that was refused is thrown away as it comes, unless it would be too long.
+
+        Whoever sends all of it before he reads would meet a reset instead of the answer.
+        """
         if not self.pipeline and self.cycle.more_body:
-            self.transport.close()
+            if self._ends_soon():
+                self._late = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
+            else:
+                self.transport.close()
         super().on_response_complete()
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self.loop.call_later(IDLE_SECONDS, self.transport.abort)
@@ -87,10 +95,17 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(_MALFORMED)
 
-    def _head_is_there(self) -> None:
+    def _in_time(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+    def _ends_soon(self) -> bool:
+        """Whether the body is surely coming (not after a "100 Continue" that was never sent), and is not too long."""
+        length = next(
+            (int(value) for name, value in self.headers if name == b"content-length"), self.max_body_bytes + 1
+        )
+        return not self.expect_100_continue and length <= self.max_body_bytes
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -102,9 +117,9 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def limited(max_connections: int) -> type[Connection]:
-    """For a server that holds so many connections."""
-    return type("Connection", (Connection,), {"max_connections": max_connections})
+def limited(max_connections: int, max_body_bytes: int) -> type[Connection]:
+    """For a server that holds so many connections, and reads bodies of so many bytes."""
+    return type("Connection", (Connection,), {"max_connections": max_connections, "max_body_bytes": max_body_bytes})
 
 
 def _plainly(error: ApiError) -> bytes:

@@ -55,7 +55,7 @@ class Dispatcher:
         return _of_one_model([embedding for embedding in embeddings if embedding is not None])
 
     def check_room(self) -> None:
-        """Asked before a body is parsed: refusing must cost less than serving, or the refused take all the time.
+        """Asked before a body is read: refusing must cost less than serving, or the refused take all the time.
 
         Raises:
             Overloaded: not one item more would be taken in.

@@ -91,7 +91,7 @@ class Told(NamedTuple):
     headers: Mapping[str, str] | None = None
 
 
-# A body that was refused unread must not be read to its end for the sake of keeping the connection.
+# The rest of such a request is not worth reading for the sake of keeping its connection.
 _CLOSE = {"connection": "close"}
 
 TOLD: dict[type[ApiError], Told] = {

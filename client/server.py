@@ -38,7 +38,7 @@ def server(settings: Settings) -> uvicorn.Server:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=limited(settings.share(settings.max_connections)),
+        http=limited(settings.share(settings.max_connections), settings.max_body_bytes),
         ws="none",
         proxy_headers=False,
         access_log=False,

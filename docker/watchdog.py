@@ -11,7 +11,8 @@ within 10 s, a busy one after `BUSY_SECONDS`: a livelock cannot be told from a v
 Knows Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs nothing but Python.
 
     watchdog.py check           exit status 0 when an embedding comes back: the container's health check
-    watchdog.py COMMAND ...     run tritonserver, watch it, pass SIGTERM on, end with it
+    watchdog.py COMMAND ...     run tritonserver, watch it, pass SIGTERM on, end with it; with TRITON_TRACES_URL set, to
+                                an OTLP/HTTP receiver's address, Triton sends its spans there
 """
 
 import json
@@ -158,6 +159,12 @@ def address(command: list[str]) -> tuple[str, int]:
     return "127.0.0.1" if host in ("0.0.0.0", "localhost") else host, int(flags.get("--http-port", 8000))
 
 
+def traced(url: str) -> list[str]:
+    """The flags that make Triton send a span for each request, below the caller's span where it names one."""
+    settings = ("mode=opentelemetry", f"opentelemetry,url={url}", "opentelemetry,resource=service.name=triton")
+    return [f"--trace-config={each}" for each in (*settings, "level=TIMESTAMPS", "rate=1")] if url else []
+
+
 def wait(process: subprocess.Popen, seconds: float) -> int | None:
     """Its exit status, or None when it is still running after `seconds`."""
     try:
@@ -169,4 +176,4 @@ def wait(process: subprocess.Popen, seconds: float) -> int | None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["check"]:
         sys.exit(not Triton(0, "127.0.0.1", 8000).embeds(CHECK_SECONDS))
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run([*sys.argv[1:], *traced(os.environ.get("TRITON_TRACES_URL", ""))]))

@@ -82,6 +82,7 @@ class Tritonserver:
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
             "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]),
             "TOKENIZERS_PARALLELISM": "false",
+            "TRITON_TRACES_URL": os.environ.get("ADAPTER_TRACES_URL", ""),
             "PYTHONUNBUFFERED": "1",
         }
 

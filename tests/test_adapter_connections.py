@@ -121,10 +121,34 @@ async def test_a_half_sent_body_is_408_and_held_nothing():
         assert http.app.state.intake.held == 0
 
 
-async def test_a_body_that_is_refused_unread_ends_its_connection():
-    async with listening() as http:
-        unread = raw(b"Content-Length: 1000", body=b"{", first=b"POST /nowhere HTTP/1.1")
-        assert (await exchanged(http, unread)).startswith(b"HTTP/1.1 404 ")
+NOWHERE = b"POST /nowhere HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [(b"Content-Length: 1000000",), (b"Transfer-Encoding: chunked",), (b"Content-Length: 9", b"Expect: 100-continue")],
+)
+async def test_a_body_that_is_refused_unread_ends_its_connection(headers):
+    async with listening(max_body_bytes=4096) as http:
+        assert (await exchanged(http, raw(*headers, first=NOWHERE))).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_the_rest_of_a_refused_body_is_thrown_away_and_its_connection_kept(impatient):
+    async with listening(max_body_bytes=4096) as http:
+        refused_early = raw(b"Content-Length: 4000", first=NOWHERE)
+        answers = await exchanged(http, refused_early, b"a" * 4000, raw(first=b"GET /health/live HTTP/1.1"))
+        assert answers.startswith(b"HTTP/1.1 404 ")
+        assert answers.count(b"HTTP/1.1 200 ") == 1
+        assert (await exchanged(http, refused_early, b"a")).startswith(b"HTTP/1.1 404 ")  # and not waited for for ever
+
+
+async def test_a_full_queue_refuses_a_body_before_it_is_there():
+    async with listening(max_pending_items=256) as http, connected(http) as (reader, writer):
+        http.app.state.dispatcher.pending = 256
+        writer.write(raw(JSON, b"Content-Length: 100000"))
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: 1" in answer.lower()
 
 
 async def test_bodies_are_bounded_together():

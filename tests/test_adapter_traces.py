@@ -1,17 +1,21 @@
 """Traces, received by an OTLP receiver of our own: a span a request, in the caller's trace, handed on to Triton."""
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import grpc
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.conftest import running
 from tests.in_process import adapter
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -40,9 +44,16 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
 
     def spans(self) -> list[Span]:
-        requests = map(ExportTraceServiceRequest.FromString, self.bodies)
+        """The adapter's, which come as protobuf."""
+        requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies if not body.startswith(b"{")]
         resources = [resource for request in requests for resource in request.resource_spans]
         return [span for resource in resources for scope in resource.scope_spans for span in scope.spans]
+
+    def triton_spans(self) -> list[dict]:
+        """Triton's, which come as JSON."""
+        requests = [json.loads(body) for body in self.bodies if body.startswith(b"{")]
+        resources = [resource for request in requests for resource in request["resourceSpans"]]
+        return [span for resource in resources for scope in resource["scopeSpans"] for span in scope["spans"]]
 
 
 @pytest.fixture
@@ -110,6 +121,23 @@ async def test_tritons_spans_are_children_of_the_requests(triton, receiver):
         seen = await ask(http, triton, **CALLER)
     (span,) = receiver.spans()
     assert {one["traceparent"] for one in seen} == {f"00-{TRACE}-{span.span_id.hex()}-01"}
+
+
+def test_one_setting_puts_tritons_spans_below_the_adapters(receiver):
+    with running(ADAPTER_TRACES_URL=receiver.url) as traced:
+        httpx.post(f"{traced.adapter_url}/txt/embed", json={"input": MARK}, headers=CALLER).raise_for_status()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not (ours := _of_trace(receiver)):
+            time.sleep(0.1)
+    (adapters,) = [span for span in receiver.spans() if span.trace_id.hex() == TRACE]
+    (whole,) = [span for span in ours if span["name"] == "InferRequest"]
+    assert whole["parentSpanId"] == adapters.span_id.hex()
+    assert "compute" in {span["name"] for span in ours}
+    assert not any(MARK.encode() in body for body in receiver.bodies)
+
+
+def _of_trace(receiver: Receiver) -> list[dict]:
+    return [span for span in receiver.triton_spans() if span["traceId"] == TRACE]
 
 
 async def test_without_a_receiver_there_are_no_traces_and_the_request_id_goes_along_all_the_same(triton):
