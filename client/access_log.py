@@ -1,13 +1,13 @@
 """Around every request: its id, one line in the log, its place in the figures, an answer even when our own code failed.
 
-The line holds method, path, status, duration and id; never a query, a header or anything of a body. Knows ASGI only.
+The line holds method, path, status, duration and id; never a query, a header or anything of a body.
 """
 
 import logging
 import re
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +17,7 @@ from client.errors import InferenceFailed, error_response
 logger = logging.getLogger(__name__)
 
 LONGEST_PATH = 100  # none of ours is longer
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")  # anything else could forge a line in the log
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class AccessLog:
@@ -32,41 +32,44 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = scope["request_id"] = _request_id(scope)
+        own_id = scope["request_id"] = request_id(scope["headers"])
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", own_id.encode())]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            logger.exception("request %s failed", request_id)
+            logger.exception("request %s failed", own_id)
             if not status:
-                await error_response(_failed(request_id))(scope, receive, send_with_id)
+                await error_response(_failed(own_id))(scope, receive, send_with_id)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
-
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        path = scope["path"] if scope["path"] in self._paths else "other"
-        metrics.answered(path, status, seconds)
-        if logger.isEnabledFor(logging.INFO):
-            line = {
-                "method": scope["method"],
-                "path": scope["raw_path"][:LONGEST_PATH].decode("latin-1"),
-                "status": status,
-                "ms": round(seconds * 1e3, 1),
-                "request_id": scope["request_id"],
-            }
-            logger.info("%(method)s %(path)s %(status)d %(ms)sms id=%(request_id)s", line)
+            endpoint = scope["path"] if scope["path"] in self._paths else "other"
+            note(endpoint, scope["method"], scope["raw_path"], status, time.perf_counter() - started, own_id)
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
+def note(endpoint: str, method: str, raw_path: bytes, status: int, seconds: float, request_id: str) -> None:
+    """One request was answered: into the figures, under one of few names, and into the log."""
+    metrics.answered(endpoint, status, seconds)
+    if logger.isEnabledFor(logging.INFO):
+        line = {
+            "method": method,
+            "path": raw_path[:LONGEST_PATH].decode("latin-1"),
+            "status": status,
+            "ms": round(seconds * 1e3, 1),
+            "request_id": request_id,
+        }
+        logger.info("%(method)s %(path)s %(status)d %(ms)sms id=%(request_id)s", line)
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's own, if it could not forge a line in the log, or a new one."""
+    for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
     return secrets.token_hex(8)

@@ -188,7 +188,6 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
     started = time.perf_counter()
     max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
-    request.app.state.dispatcher.check_room()
     async with _received(request) as (body, call):
         if len(body) > OFF_LOOP_BYTES:
             items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)

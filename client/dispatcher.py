@@ -54,14 +54,10 @@ class Dispatcher:
                 embeddings[index] = embedding
         return _of_one_model([embedding for embedding in embeddings if embedding is not None])
 
-    def check_room(self) -> None:
-        """Asked before a body is read: refusing must cost less than serving, or the refused take all the time.
-
-        Raises:
-            Overloaded: not one item more would be taken in.
-        """
-        if self.pending >= self._max_pending:
-            raise Overloaded("Too many items are waiting (rate limit): send the request again in a second.")
+    @property
+    def full(self) -> bool:
+        """Not one item more would be taken in."""
+        return self.pending >= self._max_pending
 
     async def render(self, item: EmbedInput, call: Call) -> Embedding:
         """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
@@ -77,7 +73,7 @@ class Dispatcher:
     @contextmanager
     def _admitted(self, count: int) -> Iterator[None]:
         if self.pending + count > self._max_pending:
-            raise Overloaded("Too many items are waiting (rate limit): send the request again in a second.")
+            raise Overloaded
         self.pending += count
         try:
             yield

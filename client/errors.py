@@ -63,7 +63,14 @@ class UnsupportedMediaType(ApiError):
 
 
 class Overloaded(ApiError):
-    """Too many items, bytes or connections are here already."""
+    """Too many items (where nothing else is said), bytes or connections are here already."""
+
+    def __init__(
+        self,
+        message: str = "Too many items are waiting (rate limit): send the request again in a second.",
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, param)
 
 
 class HeadTooLarge(ApiError):
