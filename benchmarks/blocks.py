@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and the README, as Markdown, from the results. One function for each block."""
+"""The tables of the README and of docs/, as Markdown, from the results. One function for each block."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -112,6 +112,48 @@ def picture(key: Key) -> str:
     return f"{'-'.join(key)}.png"
 
 
+def overload(results: Results) -> str:
+    def cells(kind: dict, row: dict) -> tuple[str, ...]:
+        rates = (
+            f"{number(row['rate'])} ({row['times']:.2g}×)",
+            number(row["goodput_per_s"]),
+            f"{row['share_of_peak']:.2f}",
+        )
+        answers = ", ".join(f"{count:,} × {status}" for status, count in row["answers"].items())
+        memory = " → ".join(map(number, row["memory_mib"]))
+        return kind["kind"], *rates, answers, _latencies(row["good"]), _latencies(row["refused"]), memory
+
+    rows = (
+        (where, *cells(kind, row))
+        for where, figures in of(results, "overload")
+        for kind in figures["kinds"]
+        for row in kind["open"]
+    )
+    head = "checkpoint|what|arrivals/s (of the peak)|goodput/s|share of the peak|answers"
+    return markdown(f"{head}|200: p50, p99 ms|429: p50, p99 ms|memory MiB", rows)
+
+
+def _latencies(row: dict) -> str:
+    return "" if row["p50_ms"] is None else f"{number(row['p50_ms'])}, {number(row['p99_ms'])}"
+
+
+def soak(results: Results) -> str:
+    """A sentence for each run, and what was held."""
+    runs = of(results, "soak")
+    told = "".join(
+        f"{where}: {figures['requests']:,} requests in {figures['minutes']:.0f} minutes; in the first and second half "
+        f"{' and '.join(map(number, figures['requests_per_s']))} requests/s, "
+        f"p99 {' and '.join(map(number, figures['p99_ms']))} ms.\n\n"
+        for where, figures in runs
+    )
+    rows = (
+        (where, row["what"], *(number(row[name]) for name in ("first", "last", "most", "per_hour")))
+        for where, figures in runs
+        for row in figures["held"]
+    )
+    return told + markdown("checkpoint|what|after the warm-up|at the end|at most|an hour adds", rows)
+
+
 def machines(results: Results) -> str:
     def cells(each: dict) -> tuple[object, ...]:
         hardware, versions, ceiling = each["hardware"], each["versions"], each["ceiling"]
@@ -125,5 +167,5 @@ def machines(results: Results) -> str:
 
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
-    each.__name__: each for each in (targets, short, forward, peers, replay, loops, growth, machines)
+    each.__name__: each for each in (targets, short, forward, peers, replay, loops, growth, overload, soak, machines)
 }

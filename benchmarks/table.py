@@ -1,4 +1,4 @@
-"""Write the tables and plots from results/*.json into docs/performance.md and README.md, between marker comments.
+"""Write the tables and plots from results/*.json into README.md and docs/, between marker comments.
 
     python -m benchmarks.table
 
@@ -18,7 +18,7 @@ from benchmarks.blocks import BLOCKS, Results, picture
 from benchmarks.checkpoints import ROOT
 from benchmarks.results import FOLDER, read
 
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "reliability.md", ROOT / "README.md")
 MARKED = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -30,7 +30,7 @@ def filled(page: str, results: Results) -> str:
 
 @app.command(epilog="Example: python -m benchmarks.table")
 def main(results: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)] = FOLDER) -> None:
-    """Write the tables and plots of docs/performance.md and README.md from the results."""
+    """Write the tables and plots of README.md, docs/performance.md and docs/reliability.md from the results."""
     found = read(results)
     for key, result in found.items():
         if key[0] == "growth":

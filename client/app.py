@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route
 
 from client import __version__, api_key, metrics, openapi
 from client.access_log import AccessLog
+from client.admission import Admission
 from client.answers import Form, accepted, answer, stages_ms
 from client.api_key import ApiKey
 from client.body import Intake, cancelled_on_disconnect, parse_object, read_body
@@ -122,14 +123,10 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds)
     app.state.cache = VectorCache(settings.share(settings.cache_bytes))
     app.state.intake = Intake(settings.share(settings.max_pending_bytes))
-    app.state.dispatcher = Dispatcher(
-        client,
-        app.state.readiness,
-        app.state.cache,
-        settings.share(settings.max_concurrency),
-        settings.share(settings.max_pending_items),
-    )
-    app.state.sampler = Sampler(app.state.readiness, app.state.cache, app.state.dispatcher, app.state.intake)
+    concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
+    app.state.admission = Admission(most, settings.deadline_seconds, concurrency)
+    app.state.dispatcher = Dispatcher(client, app.state.readiness, app.state.cache, app.state.admission, concurrency)
+    app.state.sampler = Sampler(app.state.readiness, app.state.cache, app.state.admission, app.state.intake)
     await app.state.readiness.probe()  # before the port opens, so that the first request finds a known model
     background = [asyncio.create_task(app.state.readiness.keep_probing())]
     background.append(asyncio.create_task(app.state.readiness.keep_watching()))

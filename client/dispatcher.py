@@ -5,13 +5,12 @@ Knows neither HTTP nor tensors. One item is one request to Triton, all at once: 
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from client.admission import Admission
 from client.cache import Flight, SingleFlight, VectorCache
-from client.errors import ApiError, Overloaded, Unavailable
+from client.errors import ApiError, Unavailable
 from client.items import Embedding, EmbedInput
 from client.readiness import Readiness
 from client.triton_client import TritonClient
@@ -29,15 +28,19 @@ class Dispatcher:
     """Embeds the items of all requests of this process."""
 
     def __init__(
-        self, client: TritonClient, readiness: Readiness, cache: VectorCache, max_concurrency: int, max_pending: int
+        self,
+        client: TritonClient,
+        readiness: Readiness,
+        cache: VectorCache,
+        admission: Admission,
+        max_concurrency: int,
     ) -> None:
         self._client = client
         self._readiness = readiness
         self._cache = cache
         self._flights: SingleFlight[Embedding] = SingleFlight()
         self._slots = asyncio.Semaphore(max_concurrency)
-        self._max_pending = max_pending
-        self.pending = 0
+        self._admission = admission
 
     async def embed(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
         """One embedding for each item, in order. When one item fails, the others are cancelled.
@@ -48,20 +51,15 @@ class Dispatcher:
         embeddings = [self._cached(item) for item in items]
         missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
         if missing:
-            with self._admitted(len(missing)):
+            with self._admission.admitted(len(missing)):
                 computed = await self._embed_all([items[index] for index in missing], call)
             for index, embedding in zip(missing, computed, strict=True):
                 embeddings[index] = embedding
         return _of_one_model([embedding for embedding in embeddings if embedding is not None])
 
-    @property
-    def full(self) -> bool:
-        """Not one item more would be taken in."""
-        return self.pending >= self._max_pending
-
     async def render(self, item: EmbedInput, call: Call) -> Embedding:
         """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
-        with self._admitted(1):
+        with self._admission.admitted(1):
             return await self._compute(item, call)
 
     def _cached(self, item: EmbedInput) -> Embedding | None:
@@ -69,16 +67,6 @@ class Dispatcher:
         if model is None or (cached := self._cache.get((model["id"], *item.identity))) is None:
             return None
         return Embedding(cached.vector, model, cached.recipe)
-
-    @contextmanager
-    def _admitted(self, count: int) -> Iterator[None]:
-        if self.pending + count > self._max_pending:
-            raise Overloaded
-        self.pending += count
-        try:
-            yield
-        finally:
-            self.pending -= count
 
     async def _embed_all(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
         flights, shared = [], []

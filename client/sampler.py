@@ -6,9 +6,9 @@ Every second, for the other workers' sake, and whenever this one is asked. Knows
 import asyncio
 
 from client import metrics
+from client.admission import Admission
 from client.body import Intake
 from client.cache import VectorCache
-from client.dispatcher import Dispatcher
 from client.readiness import Readiness
 
 SECONDS = 1.0
@@ -17,14 +17,14 @@ SECONDS = 1.0
 class Sampler:
     """Of one adapter's state."""
 
-    def __init__(self, readiness: Readiness, cache: VectorCache, dispatcher: Dispatcher, intake: Intake) -> None:
-        self._readiness, self._cache, self._dispatcher, self._intake = readiness, cache, dispatcher, intake
+    def __init__(self, readiness: Readiness, cache: VectorCache, admission: Admission, intake: Intake) -> None:
+        self._readiness, self._cache, self._admission, self._intake = readiness, cache, admission, intake
         self._hits = self._misses = 0  # that were told already
 
     def sample(self) -> None:
         """Bring the figures up to date."""
         metrics.MODEL_UP.set(self._readiness.answers)
-        metrics.IN_FLIGHT.set(self._dispatcher.pending)
+        metrics.IN_FLIGHT.set(self._admission.pending)
         metrics.HELD_BYTES.set(self._intake.held)
         metrics.CACHE_BYTES.set(self._cache.bytes)
         metrics.CACHE_HITS.inc(self._cache.hits - self._hits)

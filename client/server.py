@@ -3,6 +3,7 @@
 Knows how it is served; not what, and not how many processes serve it.
 """
 
+import faulthandler
 import gc
 import logging
 import resource
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 # a full adapter again and again: a sixth of all its CPU time, and pauses of 0.1 s.
 COLLECT_AFTER = 50_000
 EMBEDDING = {b"/txt/embed", b"/img/embed"}
+HANG_SECONDS = 20.0  # no work of ours holds the event loop for a second
+TICKS_PER_SECOND = 10  # of uvicorn
 SPARE_FILES = 64  # beside connections: Triton's channel, listening sockets, the log
 
 
@@ -36,12 +39,25 @@ def serve(settings: Settings, listening: socket | None = None) -> None:
     running.run([listening] if listening else None)
 
 
-def server(settings: Settings) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Ends, with every thread's traceback, when its event loop hangs: whoever started it starts another."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_SECOND == 0:
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        faulthandler.cancel_dump_traceback_later()  # from here on nobody counts the ticks
+        await super().shutdown(sockets)
+
+
+def server(settings: Settings) -> Server:
     """Not yet running."""
     app = create_app(settings)
 
     def is_full(path: bytes) -> bool:
-        return path in EMBEDDING and app.state.dispatcher.full
+        return path in EMBEDDING and app.state.admission.full
 
     config = uvicorn.Config(
         app,
@@ -57,7 +73,7 @@ def server(settings: Settings) -> uvicorn.Server:
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=int(settings.deadline_seconds) + 1,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _allow_files(count: int) -> None:

@@ -117,7 +117,7 @@ async def test_a_half_sent_body_is_408_and_held_nothing():
         answer, alive = await asyncio.gather(half, http.get("/health/live"))
         assert "timeout" in told(answer, 408)["message"]
         assert alive.status_code == 200
-        assert http.app.state.dispatcher.pending == 0
+        assert http.app.state.admission.pending == 0
         assert http.app.state.intake.held == 0
 
 
@@ -144,7 +144,7 @@ async def test_the_rest_of_a_refused_body_is_thrown_away_and_its_connection_kept
 
 async def test_a_full_queue_refuses_a_body_before_it_is_there():
     async with listening(max_pending_items=256) as http, connected(http) as (reader, writer):
-        http.app.state.dispatcher.pending = 256
+        http.app.state.admission.pending = 256
         writer.write(raw(JSON, b"Content-Length: 100000"))
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         assert answer.startswith(b"HTTP/1.1 429 ")
@@ -195,7 +195,7 @@ async def test_a_reader_that_takes_nothing_is_hung_up_on_and_held_no_slot(stack,
             writer.write(embedding(names, last) * 8 if last == b"X: y" else embedding(names, last))
             await asyncio.sleep(0.2)
             assert (await http.post("/txt/embed", json={"input": "red"})).status_code == 200
-            await eventually(lambda: http.app.state.dispatcher.pending == 0)
+            await eventually(lambda: http.app.state.admission.pending == 0)
 
 
 async def test_expect_continue_is_asked_for_only_when_the_body_is_wanted(stack):
@@ -233,7 +233,7 @@ async def test_x_timeout_is_a_504_at_that_time_and_the_work_is_cancelled(stack, 
         response = await http.post("/txt/embed", json={"input": ["a", "b"]}, headers={"x-timeout": str(seconds)})
         assert seconds - 0.05 < time.monotonic() - started < seconds + 0.1
         assert f"longer than {seconds} s" in refused(response, 504)["message"]
-        assert http.app.state.dispatcher.pending == 0
+        assert http.app.state.admission.pending == 0
         assert not http.app.state.dispatcher._flights._flights
 
 
@@ -255,6 +255,6 @@ async def test_a_client_that_hangs_up_is_noticed_and_its_items_cancelled(stack, 
         line.hold()
         async with connected(http) as (_, writer):
             writer.write(embedding(body).replace(b"/txt/embed", path))
-            await eventually(lambda: http.app.state.dispatcher.pending > 0)
-        await eventually(lambda: http.app.state.dispatcher.pending == 0)
+            await eventually(lambda: http.app.state.admission.pending > 0)
+        await eventually(lambda: http.app.state.admission.pending == 0)
         assert not http.app.state.dispatcher._flights._flights

@@ -151,7 +151,7 @@ async def test_when_one_item_fails_the_others_are_not_waited_for(line):
         bad = {"input": [f"text {index}" for index in range(40)], "dimensions": 10**6}
         error = refused(await http.post("/txt/embed", json=bad), 400)
         assert error["param"] == "input[0]"
-        assert http.app.state.dispatcher.pending == 0
+        assert http.app.state.admission.pending == 0
         assert http.app.state.dispatcher._flights._flights == {}
 
 
@@ -177,20 +177,20 @@ async def call(app, body: bytes, disconnected: asyncio.Event) -> int:
 
 async def test_a_client_that_leaves_cancels_its_items_and_nobody_elses(line):
     async with adapter(line.url) as http:
-        dispatcher = http.app.state.dispatcher
+        admission, flights = http.app.state.admission, http.app.state.dispatcher._flights._flights
         line.hold()
         gone = asyncio.Event()
         leaving = asyncio.create_task(call(http.app, b'{"input": ["mine", "shared"]}', gone))
         await asyncio.sleep(0.1)
         staying = asyncio.create_task(http.post("/txt/embed", json={"input": "shared"}))
         await asyncio.sleep(0.1)
-        assert (dispatcher.pending, len(dispatcher._flights._flights)) == (3, 2)
+        assert (admission.pending, len(flights)) == (3, 2)
         gone.set()
         assert await asyncio.wait_for(leaving, 1) == 499
-        assert (dispatcher.pending, len(dispatcher._flights._flights)) == (1, 1)
+        assert (admission.pending, len(flights)) == (1, 1)
         line.release()
         assert (await staying).status_code == 200
-        assert dispatcher.pending == 0
+        assert admission.pending == 0
 
 
 async def test_a_slow_body_is_a_timeout():

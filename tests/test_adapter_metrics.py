@@ -95,7 +95,7 @@ async def test_what_is_in_flight_and_whether_the_model_is_up(stack):
         before = (await read(http))["adapter_items_in_flight"]
         line.hold()
         waiting = asyncio.create_task(http.post("/txt/embed", json={"input": ["a", "b", "c"]}))
-        await eventually(lambda: http.app.state.dispatcher.pending == 3)
+        await eventually(lambda: http.app.state.admission.pending == 3)
         assert (await read(http))["adapter_items_in_flight"] - before == 3
         assert (await read(http))["adapter_held_bytes"] > 0
         refused(await http.post("/txt/embed", json={"input": ["d", "e"]}), 429)

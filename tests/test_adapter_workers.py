@@ -200,3 +200,33 @@ def test_requests_in_flight_are_answered_when_it_is_told_to_stop(start, stack):
         caller.sendall(body[-1:])
         assert caller.recv(65536).startswith(b"HTTP/1.1 200 ")
     assert running.popen.wait(10) == 0
+
+
+HANGING = """
+import time
+from client import app, server
+from client.settings import Settings
+
+async def hang(_):
+    time.sleep(30)
+
+app.live, server.HANG_SECONDS = hang, 2.5
+server.serve(Settings.from_environment())
+"""
+
+
+def test_a_process_whose_event_loop_hangs_ends_and_says_where():
+    port = free_ports(1)[0]
+    environment = os.environ | {"ADAPTER_PORT": str(port), "ADAPTER_TRITON_URL": DEAD, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGING], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 503)
+            time.sleep(3)  # longer than it may hang, and it does not
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=20)
+            assert process.wait(10) == 1
+        finally:
+            process.kill()
+        assert "in hang" in process.communicate()[1]

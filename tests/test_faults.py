@@ -202,7 +202,7 @@ async def test_a_deadline_that_passed_is_504_in_time_and_its_work_is_dropped(sta
         error = refused(await http.post("/img/embed", json={"input": images}), 504)
         assert "timeout" in error["message"]
         assert time.monotonic() - started < 0.4 + SLACK_SECONDS
-        await eventually(lambda: http.app.state.dispatcher.pending == 0, 1)
+        await eventually(lambda: http.app.state.admission.pending == 0, 1)
     await asyncio.sleep(1.5)
     assert computed() - before < 250
 
