@@ -74,6 +74,12 @@ bench-gpu:  ## the rows that need a GPU, with the 4B's shape (BENCH_PYTHON=pytho
 	-@$(BENCH_GPU).serve $(BENCH_ON) $(BENCH_FLAGS)
 	-@$(BENCH_GPU).table
 
+bench-load: setup  ## four times too many callers, and an hour of mixed load: docs/reliability.md (an hour and a quarter)
+	@$(BENCH).overload --checkpoint tiny $(BENCH_FLAGS)
+	@$(BENCH).overload --checkpoint 100m --kind colours $(BENCH_FLAGS)
+	@$(BENCH).soak --checkpoint tiny $(BENCH_FLAGS)
+	@$(BENCH).table
+
 fuzz: $(FUZZ_STAMP)  ## look for inputs without a documented outcome (a few minutes)
 	@$(FUZZ).images --inputs 100000 --seed 1
 	@$(FUZZ).text --inputs 60000 --seed 1

@@ -14,7 +14,7 @@ def markdown(head: str, rows: Rows) -> str:
     """`head` names the columns, divided by bars; a column that holds only numbers is aligned to the right."""
     names, body = head.split("|"), [[str(cell) for cell in row] for row in rows]
     if not body:
-        return "Not measured yet: `make bench`.\n"
+        return "Not measured yet: `make bench`, `make bench-load`.\n"
     rules = ["---:" if all(map(_is_number, column)) else "---" for column in zip(*body, strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in [names, rules, *body])
 
