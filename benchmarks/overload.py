@@ -11,12 +11,10 @@ the stack. The client has the machine's last core for itself and the stack has t
 what a client spends on asking four times as much is not the stack's loss.
 """
 
-import asyncio
 import os
 import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count, cycle, islice
 from time import perf_counter, process_time
@@ -29,7 +27,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import inputs, load, soak, traffic
-from benchmarks.load import LENGTH, Connection, request
+from benchmarks.arrivals import Arrivals, Outcome
+from benchmarks.load import request
 from benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
 from benchmarks.services import running
 from client.settings import Settings
@@ -37,11 +36,10 @@ from serving.settings import ServingError
 
 CALLERS = (32, 128)
 AROUND = (0.75, 1.0, 1.25)  # of the best closed loop: where the peak is looked for
-TIMES = (4.0, 4.0)  # the peak; once more, since what memory grows to is seen once, and a leak twice
+TIMES = (4.0, 4.0)  # of the peak; twice, since what memory grows to is seen once, and a leak twice
 PHOTO = (448, 448)
-MOST_CONNECTIONS = 3500  # fewer than the adapter takes, and far more than may wait inside it
 MARK = b"MARKMARK"  # letters that base64 has too
-PATIENCE_SECONDS = 65  # after the last arrival; longer than any deadline
+SECONDS, ANSWERS = 10.0, 500  # counted, and at least: answers come by batches, of which a window must hold many
 FILL_SECONDS = 6.0  # until goodput is steady; longer where that does not fill the queue
 WAITING = Settings.model_fields["max_pending_items"].default
 WORKLOAD = "one input a request at the adapter's own limits, its cache off; the client on a core of its own"
@@ -72,62 +70,6 @@ def _templates(kind: Kind) -> Iterator[bytes]:
         image = inputs.swatch(index) if kind is Kind.COLOURS else inputs.picture(PHOTO, index)
         whole = image + bytes(-len(image) % 3)  # so that its base64 has no padding and can go on
         yield request("/img/embed", {"input": traffic.data_url(whole) + MARK.decode()})
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of one request; seconds since the start."""
-
-    status: int
-    planned: float
-    answered: float
-    says_when: bool  # a Retry-After
-
-    @property
-    def latency(self) -> float:
-        return self.answered - self.planned
-
-
-class Asking(Connection):
-    """A connection that tells every status instead of failing for most."""
-
-    async def ask(self, content: bytes) -> tuple[int, bool]:
-        """The status, and whether the answer says when to come back."""
-        self._writer.write(content)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = LENGTH.search(head)
-        await self._reader.readexactly(int(length[1]) if length else 0)
-        return int(head.split(maxsplit=2)[1]), b"\r\nretry-after:" in head.lower()
-
-
-class Arrivals:
-    """Requests that come at random times, `rate` a second, whatever becomes of those before them."""
-
-    def __init__(self, url: str, contents: Iterator[bytes], rate: float, seconds: float) -> None:
-        self._url, self._contents = url, contents
-        gaps = np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds)))
-        self._planned = np.cumsum(gaps)
-        self._idle: list[Asking] = []
-        self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
-        self.outcomes: list[Outcome] = []
-
-    async def run(self) -> None:
-        """Returns when each is answered, or nobody would wait any more."""
-        self._started, tasks = perf_counter(), set()
-        for planned in self._planned:
-            await asyncio.sleep(max(0.0, self._started + planned - perf_counter()))
-            tasks.add(asyncio.create_task(self._one(next(self._contents), planned)))
-        _, waiting = await asyncio.wait(tasks, timeout=PATIENCE_SECONDS)
-        for task in waiting:
-            task.cancel()
-        self.outcomes += [Outcome(0, 0.0, PATIENCE_SECONDS, False)] * len(waiting)
-
-    async def _one(self, content: bytes, planned: float) -> None:
-        async with self._slots:
-            connection = self._idle.pop() if self._idle else await Asking.open(self._url)
-            status, says_when = await connection.ask(content)
-            self._idle.append(connection)
-        self.outcomes.append(Outcome(status, planned, perf_counter() - self._started, says_when))
 
 
 def milliseconds(latencies: Iterable[float]) -> dict[str, float | None]:
@@ -175,11 +117,12 @@ def overload(url: str, contents: Iterator[bytes], rate: float, seconds: float, f
 def measure(url: str, kind: Kind, quick: bool) -> dict:
     """The peak, and what is left of it at each of its multiples."""
     contents = requests(kind)
-    seconds, fill = (0.5, 0.2) if quick else (10.0, FILL_SECONDS)
+    seconds, fill = (0.5, 0.2) if quick else (SECONDS, FILL_SECONDS)
     some = list(islice(contents, 4 * max(CALLERS)))
     load.closed(url, some, CALLERS[0], seconds / 5)  # warm-up
     closed = {callers: load.closed(url, some, callers, seconds / 2).figures() for callers in CALLERS}
     most = max(each["requests_per_s"] for each in closed.values())
+    seconds = seconds if quick else max(seconds, ANSWERS / most)
     rows: list[dict] = []
     for times in track((*AROUND, *TIMES), "open loops", console=console, transient=True):
         peak = max((row["goodput_per_s"] for row in rows[: len(AROUND)]), default=most)
