@@ -108,4 +108,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

@@ -1,10 +1,16 @@
-"""The programs behind every number in docs/performance.md, one for each question (`make bench` runs them all):
+"""The programs behind every number in docs/performance.md and docs/reliability.md, one for each question:
 
     forward   what the embedder alone does, as a share of what this machine's matrix products do
     peers     the same checkpoint and inputs through transformers and sentence-transformers
     serve     what of it survives through Triton and the adapter, against the service that one would write instead
     growth    time and peak memory against batch, image size and text length
-    table     docs/performance.md, made of the files that the others left in results/
+    overload  what becomes of callers when four times as many come as can be served
+    soak      what grows over an hour of mixed load
+    table     the tables in docs/ and README.md, made of the files that the others left in results/
+
+`make bench` runs the first four, `make bench-load` the next two. Beside them: who sends (load, arrivals, traffic,
+perf_analyzer), what (inputs), to whom (services, plan_service, contenders, subject, chat), on what (checkpoints,
+hardware, gpu, flops), and what is made of it (results, targets, blocks, plots).
 
 Each says its ceiling first, and its last line on stdout is one JSON document, which is also the file in results/.
 """

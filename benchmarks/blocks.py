@@ -14,7 +14,7 @@ def markdown(head: str, rows: Rows) -> str:
     """`head` names the columns, divided by bars; a column that holds only numbers is aligned to the right."""
     names, body = head.split("|"), [[str(cell) for cell in row] for row in rows]
     if not body:
-        return "Not measured yet: `make bench`, `make bench-load`.\n"
+        return "Not measured yet.\n"
     rules = ["---:" if all(map(_is_number, column)) else "---" for column in zip(*body, strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in [names, rules, *body])
 
@@ -74,7 +74,7 @@ def replay(results: Results) -> str:
         for where, figures in of(results, "serve")
         if (each := figures.get("replay"))
     )
-    return markdown("checkpoint|requests|plan, singly|ours, singly|ours, by 64", rows)
+    return markdown("checkpoint|requests|plain service, singly|ours, singly|ours, by 64", rows)
 
 
 def loops(results: Results) -> str:

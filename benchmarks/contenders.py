@@ -47,7 +47,7 @@ def rendered(processor: AutoProcessor, chats: list[list[Message]], device: str) 
 
 
 class OneByOne:
-    """What the integration plan describes: the full model with its head, all hidden states, one input at a time."""
+    """What one would write first: the full model with its head, all hidden states, one input at a time."""
 
     name = "transformers, one at a time"
 

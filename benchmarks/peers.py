@@ -9,7 +9,7 @@ that computes something else is not a peer. Then everyone takes turns, A B C D A
 medians, so that a machine that is busy for a while slows all of them.
 
 sentence-transformers is `encode` of the installed release over Transformer, Pooling (last token) and Normalize. "One at
-a time" is the integration plan's way: the full model with head and `output_hidden_states=True`.
+a time" is what one would write first: the full model with head and `output_hidden_states=True`.
 """
 
 from statistics import median

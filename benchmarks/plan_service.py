@@ -1,4 +1,4 @@
-"""The service that one would write instead of this project: FastAPI around transformers, as the integration plan says.
+"""The service that one would write instead of this project: FastAPI around transformers.
 
     python -m benchmarks.plan_service --checkpoint tiny --port 8021
 

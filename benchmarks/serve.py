@@ -5,7 +5,7 @@
     python -m benchmarks.serve --checkpoint 4b --device cuda
 
 Both services run side by side on this machine with the same checkpoint; the one that is not asked is idle. Ours is
-Triton and the adapter with its cache off; the plan's is plan_service.py, which has one hop less. Their vectors are
+Triton and the adapter with its cache off; the other is plan_service.py, which has one hop less. Their vectors are
 compared before anything is timed. The client (load.py) shares the machine, so its own CPU time is told too.
 
     replay  the colour benchmark's 1,898 requests in a row, singly, and in its batches of 64

@@ -1,4 +1,4 @@
-"""The two services that are compared, side by side on free ports: ours (Triton and the adapter) and the plan's."""
+"""The two services that are compared, side by side on free ports: ours (Triton and the adapter) and the plain one."""
 
 import os
 import socket

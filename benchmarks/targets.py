@@ -18,7 +18,6 @@ class Target:
     figure: Callable[[dict], float | None]  # from a result's `figures`
     unit: str = "×"
     at_most: bool = False
-    obstacle: str = ""  # what stands in its way, said when it is missed
 
     def value(self, results: dict[Key, dict]) -> float | None:
         """The figure; None while its program or its part was not run."""
@@ -33,11 +32,11 @@ class Target:
         value = self.value(results)
         if value is None:
             return [self.where, self.what, bound, "not measured", self._how()]
-        verdict = "reached" if self.reached(value) else f"missed: {self.obstacle or 'see the log'}"
+        verdict = "reached" if self.reached(value) else "missed: see the log"
         return [self.where, self.what, bound, f"**{value:.2f}{self.unit}**", verdict]
 
     def _how(self) -> str:
-        return f"no GPU at hand; {GPU_COMMAND}" if self.key[2] == "cuda" else "`make bench`"
+        return f"needs a GPU: {GPU_COMMAND}" if self.key[2] == "cuda" else "`make bench`"
 
 
 def replay(name: str) -> Callable[[dict], float | None]:
@@ -45,7 +44,7 @@ def replay(name: str) -> Callable[[dict], float | None]:
 
 
 def throughput(callers: int) -> Callable[[dict], float | None]:
-    """Ours over the plan's at that many callers."""
+    """Ours over the plain service's at that many callers."""
 
     def ratio(figures: dict) -> float | None:
         rows = figures.get("load", {}).get("closed", [])
@@ -72,9 +71,9 @@ def photo_memory(figures: dict) -> float | None:
 
 SERVE, FORWARD, PEERS = ("serve", "tiny", "cpu"), ("forward", "4b", "cuda"), "sentence-transformers"
 TARGETS = (
-    Target("CPU, tiny", "the 1,898 single requests in a row, against the plan's service", SERVE, 1.3,
+    Target("CPU, tiny", "the 1,898 single requests in a row, against a plain FastAPI service", SERVE, 1.3,
            replay("plan_over_ours")),
-    Target("CPU, tiny", "the same in the benchmark's batches, against the plan's one at a time", SERVE, 3,
+    Target("CPU, tiny", "the same in the benchmark's batches, against it, one at a time", SERVE, 3,
            replay("plan_over_ours_batched")),
     Target("CPU, tiny", "32 concurrent single requests, half names, half swatches: throughput", SERVE, 2,
            throughput(32)),

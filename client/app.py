@@ -27,7 +27,7 @@ from client.answers import Form, accepted, answer, stages_ms
 from client.api_key import ApiKey
 from client.body import Intake, cancelled_on_disconnect, parse_object, read_body
 from client.cache import VectorCache
-from client.dispatcher import Call, Dispatcher
+from client.dispatcher import Dispatcher
 from client.errors import ApiError, DeadlinePassed, InvalidInput, TooSlow, Unavailable, error_response, shaped
 from client.items import EmbedInput
 from client.openapi import Endpoint
@@ -125,7 +125,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.intake = Intake(settings.share(settings.max_pending_bytes))
     concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
     app.state.admission = Admission(most, settings.deadline_seconds, concurrency)
-    app.state.dispatcher = Dispatcher(client, app.state.readiness, app.state.cache, app.state.admission, concurrency)
+    app.state.dispatcher = Dispatcher(
+        client, app.state.readiness, app.state.cache, app.state.admission, concurrency, settings.deadline_seconds
+    )
     app.state.sampler = Sampler(app.state.readiness, app.state.cache, app.state.admission, app.state.intake)
     await app.state.readiness.probe()  # before the port opens, so that the first request finds a known model
     background = [asyncio.create_task(app.state.readiness.keep_probing())]
@@ -141,18 +143,17 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _received(request: Request) -> AsyncIterator[tuple[bytearray, Call]]:
-    """The body, and by when its answer must be there; what runs inside ends then, or when the client leaves."""
+async def _received(request: Request) -> AsyncIterator[bytearray]:
+    """The body; what runs inside ends at the request's deadline, or when the client leaves."""
     settings, intake = request.app.state.settings, request.app.state.intake
     seconds = _seconds(request, settings.deadline_seconds)
-    call = Call(time.monotonic() + seconds, request.scope["request_id"])
     body, arrived = bytearray(), False
     try:
         async with asyncio.timeout(seconds):
             await read_body(request, body, settings.max_body_bytes, intake)
             arrived = True
             async with cancelled_on_disconnect(request):
-                yield body, call
+                yield body
     except TimeoutError:
         if arrived:
             raise DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.") from None
@@ -185,12 +186,12 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
     started = time.perf_counter()
     max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
-    async with _received(request) as (body, call):
+    async with _received(request) as body:
         if len(body) > OFF_LOOP_BYTES:
             items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
         else:
             items, form = _parsed(body, model, max_items, media_type)
-        embeddings = await request.app.state.dispatcher.embed(items, call)
+        embeddings = await request.app.state.dispatcher.embed(items, request.scope["request_id"])
     stages = stages_ms(embeddings)
     metrics.embedded(len(items), len(body), stages)
     return answer(items, embeddings, form, stages, started)
@@ -205,10 +206,10 @@ def _parsed(
 
 async def render(request: Request) -> Response:
     """The exact prompt, token ids, positions, grid and pooled tokens of one input."""
-    async with _received(request) as (body, call):
+    async with _received(request) as body:
         item = RenderRequest.parse(parse_object(body), request.app.state.settings.max_items).item()
         try:
-            embedding = await request.app.state.dispatcher.render(item, call)
+            embedding = await request.app.state.dispatcher.render(item, request.scope["request_id"])
         except ApiError as error:
             raise error.at(item.param) from None
     return _json({"recipe": embedding.recipe.id, **(embedding.render or {})})

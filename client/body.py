@@ -74,13 +74,13 @@ def parse_object(body: bytes | bytearray) -> dict:
         InvalidInput: not JSON, or not an object.
     """
     if not body:
-        raise InvalidInput('The body is empty: send a JSON object with the field "input".', "input")
+        raise InvalidInput("The body is empty: send a JSON object. GET /docs shows some.")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"The body is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
-        raise InvalidInput('The body must be a JSON object with the field "input".', "input")
+        raise InvalidInput("The body must be a JSON object: GET /docs shows some.")
     return value
 
 

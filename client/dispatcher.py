@@ -4,24 +4,14 @@ Knows neither HTTP nor tensors. One item is one request to Triton, all at once: 
 """
 
 import asyncio
-import time
-from dataclasses import dataclass
 from functools import partial
 
 from client.admission import Admission
 from client.cache import Flight, SingleFlight, VectorCache
-from client.errors import ApiError, Unavailable
+from client.errors import ApiError, DeadlinePassed, Unavailable
 from client.items import Embedding, EmbedInput
 from client.readiness import Readiness
 from client.triton_client import TritonClient
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What all items of one request share."""
-
-    deadline: float  # of time.monotonic()
-    request_id: str
 
 
 class Dispatcher:
@@ -34,15 +24,18 @@ class Dispatcher:
         cache: VectorCache,
         admission: Admission,
         max_concurrency: int,
+        deadline_seconds: float,
     ) -> None:
         self._client = client
         self._readiness = readiness
         self._cache = cache
         self._flights: SingleFlight[Embedding] = SingleFlight()
         self._slots = asyncio.Semaphore(max_concurrency)
+        # Each caller's own deadline ends his waiting; a computation that others have joined since must outlive his.
+        self._seconds = 2 * deadline_seconds
         self._admission = admission
 
-    async def embed(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
+    async def embed(self, items: list[EmbedInput], request_id: str) -> list[Embedding]:
         """One embedding for each item, in order. When one item fails, the others are cancelled.
 
         Raises:
@@ -52,15 +45,15 @@ class Dispatcher:
         missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
         if missing:
             with self._admission.admitted(len(missing)):
-                computed = await self._embed_all([items[index] for index in missing], call)
+                computed = await self._embed_all([items[index] for index in missing], request_id)
             for index, embedding in zip(missing, computed, strict=True):
                 embeddings[index] = embedding
         return _of_one_model([embedding for embedding in embeddings if embedding is not None])
 
-    async def render(self, item: EmbedInput, call: Call) -> Embedding:
+    async def render(self, item: EmbedInput, request_id: str) -> Embedding:
         """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
         with self._admission.admitted(1):
-            return await self._compute(item, call)
+            return await self._compute(item, request_id)
 
     def _cached(self, item: EmbedInput) -> Embedding | None:
         model = self._readiness.model
@@ -68,11 +61,11 @@ class Dispatcher:
             return None
         return Embedding(cached.vector, model, cached.recipe)
 
-    async def _embed_all(self, items: list[EmbedInput], call: Call) -> list[Embedding]:
+    async def _embed_all(self, items: list[EmbedInput], request_id: str) -> list[Embedding]:
         flights, shared = [], []
         try:
             for item in items:
-                flights.append(self._flights.join(item.identity, partial(self._compute_and_remember, item, call)))
+                flights.append(self._flights.join(item.identity, partial(self._compute_and_remember, item, request_id)))
                 shared.append(flights[-1].waiters > 1)
             await asyncio.wait({flight.task for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
             for item, flight in zip(items, flights, strict=True):
@@ -83,24 +76,23 @@ class Dispatcher:
         embeddings = [flight.task.result() for flight in flights]
         return [_free(embedding) if free else embedding for embedding, free in zip(embeddings, shared, strict=True)]
 
-    async def _compute_and_remember(self, item: EmbedInput, call: Call) -> Embedding:
-        embedding = await self._compute(item, call)
+    async def _compute_and_remember(self, item: EmbedInput, request_id: str) -> Embedding:
+        embedding = await self._compute(item, request_id)
         self._cache.put((embedding.model["id"], *item.identity), embedding.vector, embedding.recipe)
         return embedding
 
-    async def _compute(self, item: EmbedInput, call: Call) -> Embedding:
+    async def _compute(self, item: EmbedInput, request_id: str) -> Embedding:
         async with self._slots:
             try:
-                return await self._send(item, call)
+                return await self._send(item, request_id)
             except Unavailable:  # once more, and no more: if it is this item that kills the model, it must not go on
-                return await self._send(item, call)
+                return await self._send(item, request_id)
 
-    async def _send(self, item: EmbedInput, call: Call) -> Embedding:
-        await self._readiness.wait(call.deadline)
+    async def _send(self, item: EmbedInput, request_id: str) -> Embedding:
+        await self._readiness.wait()
         generation = self._readiness.generation
-        timeout = call.deadline - time.monotonic()
         try:
-            embedding = await self._client.embed(item, timeout, call.request_id)
+            embedding = await self._client.embed(item, self._seconds, request_id)
         except Unavailable:
             self._readiness.lost(generation)
             raise
@@ -123,5 +115,8 @@ def _free(embedding: Embedding) -> Embedding:
 
 def _of_one_model(embeddings: list[Embedding]) -> list[Embedding]:
     if len({embedding.model["id"] for embedding in embeddings}) > 1:
-        raise Unavailable("The model was replaced while this request ran: its vectors would not be comparable.")
+        raise DeadlinePassed(
+            "timeout: the model was replaced while this request ran, and its vectors would not be comparable. "
+            "Send the request again."
+        )
     return embeddings

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, request_response
 from client import __version__
 from client.answers import NPY, RAW
 from client.api_key import OPEN
-from client.errors import TOLD, ApiError, NotAcceptable
+from client.errors import TOLD, ApiError, NotAcceptable, Unauthorized
 from client.schemas import EmbeddingResponse, ErrorResponse, ImageRequest, RenderRequest, RenderResponse, TextRequest
 
 TITLE = "qwen3-vl-embed"
@@ -75,6 +75,11 @@ _HEADERS = {
     "x-dtype": f"Of {RAW} alone: `float32` or `float16`.",
 }
 
+_REFUSED = {
+    "description": Unauthorized.__doc__,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
+}
+
 
 class Endpoint(APIRoute):
     """A route that FastAPI documents and Starlette runs: the endpoint takes a request and gives a response."""
@@ -92,6 +97,8 @@ def document(routes: Sequence[BaseRoute], keyed: bool) -> dict[str, Any]:
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 operation["security"] = [] if path in OPEN else [{"key": []}]
+                if path not in OPEN:
+                    operation["responses"].setdefault("401", _REFUSED)
     return document
 
 

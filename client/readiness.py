@@ -60,7 +60,7 @@ class Readiness:
         self._up.clear()
         self._gone.set()
 
-    async def wait(self, deadline: float) -> None:
+    async def wait(self) -> None:
         """Return at once while the model is there; wait for one that went away, it may be restarting.
 
         Raises:
@@ -72,7 +72,7 @@ class Readiness:
         if self._answered_at is None:
             raise Unavailable("The model has not started yet: GET /health says 200 when it has.")
         try:
-            async with asyncio.timeout(min(deadline - time.monotonic(), self._wait_seconds)):
+            async with asyncio.timeout(self._wait_seconds):
                 await self._up.wait()
         except TimeoutError:
             raise DeadlinePassed(
@@ -97,7 +97,7 @@ class Readiness:
         if not self.answers:
             raise Unavailable(f"No embedding has come back for {self._silent_seconds():.0f} s.")
         if not await self._client.model_ready(PROBE_DEADLINE_SECONDS):
-            raise Unavailable("Triton says that the model is not ready.")
+            raise Unavailable("Triton says that the model is not ready: its log says why.")
 
     async def probe(self) -> None:
         """Have one tiny text embedded. A slow answer is not a loss: that shows in `check` when it lasts."""

@@ -80,8 +80,8 @@ class _Request(BaseModel):
 class _Pixels(BaseModel):
     """The options of images alone."""
 
-    min_pixels: int | None = Field(None, ge=1, description="Scale smaller images up to this many pixels.")
-    max_pixels: int | None = Field(None, ge=1, description="Scale larger images down to this many pixels.")
+    min_pixels: int | None = Field(None, ge=1024, description="Scale smaller images up to this many pixels.")
+    max_pixels: int | None = Field(None, ge=4096, description="Scale larger images down to this many pixels.")
 
 
 class _Answered(BaseModel):
@@ -178,8 +178,10 @@ class RenderRequest(_Request, _Pixels):
         """What to render.
 
         Raises:
-            InvalidInput: the text is empty, or the image is not base64.
+            InvalidInput: there is neither, the text is empty, or the image is not base64.
         """
+        if self.text is None and self.image is None:
+            raise InvalidInput('Send "text", "image" or both.', "text")
         text = b"" if self.text is None else _encode(self.text, "text")
         image = b"" if self.image is None else decode_image(self.image, "image")
         sent = orjson.loads(self.options() or b"{}") | {"render": True}

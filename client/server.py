@@ -82,4 +82,5 @@ def _allow_files(count: int) -> None:
     if allowed < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, most), most))
     if most < count:
-        logger.warning("only %d files may be open: raise `ulimit -n` to %d, or lower MAX_CONNECTIONS", most, count)
+        words = "only %d files may be open: raise `ulimit -n` to %d, or lower ADAPTER_MAX_CONNECTIONS"
+        logger.warning(words, most, count)

@@ -28,7 +28,7 @@ class Traces:
 
     @classmethod
     def to(cls, url: str) -> "Traces":
-        """To the receiver at `url`, such as http://localhost:4318/v1/traces; in the background, some lost if it is."""
+        """To the receiver at `url`, such as http://localhost:4318/v1/traces; while it is away, spans are lost."""
         return cls(BatchSpanProcessor(OTLPSpanExporter(url)))
 
     @staticmethod

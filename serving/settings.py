@@ -32,14 +32,14 @@ class ServeSettings(BaseSettings):
     verbose: bool = Field(False, description="show every line that Triton logs")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def from_environment(cls) -> Self:
         """This process's settings.
 
         Raises:
             ServingError: a `SERVE_*` variable is not a setting, or its value is impossible.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        if unknown := sorted(name for name in environment if name.startswith(PREFIX) and name not in known):
+        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
             raise ServingError(f"{unknown[0]} is not a setting; the settings are {', '.join(sorted(known))}")
         try:
             return cls()

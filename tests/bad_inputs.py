@@ -191,8 +191,8 @@ STRINGS: dict[str, tuple[str, str | None]] = {
 }
 
 TEXTS: dict[str, tuple[str, str | None]] = {
-    "a space": (" ", "text is empty"),
-    "100,000 line breaks": ("\n" * 10**5, "text is empty"),
+    "a space": (" ", "text is blank"),
+    "100,000 line breaks": ("\n" * 10**5, "text is blank"),
     "line breaks around a word": ("\n" * 500 + "red" + "\n" * 500, None),
     "NUL": ("\0", None),
     "control characters": ("".join(map(chr, range(1, 32))), None),

@@ -34,7 +34,7 @@ async def adapter(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.Asy
 
 @asynccontextmanager
 async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.AsyncClient]:
-    """The same on a real port, in the server that it runs in; `client.port` is the port."""
+    """The same on a real port, in the server that it runs in; `client.connections` is what the server holds."""
     running = server(Settings(triton_url=triton_url, **settings))
     with socket.create_server(("127.0.0.1", 0)) as own:
         serving = asyncio.create_task(running.serve([own]))
@@ -44,6 +44,7 @@ async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.A
         try:
             async with httpx.AsyncClient(base_url=url, timeout=60) as client:
                 client.app, client.port = running.config.app, own.getsockname()[1]
+                client.connections = running.server_state.connections
                 yield client
         finally:
             running.should_exit = True

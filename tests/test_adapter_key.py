@@ -120,5 +120,6 @@ async def test_the_contract_says_where_the_key_goes():
         paths = (await http.get("/openapi.json")).json()["paths"]
     assert paths["/txt/embed"]["post"]["security"] == [{"key": []}]
     assert paths["/health"]["get"]["security"] == []
+    assert "401" in paths["/metrics"]["get"]["responses"]
     async with adapter() as http:
         assert "security" not in (await http.get("/openapi.json")).json()["paths"]["/txt/embed"]["post"]

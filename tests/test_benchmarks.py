@@ -172,12 +172,12 @@ def test_pages_hold_what_the_results_say(page):
 
 def test_a_missed_target_stays_with_what_stands_in_its_way():
     key = ("peers", "tiny", "cpu")
-    target = targets.Target("CPU", "speed", key, 2, lambda figures: figures["x"], obstacle="memory")
+    target = targets.Target("CPU", "speed", key, 2, lambda figures: figures["x"])
     assert target.cells({key: {"figures": {"x": 3.0}}})[3:] == ["**3.00×**", "reached"]
-    assert target.cells({key: {"figures": {"x": 1.5}}})[3:] == ["**1.50×**", "missed: memory"]
+    assert target.cells({key: {"figures": {"x": 1.5}}})[3:] == ["**1.50×**", "missed: see the log"]
     gpu = [each for each in targets.TARGETS if each.key[2] == "cuda"]
     assert gpu
-    assert all("no GPU at hand; `make bench-gpu`" in each.cells({})[4] for each in gpu)
+    assert all("needs a GPU: `make bench-gpu`" in each.cells({})[4] for each in gpu)
 
 
 def test_every_block_has_its_place():

@@ -20,11 +20,12 @@ def test_from_the_environment(monkeypatch):
     ("name", "value", "words"),
     [
         ("EMBED_POLING", "mean", "EMBED_POLING: no such setting"),
-        ("EMBED_POOLING", "max", "pooling"),
-        ("EMBED_DTYPE", "float16", "dtype"),  # overflows to NaN in Qwen3-class models
-        ("EMBED_DEVICE", "gpu", "device"),
-        ("EMBED_MAX_PIXELS", "many", "max_pixels"),
-        ("EMBED_MIN_PIXELS", "4096000", "max_pixels"),
+        ("EMBED_POOLING", "max", "EMBED_POOLING: Input should be .*, not 'max'"),
+        ("EMBED_DTYPE", "float16", "EMBED_DTYPE: "),  # overflows to NaN in Qwen3-class models
+        ("EMBED_DEVICE", "gpu", "EMBED_DEVICE: "),
+        ("EMBED_MAX_PIXELS", "many", "EMBED_MAX_PIXELS: "),
+        ("EMBED_CHECKPOINT", "", "EMBED_CHECKPOINT must be set"),
+        ("EMBED_MIN_PIXELS", "4096000", "EMBED_MIN_PIXELS .* is above EMBED_MAX_PIXELS"),
     ],
 )
 def test_refused_by_name(monkeypatch, name, value, words):

@@ -74,6 +74,9 @@ def test_options_are_the_same_everywhere():
     assert set(ImageRequest.model_fields) - {"input", "content", "text"} - form == options
     assert options - (set(TextRequest.model_fields) - {"input"}) == {"min_pixels", "max_pixels"}
     assert all(f"`{name}`" in Path("README.md").read_text() for name in options | form)
+    for name in ("min_pixels", "max_pixels", "dimensions"):
+        limits = [model.model_json_schema()["properties"][name]["anyOf"] for model in (ImageRequest, Options)]
+        assert limits[0] == limits[1], name
 
 
 @pytest.mark.parametrize("example", ["adapter.py", "triton_grpc.py"])

@@ -83,7 +83,7 @@ def test_a_template_never_becomes_a_control_token(tokenizer, renderer):
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])
 def test_empty_text_is_refused(renderer, text):
-    with pytest.raises(InvalidInput, match="the text is empty"):
+    with pytest.raises(InvalidInput, match="the text is blank: send"):
         renderer.render(EOL, None, text)
 
 

@@ -27,9 +27,10 @@ watchdog = module_from_spec(_spec)
 _spec.loader.exec_module(watchdog)
 
 
-def test_settings_are_refused_by_name():
+def test_settings_are_refused_by_name(monkeypatch):
+    monkeypatch.setenv("SERVE_PROT", "1")
     with pytest.raises(ServingError, match="SERVE_PROT is not a setting"):
-        ServeSettings.from_environment({"SERVE_PROT": "1"})
+        ServeSettings.from_environment()
 
 
 def test_a_bad_value_names_its_variable(monkeypatch):
@@ -64,6 +65,7 @@ def test_quiet_logs_keep_warnings_errors_and_the_model():
     assert logs.quiet("I1123 03:57:00.097690 7818 model.py:35] embedding with x") == "embedding with x"
 
 
+@pytest.mark.stack
 def test_a_checkpoint_that_cannot_be_served_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     stack = Stack(serve_settings(), str(tmp_path), Console(file=io.StringIO()))

@@ -83,7 +83,7 @@ def test_rows_of_one_request(client):
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
-        ({}, "the text is empty"),
+        ({}, "the text is blank"),
         ({"text": b"\xff\xfe"}, "not valid UTF-8"),
         ({"image": b"no image"}, "not an image this server reads"),
         ({"image": RED[:100]}, "truncated or damaged"),
@@ -91,7 +91,7 @@ def test_rows_of_one_request(client):
         ({"text": b"red", "options": b"{"}, "options: Invalid JSON"),
         ({"text": b"red", "options": b'{"colour": 1}'}, "'colour' is not an option"),
         ({"text": b"red", "options": b'{"dimensions": 129}'}, "options.dimensions: at most 128"),
-        ({"text": [b"red", b""], "rows": 2}, "row 1: the text is empty"),
+        ({"text": [b"red", b""], "rows": 2}, "row 1: the text is blank"),
         ({"text": [b"a", b"b"], "options": [b'{"dimensions": 8}', b""], "rows": 2}, "the same in all rows"),
     ],
 )

@@ -48,11 +48,14 @@ class Calibration:
     def check(self, forward: dict, weights: str) -> None:
         """Raises InvalidInput when it was fitted to another recipe or to other weights."""
         if self.about["weights"] != weights:
-            raise InvalidInput("options.center: the calibration was fitted to another checkpoint")
+            raise InvalidInput("options.center: the calibration was fitted to another checkpoint: leave center out")
         fitted = self.about["forward"]
         differing = sorted(name for name in forward if forward[name] != fitted.get(name))
         if differing:
-            raise InvalidInput(f"options.center: the calibration was fitted with another {', '.join(differing)}")
+            raise InvalidInput(
+                f"options.center: the calibration was fitted with another {', '.join(differing)}: "
+                "ask for the recipe that it was fitted with, or leave center out"
+            )
 
     def apply(self, row: np.ndarray, kind: Kind) -> np.ndarray:
         """(D,) -> (D,), float32."""

@@ -119,7 +119,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTr
     """The model without its language-model head, in eval mode; over several GPUs when `device` is too small for it.
 
     Raises:
-        UnsupportedCheckpoint: weights are missing, unexpected or of another shape.
+        UnsupportedCheckpoint: weights are missing or of another shape. (More than are needed is no error: the head.)
     """
     try:
         model, report = MODELS[checkpoint.model_type].from_pretrained(

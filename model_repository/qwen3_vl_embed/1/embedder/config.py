@@ -1,10 +1,10 @@
 """The embedder's settings: one frozen object per process, from `EMBED_*` environment variables. Knows no checkpoint."""
 
 import os
-from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "EMBED_"
@@ -35,8 +35,14 @@ class EmbedderConfig(BaseSettings):
     normalize: bool = Field(True, description="divide each vector by its L2 norm")
     dimensions: int | None = Field(None, ge=8, description="keep the first so many numbers, then normalise")
     instruction: str | None = Field(None, description="the system turn; unset: the prompt's own, if it has one")
-    min_pixels: int | None = Field(None, ge=1024, description="smaller images are enlarged to this area, in pixels")
-    max_pixels: int | None = Field(None, ge=4096, description="larger images are reduced to this area, in pixels")
+    min_pixels: int | None = Field(
+        None, ge=1024, description="smaller images are enlarged to this area, 1024 or more; unset: the checkpoint's own"
+    )
+    max_pixels: int | None = Field(
+        None,
+        ge=4096,
+        description="larger images are reduced to this area, 4096 or more; unset: the checkpoint's, at most 1024×1024",
+    )
     max_text_tokens: int = Field(8192, ge=1, description="longer texts are refused, never truncated")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="larger image files are refused")
     max_image_pixels: int = Field(40_000_000, ge=1, description="larger images are refused before they are decoded")
@@ -51,18 +57,30 @@ class EmbedderConfig(BaseSettings):
     @model_validator(mode="after")
     def _pixel_bounds_in_order(self) -> Self:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+            raise ValueError(f"EMBED_MIN_PIXELS ({self.min_pixels}) is above EMBED_MAX_PIXELS ({self.max_pixels})")
         return self
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def from_environment(cls) -> Self:
         """The settings of this process.
 
         Raises:
             ValueError: an `EMBED_*` variable is not a setting, or its value is not allowed; the message names it.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+        unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such setting; the settings are {', '.join(sorted(known))}")
-        return cls()
+        try:
+            return cls()
+        except ValidationError as error:
+            raise ValueError("; ".join(map(_sentence, error.errors()))) from None
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    if not problem["loc"]:  # from the validator above, which names the settings itself
+        return problem["msg"].removeprefix("Value error, ")
+    name = PREFIX + str(problem["loc"][0]).upper()
+    if problem["type"] == "missing":
+        return f"{name} must be set"
+    return f"{name}: {problem['msg']}, not {problem['input']!r}"

@@ -76,9 +76,9 @@ class Renderer:
 
     def _check_text(self, text: str) -> None:
         if not text.strip():
-            raise InvalidInput("the text is empty")
+            raise InvalidInput("the text is blank: send at least one visible character")
         if _SURROGATE.search(text):
-            raise InvalidInput("the text has half of a surrogate pair, which is no character")
+            raise InvalidInput("the text has half of a surrogate pair, which is no character: send valid Unicode")
         if len(text) > LONGEST_TOKEN * self.max_text_tokens:
             raise InvalidInput(f"the text is longer than {self.max_text_tokens} tokens; nothing is truncated here")
 
