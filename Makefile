@@ -69,8 +69,8 @@ bench-quick:  ## the same programs in a few minutes, results thrown away: do the
 
 bench-gpu:  ## the rows that need a GPU, with the 4B's shape (BENCH_PYTHON=python3 where there is no .venv)
 	@$(BENCH_GPU).forward $(BENCH_ON) $(BENCH_FLAGS)
-	@$(BENCH_GPU).peers $(BENCH_ON) $(BENCH_FLAGS)
-	@$(BENCH_GPU).growth $(BENCH_ON) $(BENCH_FLAGS)
+	-@$(BENCH_GPU).peers $(BENCH_ON) $(BENCH_FLAGS)
+	-@$(BENCH_GPU).growth $(BENCH_ON) $(BENCH_FLAGS)
 	-@$(BENCH_GPU).serve $(BENCH_ON) $(BENCH_FLAGS)
 	-@$(BENCH_GPU).table
 

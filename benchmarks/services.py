@@ -40,6 +40,7 @@ def running(checkpoint: str, device: str, console: Console, with_plan: bool = Tr
         ServingError: one of them cannot start here; the message says why.
     """
     os.environ.update(SETTINGS, EMBED_DEVICE=device)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # Triton would serve on every GPU
     *ports, plan_port = free_ports(len(PORTS) + 1)
     settings = ServeSettings.model_validate(dict(zip(PORTS, ports, strict=True)))
     stack = Stack(settings, checkpoint, console)

@@ -53,7 +53,7 @@ class TritonPythonModel:
         """Load the checkpoint of the `EMBED_*` settings; a sentence in Triton's log says why, if that fails."""
         try:
             config = EmbedderConfig.from_environment()
-            if config.device == "auto" and args["model_instance_kind"] == "GPU":
+            if config.device in ("auto", "cuda") and args["model_instance_kind"] == "GPU":  # one instance on each
                 config = config.model_copy(update={"device": f"cuda:{args['model_instance_device_id']}"})
             self.embedder = Embedder.load(config)
         except (EmbedError, ValueError) as error:

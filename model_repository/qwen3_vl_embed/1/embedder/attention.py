@@ -8,7 +8,7 @@ call for each run of equally long sequences.
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from inspect import signature
 from itertools import groupby
 
@@ -88,9 +88,10 @@ def packed_attention(
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float, bool], torch.Tensor]
 
 
+@cache
 def varlen_kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
-    """The kernel that takes packed sequences whole, where there is one."""
-    if device.type != "cuda" or dtype not in HALF:
+    """The kernel that takes packed sequences whole, where there is one: in half precision, since Ampere."""
+    if device.type != "cuda" or dtype not in HALF or torch.cuda.get_device_capability(device) < (8, 0):
         return None
     return _torch_varlen if flash_attn_varlen_func is None else _flash_attn
 
@@ -106,7 +107,7 @@ def _torch_varlen(
 ) -> torch.Tensor:
     attend = partial(varlen_attn, enable_gqa=True) if TORCH_HAS_GQA else varlen_attn
     if not TORCH_HAS_GQA:
-        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
+        k, v = (_for_each_head(tensor, q) for tensor in (k, v))
     window = (-1, 0) if causal else (-1, -1)
     return attend(q, k, v, offsets, offsets, longest, longest, scale=scale, window_size=window)
 
@@ -142,12 +143,19 @@ def _attend(
     scaling: float,
     causal: bool,
 ) -> torch.Tensor:
+    if q.is_cuda and q.dtype not in HALF:  # no kernel but the one that keeps every score takes fewer heads of keys
+        k, v = (_for_each_head(tensor, q) for tensor in (k, v))
     gqa = bool(q.shape[1] != k.shape[1])
     if before is None:
         return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling, enable_gqa=gqa)
     k, v = (torch.cat([old.expand(len(q), -1, -1, -1), own], dim=2) for old, own in zip(before, (k, v), strict=True))
     mask = causal_lower_right(q.shape[2], k.shape[2])  # the last query sees the last key
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=gqa)
+
+
+def _for_each_head(tensor: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Keys or values repeated for every head of the queries that shares them; heads are dimension 1."""
+    return tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1)
 
 
 def use_packed_attention(model: PreTrainedModel) -> str:

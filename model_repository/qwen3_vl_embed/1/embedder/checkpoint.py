@@ -136,6 +136,11 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTr
     if wrong:
         kinds = "; ".join(f"{kind}: {', '.join(keys[:3])} ({len(keys)})" for kind, keys in wrong.items())
         raise UnsupportedCheckpoint(f"{checkpoint.name} does not fit its own config.json: {kinds}")
+    if {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())) and device != "cpu":
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.name} has {checkpoint.weight_bytes / 1e9:.1f} GB of weights, more than the GPUs here have "
+            "free: give it more or larger ones, or set EMBED_DEVICE=cpu"
+        )
     return model.eval()
 
 

@@ -65,7 +65,7 @@ class Embedder:
         self.preparer = Preparer(config, checkpoint, renderer, model.layers, model.dimension)
         self.threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="prepare")
         self.batch_tokens = config.max_batch_tokens or token_budget(
-            model.model.config, model.model.dtype.itemsize, free_bytes(model.device)
+            model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices))
         )
         self.counts = dict.fromkeys(COUNTS, 0)
         self.info = self._describe()

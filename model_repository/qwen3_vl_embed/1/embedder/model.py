@@ -13,6 +13,7 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 
 from embedder.attention import KeysValues, Prefix, use_packed_attention
 from embedder.checkpoint import Checkpoint, load_model
+from embedder.device import to_device
 from embedder.packing import Packed, Sequence, pack
 from embedder.parts import StillPatchEmbed, TopLayer, add_image_features, at, fuse_norms
 from embedder.recipes import Layer
@@ -59,6 +60,11 @@ class PackedModel:
         return packed
 
     @property
+    def devices(self) -> set[torch.device]:
+        """Where its weights are: several, when one GPU is too small for it."""
+        return {weight.device for weight in self.model.parameters()}
+
+    @property
     def dimension(self) -> int:
         """D, the text model's hidden size: 2560 for the 4B."""
         return self.model.config.text_config.hidden_size
@@ -82,9 +88,11 @@ class PackedModel:
         Raises:
             RuntimeError: the GPU is lost to this process (a sticky CUDA error): no pass will ever work again.
         """
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.empty_cache()
+        self._prefix_of.cache_clear()
+        for device in self.devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+                torch.cuda.empty_cache()
 
     def hidden(
         self, packed: Packed, layers: Iterable[Layer], rows: torch.Tensor | None = None
@@ -194,7 +202,7 @@ class PackedModel:
             "interp_weights": weights,  # (P, 4)
             "position_ids": get_vision_position_ids(thw, merge),  # (P, 2): row, column
         }
-        return {name: tensor.to(visual.device) for name, tensor in inputs.items()}
+        return {name: to_device(tensor.numpy(), visual.device) for name, tensor in inputs.items()}
 
     @contextmanager
     def _captured(

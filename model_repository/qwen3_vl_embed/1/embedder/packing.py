@@ -14,8 +14,9 @@ from embedder.images import MERGE, Patches
 from embedder.renderer import Span, Tokens
 
 # Shorter prefixes are computed with every input: the one token before `eol`'s text and the four before its image cost
-# less than their bookkeeping. A system turn (an instruction, Qwen3-VL-Embedding's own prompt) is longer.
-REUSED_FROM = 8
+# less than their bookkeeping. A system turn (an instruction, Qwen3-VL-Embedding's own prompt) is longer. Still longer
+# ones would fill the memory: 64 are kept, of 147 kB a token for the 4B in bfloat16, which makes 2.4 GB at most.
+REUSED_FROM, REUSED_TO = 8, 256
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Sequence:
     def prefix(self) -> tuple[int, ...]:
         """The ids of the template's beginning, when it is worth having its keys and values from before."""
         length = self.tokens.prefix
-        return tuple(self.tokens.ids[:length].tolist()) if length >= REUSED_FROM else ()
+        return tuple(self.tokens.ids[:length].tolist()) if REUSED_FROM <= length <= REUSED_TO else ()
 
     @property
     def positions(self) -> np.ndarray:

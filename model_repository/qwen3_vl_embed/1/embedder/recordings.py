@@ -41,15 +41,23 @@ class Graph:
         All of it is kept: the graph reads its memory, so nobody else may get it.
         """
         self._packed, self._rows, self._constants = packed, rows, constants(packed)
+        self._device = packed.input_ids.device  # a thread's current device is the first one, whatever it works on
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=shared_memory(), capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),  # to come back to it from a failed capture
+            torch.cuda.graph(self._graph, pool=shared_memory(), capture_error_mode="thread_local"),
+        ):
             self._states = run(packed, layers, rows)
+        for state in self._states.values():
+            state.zero_()  # or a graph that plays nothing would leave what is right for this one input
 
     def play(self, packed: Packed, rows: torch.Tensor | None) -> States:
         """The states are overwritten by the next `play`."""
-        for mine, given in zip(tensors(self._packed, self._rows), tensors(packed, rows), strict=True):
-            mine.copy_(given, non_blocking=True)
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            for mine, given in zip(tensors(self._packed, self._rows), tensors(packed, rows), strict=True):
+                mine.copy_(given, non_blocking=True)
+            self._graph.replay()
         return self._states
 
 
