@@ -1,53 +1,67 @@
 """How many items are taken in, of all requests of this process: no more than can be answered in time.
 
-Who comes when it is full is told so at once, instead of waiting for a deadline that will pass. The items are served in
-the order in which they came, so one that had `n` before it and took `t` seconds shows the pace: `n / t` items a second.
-Knows numbers and time; what an item is, is the dispatcher's affair.
+Who comes when it is full is told so at once, instead of waiting for a deadline that will pass. Items are served in the
+order in which they came, so whoever leaves knows the pace: the items served while it was here, over that time. Knows
+numbers and time; what an item is, is the dispatcher's affair.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from client.errors import Overloaded
 
-MARGIN = 0.8  # of the deadline: the pace was that of items before, which may have been smaller
+MARGIN = 0.8  # of the time that there is: the pace was that of items before
 
 
 class Admission:
-    """At most `most` items, or what is served in `seconds` where that is less.
+    """At most `most` items, and no more than are served in time; `seconds` is the longest that anybody may wait.
 
-    While fewer than `busy` items are there, the model could do more at once: that says nothing of its pace.
+    While fewer than `busy` items are here, the model could do more at once: that says nothing against its pace.
     """
 
     def __init__(self, most: int, seconds: float, busy: int) -> None:
         self._most, self._seconds, self._busy = most, seconds, busy
-        self._room = most
+        self._pace = math.inf  # items a second
+        self._served = 0
         self.pending = 0
+
+    @property
+    def room(self) -> int:
+        """How many items may be here, of those who wait as long as anybody."""
+        return self._within(self._seconds)
 
     @property
     def full(self) -> bool:
         """Not one item more would be taken in."""
-        return self.pending >= self._room
+        return self.pending >= self.room
 
     @contextmanager
-    def admitted(self, count: int) -> Iterator[None]:
-        """So many more, until the block ends.
+    def admitted(self, count: int, seconds: float) -> Iterator[None]:
+        """So many more, until the block ends; they are worth waiting for so many seconds. One request always fits.
 
         Raises:
             Overloaded: there is no room for them.
         """
-        if self.full or self.pending + count > self._most:
+        if self.pending and self.pending + count > self._within(seconds):
             raise Overloaded
         self.pending += count
-        ahead, since = self.pending, time.monotonic()
+        ahead, served, since = self.pending, self._served, time.monotonic()
         try:
             yield
-            self._learn(ahead, time.monotonic() - since)
+            self._served += count
         finally:
             self.pending -= count
+            self._learn(self._served - served, ahead, time.monotonic() - since)
 
-    def _learn(self, items: int, took: float) -> None:
-        if items >= self._busy:
-            in_time = int(MARGIN * self._seconds * items / max(took, 1e-6))
-            self._room = min(self._most, max(in_time, 2 * self._busy))  # never so few that nothing could be learnt
+    def _within(self, seconds: float) -> int:
+        return max(1, int(min(self._most, MARGIN * seconds * self._pace)))
+
+    def _learn(self, served: int, ahead: int, took: float) -> None:
+        """`served` items, its own among them, in the time `took` of a request that found `ahead` with its own."""
+        pace = served / max(took, 1e-6)
+        was_busy = served >= min(self._busy, self.room)
+        waited_for_little = served < ahead and took >= self._seconds / 2
+        if was_busy or waited_for_little or (served >= ahead and pace > self._pace):
+            self._pace = pace

@@ -28,7 +28,16 @@ from client.api_key import ApiKey
 from client.body import Intake, cancelled_on_disconnect, parse_object, read_body
 from client.cache import VectorCache
 from client.dispatcher import Dispatcher
-from client.errors import ApiError, DeadlinePassed, InvalidInput, TooSlow, Unavailable, error_response, shaped
+from client.errors import (
+    ApiError,
+    DeadlinePassed,
+    InvalidInput,
+    Overloaded,
+    TooSlow,
+    Unavailable,
+    error_response,
+    shaped,
+)
 from client.items import EmbedInput
 from client.openapi import Endpoint
 from client.readiness import Readiness
@@ -143,8 +152,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _received(request: Request) -> AsyncIterator[bytearray]:
-    """The body; what runs inside ends at the request's deadline, or when the client leaves."""
+async def _received(request: Request) -> AsyncIterator[tuple[bytearray, float]]:
+    """The body, and in how many seconds what runs inside will be ended; so it is, too, when the client leaves."""
     settings, intake = request.app.state.settings, request.app.state.intake
     seconds = _seconds(request, settings.deadline_seconds)
     body, arrived = bytearray(), False
@@ -153,7 +162,7 @@ async def _received(request: Request) -> AsyncIterator[bytearray]:
             await read_body(request, body, settings.max_body_bytes, intake)
             arrived = True
             async with cancelled_on_disconnect(request):
-                yield body
+                yield body, seconds
     except TimeoutError:
         if arrived:
             raise DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.") from None
@@ -186,12 +195,14 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
     started = time.perf_counter()
     max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
-    async with _received(request) as body:
+    if request.app.state.admission.full:  # of those who could not be turned away at the head: before the body is read
+        raise Overloaded
+    async with _received(request) as (body, seconds):
         if len(body) > OFF_LOOP_BYTES:
             items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
         else:
             items, form = _parsed(body, model, max_items, media_type)
-        embeddings = await request.app.state.dispatcher.embed(items, request.scope["request_id"])
+        embeddings = await request.app.state.dispatcher.embed(items, request.scope["request_id"], seconds)
     stages = stages_ms(embeddings)
     metrics.embedded(len(items), len(body), stages)
     return answer(items, embeddings, form, stages, started)
@@ -206,10 +217,10 @@ def _parsed(
 
 async def render(request: Request) -> Response:
     """The exact prompt, token ids, positions, grid and pooled tokens of one input."""
-    async with _received(request) as body:
+    async with _received(request) as (body, seconds):
         item = RenderRequest.parse(parse_object(body), request.app.state.settings.max_items).item()
         try:
-            embedding = await request.app.state.dispatcher.render(item, request.scope["request_id"])
+            embedding = await request.app.state.dispatcher.render(item, request.scope["request_id"], seconds)
         except ApiError as error:
             raise error.at(item.param) from None
     return _json({"recipe": embedding.recipe.id, **(embedding.render or {})})

@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from client.errors import InvalidInput, Overloaded, TooLarge, UnsupportedMediaType
 
+DIGITS = 20  # of a length; more would be zeros in front, and Python reads no number of thousands
+
 
 class Intake:
     """How many bytes of all bodies together are held, while they arrive and as long as they are worked on."""
@@ -56,7 +58,7 @@ def _check(headers: dict[bytes, bytes], max_bytes: int) -> None:
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")
     length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > max_bytes:
+    if length.isdigit() and (len(length) > DIGITS or int(length) > max_bytes):
         raise _too_large(max_bytes)
 
 

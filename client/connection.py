@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from client import access_log, metrics
+from client.body import DIGITS
 from client.errors import TOLD, ApiError, HeadTooLarge, InvalidInput, Overloaded, error_response
 
 HEAD_BYTES = 64 * 1024
@@ -46,6 +47,7 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._turned_away = False  # answered already; its body is not kept
         self._late: asyncio.TimerHandle | None = None  # runs while nobody waits for what is arriving
+        self._untaken: asyncio.TimerHandle | None = None  # runs while an answer is not being taken
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -59,14 +61,28 @@ class Connection(HttpToolsProtocol):
         metrics.CONNECTIONS.dec()
         self._unset_keepalive_if_required()
         self._in_time()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._untaken = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         self._partial += len(data)
         super().data_received(data)
-        if self._in_body or not self._partial or self.transport.is_closing():
+        if not self._partial or self.transport.is_closing():
             return
-        if self._partial > HEAD_BYTES:
+        if self._in_body:
+            if self._partial > HEAD_BYTES:  # without a byte of body: chunk extensions, or trailers
+                self.transport.abort()
+        elif self._partial > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
         elif self._late is None:
             self._late = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
@@ -74,6 +90,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_body = True
         self._in_time()
+        self._unset_keepalive_if_required()
         if self._partial > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
             raise ValueError("the head is too large")  # uvicorn parses no further
@@ -84,13 +101,15 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._partial = 0
         if not self._turned_away:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body, self._partial = False, 0
         self._in_time()
-        if self._turned_away:
+        if self._turned_away or self.cycle.response_complete:  # the answer was there first
+            self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(IDLE_SECONDS, self.timeout_keep_alive_handler)
         else:
             super().on_message_complete()
@@ -121,7 +140,9 @@ class Connection(HttpToolsProtocol):
     def _may_turn_away(self) -> bool:
         """Whether nobody else is to be answered first, and the connection goes on after the answer."""
         first = self.cycle is None or self.cycle.response_complete
-        return first and self.parser.should_keep_alive() and self._ends_soon() and not self.flow.write_paused
+        usual = self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"
+        goes_on = self.parser.should_keep_alive() and self._ends_soon() and not self.flow.write_paused
+        return first and usual and goes_on
 
     def _turn_away(self) -> None:
         own_id = access_log.request_id(self.headers)
@@ -141,10 +162,9 @@ class Connection(HttpToolsProtocol):
 
     def _ends_soon(self) -> bool:
         """Whether the body is surely coming (not after a "100 Continue" that was never sent), and is not too long."""
-        length = next(
-            (int(value) for name, value in self.headers if name == b"content-length"), self.limits.max_body_bytes + 1
-        )
-        return not self.expect_100_continue and length <= self.limits.max_body_bytes
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        readable = 0 < len(length) <= DIGITS
+        return readable and not self.expect_100_continue and int(length) <= self.limits.max_body_bytes
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)

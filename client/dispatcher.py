@@ -35,8 +35,10 @@ class Dispatcher:
         self._seconds = 2 * deadline_seconds
         self._admission = admission
 
-    async def embed(self, items: list[EmbedInput], request_id: str) -> list[Embedding]:
-        """One embedding for each item, in order. When one item fails, the others are cancelled.
+    async def embed(self, items: list[EmbedInput], request_id: str, seconds: float) -> list[Embedding]:
+        """One embedding for each item, in order; nobody waits for longer than `seconds`.
+
+        When one item fails, the others are cancelled.
 
         Raises:
             ApiError: of the item that failed; `param` names it.
@@ -44,15 +46,15 @@ class Dispatcher:
         embeddings = [self._cached(item) for item in items]
         missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
         if missing:
-            with self._admission.admitted(len(missing)):
+            with self._admission.admitted(len(missing), seconds):
                 computed = await self._embed_all([items[index] for index in missing], request_id)
             for index, embedding in zip(missing, computed, strict=True):
                 embeddings[index] = embedding
         return _of_one_model([embedding for embedding in embeddings if embedding is not None])
 
-    async def render(self, item: EmbedInput, request_id: str) -> Embedding:
+    async def render(self, item: EmbedInput, request_id: str, seconds: float) -> Embedding:
         """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
-        with self._admission.admitted(1):
+        with self._admission.admitted(1, seconds):
             return await self._compute(item, request_id)
 
     def _cached(self, item: EmbedInput) -> Embedding | None:
@@ -101,11 +103,12 @@ class Dispatcher:
 
 
 def _raise_failure(flight: Flight[Embedding], item: EmbedInput) -> None:
-    try:
-        if flight.task.done():
-            flight.task.result()
-    except ApiError as error:
-        raise error.at(item.param) from None
+    """Not by asking for the result: that would tie flight, error and frame into a cycle, and keep the item's image."""
+    error = flight.task.exception() if flight.task.done() else None
+    if isinstance(error, ApiError):
+        raise error.at(item.param)
+    if error is not None:
+        raise RuntimeError("an item failed by our own fault") from error
 
 
 def _free(embedding: Embedding) -> Embedding:

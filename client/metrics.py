@@ -65,6 +65,7 @@ def _gauge(name: str, text: str, workers: str = "livesum") -> Gauge:
 
 CACHE_BYTES = _gauge("adapter_cache_bytes", "Bytes of the vector cache.")
 IN_FLIGHT = _gauge("adapter_items_in_flight", "Items that are waiting or at Triton.")
+ROOM = _gauge("adapter_items_room", "Items that may be in flight: fewer while so many would miss the deadline.")
 HELD_BYTES = _gauge("adapter_held_bytes", "Bytes of the bodies that are being read or worked on.")
 CONNECTIONS = _gauge("adapter_connections", "Open connections.")
 MODEL_UP = _gauge("adapter_model_up", "1 while embeddings come back, in every worker.", "livemin")

@@ -25,6 +25,7 @@ class Sampler:
         """Bring the figures up to date."""
         metrics.MODEL_UP.set(self._readiness.answers)
         metrics.IN_FLIGHT.set(self._admission.pending)
+        metrics.ROOM.set(self._admission.room)
         metrics.HELD_BYTES.set(self._intake.held)
         metrics.CACHE_BYTES.set(self._cache.bytes)
         metrics.CACHE_HITS.inc(self._cache.hits - self._hits)

@@ -1,6 +1,8 @@
 """Real sockets: what is slow, half, huge or not HTTP holds nothing up, and every refusal has our error body."""
 
 import asyncio
+import base64
+import gc
 import time
 from contextlib import asynccontextmanager
 
@@ -9,6 +11,7 @@ import pytest
 
 from client import connection, server
 from client.connection import HEAD_BYTES
+from client.items import EmbedInput
 from tests.in_process import eventually, line_to, listening, refused
 
 JSON = b"Content-Type: application/json"
@@ -147,6 +150,97 @@ async def test_a_full_queue_refuses_a_body_before_it_is_there():
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 1" in answer.lower()
+
+
+@pytest.fixture
+async def full(impatient):
+    """An adapter that takes in nothing more; idle connections are closed after a third of a second."""
+    async with listening(max_pending_items=256, max_body_bytes=4096) as http:
+        http.app.state.admission.pending = 256
+        yield http
+
+
+RED = b'{"input": "red"}'
+
+
+@pytest.mark.parametrize(
+    ("request_", "statuses"),
+    [
+        (embedding(RED), [429]),
+        (embedding(RED) * 3, [429, 429, 429]),
+        (embedding(RED) + raw(first=b"GET /health/live HTTP/1.1"), [429, 200]),
+        (raw(b"Content-Length: 0", first=b"HEAD /txt/embed HTTP/1.1"), [405]),
+        (raw(b"Content-Length: 2", body=b"{}", first=b"GET /txt/embed HTTP/1.1"), [405]),
+        (embedding(RED).replace(b"embed HTTP", b"embed?a HTTP"), [429]),
+        (embedding(RED).replace(b"HTTP/1.1", b"HTTP/1.0"), [429]),
+        (raw(JSON, b"Transfer-Encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n"), [429]),
+        (raw(JSON, b"Content-Length: 5", b"Expect: 100-continue"), [429]),
+    ],
+)
+async def test_a_full_adapter_answers_each_request_once_and_in_order(full, request_, statuses):
+    answer = await exchanged(full, request_)
+    assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == statuses
+    assert b"HTTP/1.1 100" not in answer
+
+
+async def test_who_was_turned_away_may_send_the_next_request_slowly(full):
+    async with connected(full) as (reader, writer):
+        writer.write(embedding(RED) * 2)
+        for _ in range(2):
+            await asyncio.wait_for(reader.readuntil(b'"overloaded"}}'), 5)
+        full.app.state.admission.pending = 0
+        writer.write(embedding(RED)[:-5])
+        await asyncio.sleep(0.5)  # longer than a connection may be idle
+        writer.write(RED[-5:])
+        assert b"HTTP/1.1 503 " in await asyncio.wait_for(reader.readuntil(b'"unavailable"}}'), 5)
+
+
+@pytest.mark.parametrize("path", [b"/txt/embed", b"/nowhere"])
+async def test_a_body_that_comes_after_its_answer_leaves_no_connection_open(full, path):
+    async with connected(full) as (reader, writer):
+        writer.write(embedding(RED).replace(b"/txt/embed", path)[: -len(RED)])
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(RED)
+        await asyncio.wait_for(reader.read(), 5)  # to the end
+
+
+async def test_trailers_without_end_are_hung_up_on(stack):
+    async with listening(stack.triton_grpc) as http, connected(http) as (reader, writer):
+        writer.write(raw(JSON, b"Transfer-Encoding: chunked", body=b"2\r\n{}\r\n0\r\n"))
+        with pytest.raises(ConnectionError):  # noqa: PT012
+            for _ in range(1000):
+                writer.write(b"a:b\r\n" * 1000)
+                await writer.drain()
+            await reader.read()
+
+
+async def test_a_length_of_thousands_of_digits_is_too_large():
+    async with listening() as http:
+        assert told(await exchanged(http, raw(JSON, b"Content-Length: " + b"0" * 5000 + b"5", body=b"{}...")), 413)
+        nowhere = raw(b"Content-Length: " + b"0" * 5000 + b"5", first=NOWHERE)
+        assert (await exchanged(http, nowhere)).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_answers_that_nobody_takes_are_hung_up_on(stack, impatient):
+    names = embedding(orjson.dumps({"input": [f"untaken {index % 8}" for index in range(256)]}))
+    async with listening(stack.triton_grpc) as http, connected(http) as (reader, writer):
+        reader._transport.pause_reading()
+        writer.write(names * 40)  # more answers than the sockets hold
+        await eventually(lambda: http.app.state.admission.pending > 0)
+        await eventually(lambda: not http.connections, 10)
+
+
+async def test_what_failed_keeps_no_image():
+    async with listening() as http:
+        image = base64.b64encode(bytes(3000)).decode()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                refused(await http.post("/img/embed", json={"input": [image, image + "AAAA"]}), 503)
+            assert not [each for each in gc.get_objects() if isinstance(each, EmbedInput) and each.image]
+        finally:
+            gc.enable()
 
 
 async def test_bodies_are_bounded_together():

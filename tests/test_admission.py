@@ -1,5 +1,7 @@
 """How many items are taken in: a bound that is set, and one that is learnt from how long they take."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from client import admission
@@ -9,59 +11,106 @@ from client.errors import Overloaded
 MOST, SECONDS, BUSY = 1000, 60.0, 128
 
 
-@pytest.fixture
-def served(monkeypatch):
-    """Let so many items be taken in at once, and answered after so many seconds."""
-    now = [0.0]
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now[0])
-    here = Admission(MOST, SECONDS, BUSY)
+class Line:
+    """Requests that are answered or given up one by one, in the order in which they came, at times of our choosing."""
 
-    def served(count: int, seconds: float) -> Admission:
-        with here.admitted(count):
-            now[0] += seconds
-        return here
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.admission = Admission(MOST, SECONDS, BUSY)
+        self._waiting = []
 
-    return served
+    def come(self, count: int, items: int = 1, seconds: float = SECONDS) -> None:
+        for _ in range(count):
+            one = self.admission.admitted(items, seconds)
+            one.__enter__()
+            self._waiting.append(one)
+
+    def answer(self, count: int, a_second: float) -> None:
+        for _ in range(count):
+            self.now += 1 / a_second
+            self._waiting.pop(0).__exit__(None, None, None)
+
+    def give_up(self, count: int, after: float) -> None:
+        self.now += after
+        for _ in range(count):
+            with pytest.raises(TimeoutError), left(self._waiting.pop(0)):
+                raise TimeoutError
 
 
-def room(admission: Admission) -> int:
-    """At how many items it is full."""
+@contextmanager
+def left(one):
     try:
-        while not admission.full:
-            admission.pending += 1
-        return admission.pending
-    finally:
-        admission.pending = 0
+        yield
+    except TimeoutError as error:
+        if not one.__exit__(type(error), error, None):
+            raise
 
 
-def test_no_more_than_are_served_before_their_deadline(served):
-    here = served(200, 20.0)  # ten a second
-    assert here.pending == 0
-    assert room(here) == MARGIN * SECONDS * 10
+@pytest.fixture
+def line(monkeypatch):
+    line = Line()
+    monkeypatch.setattr(admission.time, "monotonic", lambda: line.now)
+    return line
 
 
-def test_a_fast_model_has_the_set_bound_and_a_slow_one_keeps_enough_to_be_judged_by(served):
-    assert room(served(200, 0.1)) == MOST
-    assert room(served(200, 200.0)) == 2 * BUSY
-    assert room(served(200, 0.1)) == MOST  # it has become fast again
+def test_no_more_than_are_served_in_time(line):
+    assert line.admission.room == MOST
+    line.come(300)
+    line.answer(300, a_second=10)
+    assert line.admission.room == pytest.approx(MARGIN * SECONDS * 10, rel=0.02)
+    line.come(line.admission.room)
+    assert line.admission.full
+    with pytest.raises(Overloaded):
+        line.come(1)
 
 
-def test_a_few_items_say_nothing_of_the_pace(served):
-    assert room(served(BUSY - 1, 1000.0)) == MOST
+def test_who_waits_for_less_time_is_refused_earlier(line):
+    line.come(300)
+    line.answer(300, a_second=10)
+    line.come(150, seconds=20)
+    with pytest.raises(Overloaded):
+        line.come(20, seconds=20)
+    line.come(1)
 
 
-def test_a_list_fits_wholly_or_is_refused(served):
-    here = served(1, 0.1)
-    here.pending = MOST - 5
-    with pytest.raises(Overloaded), here.admitted(6):
-        pass
-    with here.admitted(5):
-        assert here.full
-    assert here.pending == MOST - 5
+def test_a_model_that_answers_nobody_in_time_is_asked_less_and_found_again_when_it_is_faster(line):
+    line.come(MOST)
+    line.answer(60, a_second=1)
+    line.give_up(MOST - 60, after=1)
+    assert line.admission.room <= MARGIN * SECONDS * 1.1
+    for _ in range(3):  # it hangs
+        line.come(line.admission.room)
+        line.give_up(line.admission.pending, after=SECONDS)
+    assert line.admission.room == 1
+    line.come(1)
+    line.answer(1, a_second=1000)
+    assert line.admission.room == MOST
 
 
-def test_what_fails_teaches_nothing_and_leaves(served):
-    here = served(1, 0.1)
-    with pytest.raises(ValueError, match="failed"), here.admitted(200):
-        raise ValueError("failed")
-    assert (here.pending, room(here)) == (0, MOST)
+def test_a_few_items_say_nothing_against_the_pace(line):
+    line.come(BUSY - 1)
+    line.answer(BUSY - 1, a_second=0.1 * BUSY)
+    line.come(5, seconds=1)
+    line.give_up(5, after=1)
+    assert line.admission.room == MOST
+
+
+def test_who_shared_an_items_computation_says_nothing_for_it(line):
+    line.come(300)
+    line.answer(300, a_second=10)
+    room = line.admission.room
+    line.come(200)
+    with line.admission.admitted(1, SECONDS):
+        line.answer(5, a_second=10)
+    assert line.admission.room == pytest.approx(room, rel=0.05)
+
+
+def test_a_list_fits_wholly_or_is_refused_and_the_only_one_always_fits(line):
+    line.come(1, items=MOST - 5)
+    with pytest.raises(Overloaded):
+        line.come(1, items=6)
+    line.come(1, items=5)
+    assert line.admission.full
+    line.give_up(2, after=SECONDS)
+    assert (line.admission.pending, line.admission.room) == (0, 1)
+    line.come(1, items=MOST)
