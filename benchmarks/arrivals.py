@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 65  # after the last arrival; longer than any deadline
 class Outcome:
     """Of one request; seconds since the start."""
 
-    status: int
+    status: int  # 0: no answer, or the connection broke
     planned: float
     answered: float
     says_when: bool  # a Retry-After
@@ -62,7 +62,8 @@ class Arrivals:
         _, waiting = await asyncio.wait(tasks, timeout=PATIENCE_SECONDS)
         for task in waiting:
             task.cancel()
-        self.outcomes += [Outcome(0, 0.0, PATIENCE_SECONDS, False)] * len(waiting)
+        await asyncio.gather(*tasks, return_exceptions=True)  # a connection that broke is an outcome too
+        self.outcomes += [Outcome(0, 0.0, PATIENCE_SECONDS, False)] * (len(tasks) - len(self.outcomes))
 
     async def _one(self, content: bytes, planned: float) -> None:
         async with self._slots:

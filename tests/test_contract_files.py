@@ -84,6 +84,16 @@ def test_the_readme_shows_the_examples_that_are_run(example):
     assert f"```python\n{(Path('examples') / example).read_text()}```" in Path("README.md").read_text()
 
 
+def test_the_tests_that_keep_a_promise_exist():
+    promises = Path("docs/reliability.md").read_text()
+    for cells in re.findall(r"`(?:tests/)?(test_\w+\.py)::(\w+)`((?:, `::\w+`)*)", promises):
+        file, names = cells[0], [cells[1], *re.findall(r"`::(\w+)`", cells[2])]
+        source = (Path("tests") / file).read_text()
+        assert [name for name in names if f"def {name}(" not in source] == []
+    assert len(re.findall(r"`::?test_|\.py::test_", promises)) > 20
+    assert not re.findall(r"`(?!::)[^`|]*…::", promises)
+
+
 def test_the_readme_names_only_files_that_exist():
     links = re.findall(r"\]\(([^)#:]+)\)", Path("README.md").read_text())
     assert links
