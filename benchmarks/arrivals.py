@@ -67,6 +67,8 @@ class Arrivals:
 
     async def _one(self, content: bytes, planned: float) -> None:
         async with self._slots:
+            while self._idle and self._idle[-1].hung_up:
+                self._idle.pop()
             connection = self._idle.pop() if self._idle else await Asking.open(self._url)
             status, says_when = await connection.ask(content)
             self._idle.append(connection)

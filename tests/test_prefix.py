@@ -86,3 +86,11 @@ def test_more_instructions_than_are_kept(folder):
     again = [embedder.embed([EmbedInput(text="red", options=options)])[0].vector for options in reversed(asked)]
     for one, other in zip(first, reversed(again), strict=True):
         assert cosine(one, other) >= 0.99999
+
+
+def test_a_long_instruction_is_computed_each_time(folder):
+    """Its keys and values would fill the memory."""
+    embedder = load(folder)
+    for words, reused in ((20, True), (packing.REUSED_TO, False)):
+        options = Options(instruction="one " * words)
+        assert bool(embedder.prepare(EmbedInput(text="red", options=options)).sequence.prefix) is reused
