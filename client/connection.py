@@ -139,10 +139,12 @@ class Connection(HttpToolsProtocol):
 
     def _may_turn_away(self) -> bool:
         """Whether nobody else is to be answered first, and the connection goes on after the answer."""
-        first = self.cycle is None or self.cycle.response_complete
         usual = self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"
         goes_on = self.parser.should_keep_alive() and self._ends_soon() and not self.flow.write_paused
-        return first and usual and goes_on
+        return self._nobody_waits() and usual and goes_on
+
+    def _nobody_waits(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _turn_away(self) -> None:
         own_id = access_log.request_id(self.headers)
@@ -172,7 +174,8 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer and hang up: no application has seen anything of this request."""
         metrics.answered("other", TOLD[type(error)].status, 0)
-        self.transport.write(_plainly(error, connection="close"))
+        if self._nobody_waits():  # or it would be taken for the answer to the request before
+            self.transport.write(_plainly(error, connection="close"))
         self.transport.close()
 
 

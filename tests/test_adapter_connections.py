@@ -307,6 +307,12 @@ async def test_pipelined_requests_are_answered_in_order(stack):
         assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400", b"200"]
 
 
+async def test_no_request_gets_the_refusal_of_the_one_behind_it(stack):
+    async with line_to(stack.triton_grpc) as line, listening(line.url) as http:
+        line.hold()
+        assert await exchanged(http, embedding(b'{"input": "held"}') + b"nonsense\r\n\r\n") == b""
+
+
 async def test_http_1_0_and_an_upgrade_that_nobody_offers_are_answered_as_usual(stack):
     body = b'{"input": "red"}'
     async with listening(stack.triton_grpc) as http:
