@@ -88,12 +88,12 @@ class Connection(HttpToolsProtocol):
             self._late = self.loop.call_later(IDLE_SECONDS, self.transport.abort)
 
     def on_headers_complete(self) -> None:
-        self._in_body = True
         self._in_time()
         self._unset_keepalive_if_required()
         if self._partial > HEAD_BYTES and self._head_bytes() > HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)
             raise ValueError("the head is too large")  # uvicorn parses no further
+        self._in_body = True
         self._turned_away = self.limits.is_full(self.url) and self._may_turn_away()
         if self._turned_away:
             self._turn_away()
@@ -146,6 +146,9 @@ class Connection(HttpToolsProtocol):
     def _nobody_waits(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    def _is_in_its_own_body(self) -> bool:
+        return self._in_body and not self.pipeline and not self.cycle.response_started
+
     def _turn_away(self) -> None:
         own_id = access_log.request_id(self.headers)
         self.transport.write(_FULL.replace(b"\r\n\r\n", b"\r\nx-request-id: %b\r\n\r\n" % own_id.encode(), 1))
@@ -174,7 +177,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer and hang up: no application has seen anything of this request."""
         metrics.answered("other", TOLD[type(error)].status, 0)
-        if self._nobody_waits():  # or it would be taken for the answer to the request before
+        if self._nobody_waits() or self._is_in_its_own_body():  # or it would be taken for an earlier request's answer
             self.transport.write(_plainly(error, connection="close"))
         self.transport.close()
 
