@@ -37,6 +37,7 @@ from serving.settings import ServingError
 CALLERS = (32, 128)
 AROUND = (0.75, 1.0, 1.25)  # of the best closed loop: where the peak is looked for
 TIMES = (4.0, 4.0)  # of the peak; twice, since what memory grows to is seen once, and a leak twice
+TEMPLATES = 64  # of each kind, before they are made different
 PHOTO = (448, 448)
 MARK = b"MARKMARK"  # letters that base64 has too
 SECONDS, ANSWERS = 10.0, 500  # counted, and at least: answers come by batches, of which a window must hold many
@@ -64,7 +65,7 @@ def requests(kind: Kind) -> Iterator[bytes]:
 
 
 def _templates(kind: Kind) -> Iterator[bytes]:
-    for index in range(traffic.DIFFERENT):
+    for index in range(TEMPLATES):
         if kind is Kind.COLOURS:
             yield request("/txt/embed", {"input": f"{inputs.names()[index]} {MARK.decode()}"})
         image = inputs.swatch(index) if kind is Kind.COLOURS else inputs.picture(PHOTO, index)

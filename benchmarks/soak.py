@@ -38,7 +38,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def requests(seed: int = 0) -> list[bytes]:
     """Names and swatches, with a photo of another size after every few, and a batch now and then."""
     rng = np.random.default_rng(seed)
-    mixed = traffic.half_and_half(traffic.DIFFERENT)
+    mixed = traffic.half_and_half(64)
     for index in range(PHOTOS):
         width, height = (int(edge) for edge in rng.integers(32, MOST_EDGE, 2))
         photo = traffic.data_url(inputs.picture((width, height), index))

@@ -22,7 +22,7 @@ CALLERS = (1, 8, 32, 128)
 RATES = (0.6, 0.8, 0.9)  # of the peak
 SLICE = 64  # items that a service gets before the next one's turn; also the benchmark's batch (models.yaml)
 SAME = 0.9999  # least cosine between the services' vectors
-DIFFERENT = 64  # names, and swatches, of a closed or open loop
+DIFFERENT = 256  # names, and swatches, of a loop: more than are in flight, of which equal ones are computed once
 
 
 def data_url(image: bytes) -> str:
