@@ -4,7 +4,7 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,6 +39,7 @@ class Run:
     quick: bool = False
     results: Path | None = None
     options: str = ""  # those of this program alone, as they are typed
+    commit: str | None = field(default_factory=lambda: _commit())  # when it starts
 
     @property
     def folder(self) -> str:
@@ -67,7 +68,7 @@ class Run:
             "checkpoint": self.checkpoint,
             "command": self.command,
             "date": datetime.now(UTC).date().isoformat(),
-            "commit": _commit(),
+            "commit": self.commit,
             "hardware": hardware.describe(self.device),
             "versions": _versions(),
             "ceiling": ceiling.as_dict(),
