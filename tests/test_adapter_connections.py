@@ -238,7 +238,7 @@ async def test_what_failed_keeps_no_image():
         try:
             for _ in range(5):
                 refused(await http.post("/img/embed", json={"input": [image, image + "AAAA"]}), 503)
-            assert not [each for each in gc.get_objects() if isinstance(each, EmbedInput) and each.image]
+            assert not [each for each in gc.get_objects() if type(each) is EmbedInput and each.image]
         finally:
             gc.enable()
 
