@@ -4,6 +4,7 @@ Knows HTTP. Does not know what the JSON inside means.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,8 +12,6 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from client.errors import InvalidInput, Overloaded, TooLarge, UnsupportedMediaType
-
-DIGITS = 20  # of a length; more would be zeros in front, and Python reads no number of thousands
 
 
 class Intake:
@@ -57,9 +56,14 @@ def _check(headers: dict[bytes, bytes], max_bytes: int) -> None:
         raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and (len(length) > DIGITS or int(length) > max_bytes):
+    length = headers.get(b"content-length")
+    if length is not None and declared(length) > max_bytes:
         raise _too_large(max_bytes)
+
+
+def declared(length: bytes) -> float:
+    """The bytes that a Content-Length announces; infinity for what is none, or has thousands of zeros in front."""
+    return int(length) if length.isdigit() and len(length) <= 20 else math.inf
 
 
 def _too_large(max_bytes: int) -> TooLarge:

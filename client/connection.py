@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from client import access_log, metrics
-from client.body import DIGITS
+from client.body import declared
 from client.errors import TOLD, ApiError, HeadTooLarge, InvalidInput, Overloaded, error_response
 
 HEAD_BYTES = 64 * 1024
@@ -168,8 +168,7 @@ class Connection(HttpToolsProtocol):
     def _ends_soon(self) -> bool:
         """Whether the body is surely coming (not after a "100 Continue" that was never sent), and is not too long."""
         length = next((value for name, value in self.headers if name == b"content-length"), b"")
-        readable = 0 < len(length) <= DIGITS
-        return readable and not self.expect_100_continue and int(length) <= self.limits.max_body_bytes
+        return not self.expect_100_continue and declared(length) <= self.limits.max_body_bytes
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)

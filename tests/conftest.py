@@ -69,6 +69,13 @@ def pipelined_stack(stack: RunningStack) -> Iterator[RunningStack]:
         yield started
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections are closed after a third of a second."""
+    for module in ("client.connection", "client.server"):
+        monkeypatch.setattr(f"{module}.IDLE_SECONDS", 0.3)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: those that need the stack after those that do not, the containers last."""
     for item in items:

@@ -4,58 +4,14 @@ import asyncio
 import base64
 import gc
 import time
-from contextlib import asynccontextmanager
 
 import orjson
 import pytest
 
-from client import connection, server
 from client.connection import HEAD_BYTES
 from client.items import EmbedInput
 from tests.in_process import eventually, line_to, listening, refused
-
-JSON = b"Content-Type: application/json"
-
-
-def raw(*headers: bytes, body: bytes = b"", first: bytes = b"POST /txt/embed HTTP/1.1") -> bytes:
-    return b"\r\n".join((first, b"Host: x", *headers, b"", body))
-
-
-def embedding(body: bytes, *headers: bytes) -> bytes:
-    return raw(JSON, b"Content-Length: %d" % len(body), *headers, body=body)
-
-
-@asynccontextmanager
-async def connected(http):
-    reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-
-
-async def exchanged(http, *pieces: bytes) -> bytes:
-    """What is answered until the other side hangs up."""
-    async with connected(http) as (reader, writer):
-        for piece in pieces:
-            writer.write(piece)
-            await asyncio.sleep(0.01)
-        return await asyncio.wait_for(reader.read(), 5)
-
-
-def told(answer: bytes, status: int) -> dict:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 %d " % status), answer
-    assert b"connection: close" in head.lower()
-    assert b"application/json" in head
-    return orjson.loads(body)["error"]
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Idle connections are closed after a third of a second."""
-    for module in (connection, server):
-        monkeypatch.setattr(module, "IDLE_SECONDS", 0.3)
+from tests.wire import JSON, connected, embedding, exchanged, raw, told
 
 
 @pytest.mark.parametrize(
@@ -141,67 +97,6 @@ async def test_the_rest_of_a_refused_body_is_thrown_away_and_its_connection_kept
         assert answers.startswith(b"HTTP/1.1 404 ")
         assert answers.count(b"HTTP/1.1 200 ") == 1
         assert (await exchanged(http, refused_early, b"a")).startswith(b"HTTP/1.1 404 ")  # and not waited for for ever
-
-
-async def test_a_full_queue_refuses_a_body_before_it_is_there():
-    async with listening(max_pending_items=256) as http, connected(http) as (reader, writer):
-        http.app.state.admission.pending = 256
-        writer.write(raw(JSON, b"Content-Length: 100000"))
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        assert answer.startswith(b"HTTP/1.1 429 ")
-        assert b"retry-after: 1" in answer.lower()
-
-
-@pytest.fixture
-async def full(impatient):
-    """An adapter that takes in nothing more; idle connections are closed after a third of a second."""
-    async with listening(max_pending_items=256, max_body_bytes=4096) as http:
-        http.app.state.admission.pending = 256
-        yield http
-
-
-RED = b'{"input": "red"}'
-
-
-@pytest.mark.parametrize(
-    ("request_", "statuses"),
-    [
-        (embedding(RED), [429]),
-        (embedding(RED) * 3, [429, 429, 429]),
-        (embedding(RED) + raw(first=b"GET /health/live HTTP/1.1"), [429, 200]),
-        (raw(b"Content-Length: 0", first=b"HEAD /txt/embed HTTP/1.1"), [405]),
-        (raw(b"Content-Length: 2", body=b"{}", first=b"GET /txt/embed HTTP/1.1"), [405]),
-        (embedding(RED).replace(b"embed HTTP", b"embed?a HTTP"), [429]),
-        (embedding(RED).replace(b"HTTP/1.1", b"HTTP/1.0"), [429]),
-        (raw(JSON, b"Transfer-Encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n"), [429]),
-        (raw(JSON, b"Content-Length: 5", b"Expect: 100-continue"), [429]),
-    ],
-)
-async def test_a_full_adapter_answers_each_request_once_and_in_order(full, request_, statuses):
-    answer = await exchanged(full, request_)
-    assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == statuses
-    assert b"HTTP/1.1 100" not in answer
-
-
-async def test_who_was_turned_away_may_send_the_next_request_slowly(full):
-    async with connected(full) as (reader, writer):
-        writer.write(embedding(RED) * 2)
-        for _ in range(2):
-            await asyncio.wait_for(reader.readuntil(b'"overloaded"}}'), 5)
-        full.app.state.admission.pending = 0
-        writer.write(embedding(RED)[:-5])
-        await asyncio.sleep(0.5)  # longer than a connection may be idle
-        writer.write(RED[-5:])
-        assert b"HTTP/1.1 503 " in await asyncio.wait_for(reader.readuntil(b'"unavailable"}}'), 5)
-
-
-@pytest.mark.parametrize("path", [b"/txt/embed", b"/nowhere"])
-async def test_a_body_that_comes_after_its_answer_leaves_no_connection_open(full, path):
-    async with connected(full) as (reader, writer):
-        writer.write(embedding(RED).replace(b"/txt/embed", path)[: -len(RED)])
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(RED)
-        await asyncio.wait_for(reader.read(), 5)  # to the end
 
 
 async def test_trailers_without_end_are_hung_up_on(stack):
