@@ -30,14 +30,19 @@ $(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
 serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=… another, SERVE_PORT=… elsewhere)
 	@$(BIN)/python -m serving
 
-test: setup  ## the whole suite, with the real tritonserver and the adapter
+test: check  ## format, lint, types, then the whole suite with the real tritonserver and the adapter
 	@$(BIN)/python -m pytest -m "not containers"
 
 test-containers: setup  ## build and run the containers with podman (as root)
 	@$(BIN)/python -m pytest -m containers
 
-check: setup  ## lint and types
-	@$(BIN)/ruff check . && $(BIN)/mypy
+check: setup  ## format, lint, types: half a minute
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: setup  ## write the format that `make check` asks for
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
 train: setup  ## train checkpoints/qwen3-vl-color-tiny anew (two cores, up to 20 minutes)
 	@$(BIN)/python -m checkpoints.train
@@ -108,4 +113,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-containers check train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-containers check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

@@ -3,5 +3,7 @@
 from cli import commands, offline  # noqa: F401  (each adds its commands)
 from cli.app import app
 
+__all__ = ["app"]
+
 if __name__ == "__main__":
     app()

@@ -12,6 +12,7 @@ from typing import Any, Self
 import httpx
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from cli.contract import ContractError, Endpoints, list_limit, read_contract
 
@@ -60,7 +61,7 @@ class AdapterClient:
 
     def model(self) -> dict[str, Any]:
         """The `model` of GET /info: id, checkpoint, dimension, recipe, ... Raises AdapterError while there is none."""
-        model = self.info().get("model")
+        model: dict[str, Any] | None = self.info().get("model")
         if model is None:
             raise AdapterError(f"{self.url} has no model yet: it is starting, or restarting. Try again in a moment.")
         return model
@@ -82,16 +83,16 @@ class AdapterClient:
         except ContractError as error:
             raise AdapterError(f"{self.url} is no server of the local-provider schema: {error}") from None
 
-    def embed_text(self, text: str | Sequence[str], **options: Any) -> np.ndarray:
+    def embed_text(self, text: str | Sequence[str], **options: Any) -> NDArray[np.float32]:
         """float32 (D,) for a string, (N, D) for a list of N, in order. Raises AdapterError."""
         return self._embed(self.endpoints.text_path, text if isinstance(text, str) else list(text), options)
 
-    def embed_image(self, image: bytes | Sequence[bytes], **options: Any) -> np.ndarray:
+    def embed_image(self, image: bytes | Sequence[bytes], **options: Any) -> NDArray[np.float32]:
         """The same for encoded image files (PNG, JPEG, ...), which travel as data: URLs."""
         content = _data_url(image) if isinstance(image, bytes) else [_data_url(each) for each in image]
         return self._embed(self.endpoints.image_path, content, options)
 
-    def _embed(self, path: str, content: str | list[str], options: dict[str, Any]) -> np.ndarray:
+    def _embed(self, path: str, content: str | list[str], options: dict[str, Any]) -> NDArray[np.float32]:
         field = self.endpoints.output_field
         answer = self._json(self._request("POST", path, {self.endpoints.input_field: content, **options}))
         try:
@@ -158,7 +159,7 @@ def _data_url(image: bytes) -> str:
 def _wait_s(response: httpx.Response, wait: int) -> float:
     """Seconds: what `Retry-After` asks for, and longer each time, because whoever is before us needs longer too."""
     asked = response.headers.get("Retry-After", "")
-    return min(max(float(asked) if asked.isdigit() else 0.0, 0.5 * 2**wait), LONGEST_WAIT_S)
+    return min(max(float(asked) if asked.isdigit() else 0.0, 0.5 * 2.0**wait), LONGEST_WAIT_S)
 
 
 def _error_in(response: httpx.Response) -> AdapterError:

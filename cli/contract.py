@@ -63,7 +63,7 @@ def _max_items(document: Mapping[str, Any], path: str) -> int:
         raise ContractError(f"/openapi.json does not say that {field} may be a list.")
     if not isinstance(lists[0].get("maxItems"), int):
         raise ContractError(f"/openapi.json declares no `maxItems` for {field}: the benchmark would send 1024 at once.")
-    return lists[0]["maxItems"]
+    return int(lists[0]["maxItems"])
 
 
 def _lists(document: Mapping[str, Any], path: str, input_field: str) -> list[Mapping[str, Any]]:

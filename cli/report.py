@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from cli.adapter_client import AdapterClient, AdapterError
 from cli.job import EmbeddingJob
@@ -34,7 +35,7 @@ class Subject:
     source: str
     texts: list[Item]
     images: list[Item]
-    rgb: np.ndarray | None = None
+    rgb: NDArray[np.uint8] | None = None
     thumbnails: tuple[str, ...] = ()
 
 

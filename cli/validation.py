@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cli.adapter_client import AdapterClient, AdapterError
@@ -49,7 +50,7 @@ class Validation:
     """`checks` in the order they were made; `cosines` float32 (11, 11): a row is a name, a column a swatch."""
 
     checks: list[Check]
-    cosines: np.ndarray
+    cosines: NDArray[np.float32]
 
     @property
     def passed(self) -> bool:
@@ -91,15 +92,15 @@ class Probe:
         return {} if self.model["recipe"]["normalize"] else {"normalize": True}
 
     @cached_property
-    def texts(self) -> np.ndarray:  # (11, D)
+    def texts(self) -> NDArray[np.float32]:  # (11, D)
         return self.client.embed_text(NAMES, **self.options)
 
     @cached_property
-    def images(self) -> np.ndarray:  # (11, D)
+    def images(self) -> NDArray[np.float32]:  # (11, D)
         return self.client.embed_image([swatch(name) for name in NAMES], **self.options)
 
     @cached_property
-    def singles(self) -> np.ndarray:
+    def singles(self) -> NDArray[np.float32]:
         """(22, D): the same, one request each. They spell out their dimension, so that no cache answers for them."""
         options = {**self.options, "dimensions": self.model["dimension"]}
         texts = [self.client.embed_text(name, **options) for name in NAMES]
@@ -142,7 +143,7 @@ def _list_equals_single(probe: Probe) -> Check:
     return Check("list = single", least >= LEAST_AGREEMENT, f"{len(listed)} items, least cosine {least:.6f}")
 
 
-def _red(cosines: np.ndarray) -> Check:
+def _red(cosines: NDArray[np.float32]) -> Check:
     row = cosines[NAMES.index("red")]
     own, others = float(row[NAMES.index("red")]), np.delete(row, NAMES.index("red"))
     rival = [name for name in NAMES if name != "red"][int(others.argmax())]
@@ -150,11 +151,13 @@ def _red(cosines: np.ndarray) -> Check:
     return Check("red", own > 0 and own > others.max(), detail)
 
 
-def _every_colour(cosines: np.ndarray) -> Check:
+def _every_colour(cosines: NDArray[np.float32]) -> Check:
     own = cosines.diagonal()
     found = int(((own > 0) & (cosines.argmax(axis=1) == np.arange(len(NAMES)))).sum())
     return Check("every colour", found == len(NAMES), f"{found} of {len(NAMES)} names find their own swatch")
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return units

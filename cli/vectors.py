@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from cli.sources import Item
 
@@ -24,7 +25,7 @@ class Embedded:
     """One item and its vector, float32 (D,)."""
 
     item: Item
-    vector: np.ndarray
+    vector: NDArray[np.float32]
 
 
 def jsonl(embedded: Sequence[Embedded]) -> bytes:
@@ -38,7 +39,7 @@ def jsonl(embedded: Sequence[Embedded]) -> bytes:
     )
 
 
-def matrix(embedded: Sequence[Embedded]) -> np.ndarray:
+def matrix(embedded: Sequence[Embedded]) -> NDArray[np.float32]:
     """float32 (N, D), one row for each item, in order."""
     return np.stack([each.vector for each in embedded])
 

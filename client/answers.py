@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from client.errors import InvalidInput, NotAcceptable
@@ -80,7 +81,7 @@ def answer(
     return Response(content, headers=_headers(embeddings, stages, started) | about, media_type=form.media_type)
 
 
-def _written(vectors: list[np.ndarray], form: Form, items: list[EmbedInput]) -> tuple[bytes, dict[str, str]]:
+def _written(vectors: list[NDArray[np.float32]], form: Form, items: list[EmbedInput]) -> tuple[bytes, dict[str, str]]:
     if form.dtype == "float16":
         vectors = [_halved(vector, item.param) for vector, item in zip(vectors, items, strict=True)]
     if form.media_type == JSON:
@@ -95,7 +96,7 @@ def _written(vectors: list[np.ndarray], form: Form, items: list[EmbedInput]) -> 
     return file.getvalue(), {}
 
 
-def _halved(vector: np.ndarray, param: str) -> np.ndarray:
+def _halved(vector: NDArray[np.float32], param: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # it is looked for, and would be a warning in the log
         halved = vector.astype(_LITTLE_ENDIAN["float16"])
     if not np.isfinite(halved).all():
@@ -106,7 +107,7 @@ def _halved(vector: np.ndarray, param: str) -> np.ndarray:
     return halved
 
 
-def _base64(vector: np.ndarray) -> str:
+def _base64(vector: NDArray[np.float32]) -> str:
     """Of little-endian numbers: vectors come so from Triton and from `_halved`."""
     return binascii.b2a_base64(vector.tobytes(), newline=False).decode()
 

@@ -7,6 +7,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -70,7 +71,7 @@ def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"The body is larger than {max_bytes} bytes: send fewer or smaller items in one request.")
 
 
-def parse_object(body: bytes | bytearray) -> dict:
+def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object in a body. Of a key that stands there twice the last one counts, as in most JSON parsers.
 
     orjson refuses what Python's own parser lets pass: NaN, Infinity, lone surrogates, a byte order mark, bad UTF-8, and

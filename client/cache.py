@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.items import Recipe
 
@@ -24,7 +25,7 @@ ENTRY_OVERHEAD_BYTES = 768
 class Cached(NamedTuple):
     """A vector, (D,) float32 and read-only, and how it was made."""
 
-    vector: np.ndarray
+    vector: NDArray[np.float32]
     recipe: Recipe
 
 
@@ -47,7 +48,7 @@ class VectorCache:
         self._entries.move_to_end(key)
         return Cached(np.frombuffer(stored[0], dtype=np.float32), stored[1])
 
-    def put(self, key: Hashable, vector: np.ndarray, recipe: Recipe) -> None:
+    def put(self, key: Hashable, vector: NDArray[np.float32], recipe: Recipe) -> None:
         """Remember a vector, in place of the longest unused ones."""
         stored = vector.astype(np.float32, copy=False).tobytes()
         size = len(stored) + ENTRY_OVERHEAD_BYTES

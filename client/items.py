@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Recipe(NamedTuple):
 class Embedding:
     """One vector, the model and the recipe that made it, and what it cost."""
 
-    vector: np.ndarray  # (D,) float32, read-only
+    vector: NDArray[np.float32]  # (D,) float32, read-only
     model: dict[str, Any]  # as the model describes itself; `model["id"]` changes whenever vectors may change
     recipe: Recipe
     computed: bool = False  # for this request; otherwise it was there or under way already, and cost nothing

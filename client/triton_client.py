@@ -78,7 +78,7 @@ class TritonClient:
             answer = await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=self._model_name), timeout=timeout)
         except grpc.aio.AioRpcError:
             return False
-        return answer.ready
+        return bool(answer.ready)
 
     async def disconnected(self) -> None:
         """Return when a connection that stood is gone."""

@@ -67,7 +67,7 @@ class Triton:
         """Requests that got their vectors so far; -1 where nobody says."""
         try:
             _, body = self._ask("GET", f"{MODEL}/stats", COUNT_SECONDS)
-            return json.loads(body)["model_stats"][0]["inference_stats"]["success"]["count"]
+            return int(json.loads(body)["model_stats"][0]["inference_stats"]["success"]["count"])
         except (OSError, HTTPException, ValueError, LookupError):
             return -1
 
@@ -165,7 +165,7 @@ def traced(url: str) -> list[str]:
     return [f"--trace-config={each}" for each in (*settings, "level=TIMESTAMPS", "rate=1")] if url else []
 
 
-def wait(process: subprocess.Popen, seconds: float) -> int | None:
+def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
     """Its exit status, or None when it is still running after `seconds`."""
     try:
         return process.wait(seconds)

@@ -5,9 +5,11 @@ own. Knows the embedder; the arithmetic is `embedder.calibration`'s.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import CSS4_COLORS
+from numpy.typing import NDArray
 
 from embedder import Embedder, Embedding, EmbedError, EmbedInput, Options
 from embedder.calibration import Kind, fit, save
@@ -32,7 +34,7 @@ def default_images() -> list[bytes]:
 
 def calibrate(
     embedder: Embedder, texts: list[str], images: list[bytes], options: Options, method: str, path: Path
-) -> dict:
+) -> dict[str, Any]:
     """Embed, fit and write the file; returns what it says about itself.
 
     Raises:
@@ -55,7 +57,7 @@ def calibrate(
     return about
 
 
-def vector(answer: Embedding | EmbedError) -> np.ndarray:
+def vector(answer: Embedding | EmbedError) -> NDArray[np.float32]:
     if isinstance(answer, EmbedError):
         raise answer
     return answer.vector

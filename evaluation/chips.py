@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from evaluation import FloatArray
 from evaluation.pairs import Pairs
 from evaluation.report import Report
 from evaluation.retrieval import ranks
@@ -39,12 +40,12 @@ def ranked_rows(report: Report) -> str:
     )
 
 
-def _order(pairs: Pairs, rank: np.ndarray) -> list[int]:
+def _order(pairs: Pairs, rank: FloatArray) -> list[int]:
     basic = [pairs.names.index(name) for name in FIRST if name in pairs.names]
     return basic + [index for index in np.argsort(-rank, kind="stable").tolist() if index not in basic]
 
 
-def _ranked_row(pairs: Pairs, index: int, rank: int, nearest: np.ndarray) -> str:
+def _ranked_row(pairs: Pairs, index: int, rank: int, nearest: FloatArray) -> str:
     chips = "".join(chip(pairs, each, " own" if each == index else "") for each in nearest.tolist())
     return f"<li>{chip(pairs, index)}<span>{escape(pairs.names[index])}</span><b>{rank}</b><div>{chips}</div></li>\n"
 

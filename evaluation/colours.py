@@ -13,7 +13,10 @@ from pathlib import Path
 
 import colour
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from evaluation import FloatArray
 
 XKCD = Path(__file__).parent / "data" / "xkcd_colors.csv"
 SWATCH = (244, 244)  # width, height in pixels: the benchmark's
@@ -24,10 +27,10 @@ class Palette:
     """N named colours; `rgb` is uint8 (N, 3), sRGB."""
 
     names: tuple[str, ...]
-    rgb: np.ndarray
+    rgb: NDArray[np.uint8]
 
     @cached_property
-    def lab(self) -> np.ndarray:
+    def lab(self) -> FloatArray:
         """CIELAB of each colour, float64 (N, 3)."""
         return rgb_to_lab(self.rgb)
 
@@ -72,22 +75,22 @@ def _named_colour(row: dict[str, str | None], place: str) -> tuple[str, list[int
     return name, list(bytes.fromhex(digits))
 
 
-def rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
+def rgb_to_lab(rgb: NDArray[np.uint8]) -> FloatArray:
     """sRGB, uint8 (..., 3), to CIELAB under D65, float64 (..., 3)."""
     return colour.XYZ_to_Lab(colour.sRGB_to_XYZ(np.asarray(rgb) / 255))
 
 
-def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
+def lab_to_rgb(lab: FloatArray) -> NDArray[np.uint8]:
     """CIELAB (..., 3) to sRGB, uint8 (..., 3); what lies outside sRGB's gamut is clipped channel by channel."""
     return np.round(np.clip(colour.XYZ_to_sRGB(colour.Lab_to_XYZ(lab)), 0, 1) * 255).astype(np.uint8)
 
 
-def delta_e(lab: np.ndarray, other: np.ndarray) -> np.ndarray:
+def delta_e(lab: FloatArray, other: FloatArray) -> FloatArray:
     """CIEDE2000 of every row of `lab` (N, 3) against every row of `other` (M, 3): float64 (N, M)."""
     return colour.difference.delta_E_CIE2000(lab[:, None], other[None])
 
 
-def swatch(rgb: np.ndarray | tuple[int, int, int], size: tuple[int, int] = SWATCH) -> Image.Image:
+def swatch(rgb: NDArray[np.uint8] | tuple[int, int, int], size: tuple[int, int] = SWATCH) -> Image.Image:
     """One colour as a solid RGB image of (width, height) pixels."""
     return Image.new("RGB", size, tuple(int(value) for value in rgb))
 

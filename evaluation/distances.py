@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from evaluation import FloatArray
 from evaluation.resampling import Figure, Resampling, mean, median, pair_mean, std
 from evaluation.space import TIE, Space
 
@@ -29,7 +30,7 @@ def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
     }
 
 
-def placements(distances: np.ndarray) -> np.ndarray:
+def placements(distances: FloatArray) -> FloatArray:
     """For each matched pair the share of unmatched ones that are farther apart, ties half: float64 (N,).
 
     Its mean is the area under the ROC curve (Mann-Whitney); unlike sklearn's roc_auc_score it can be resampled.
@@ -39,13 +40,13 @@ def placements(distances: np.ndarray) -> np.ndarray:
     return 1 - (below + not_above) / (2 * len(ordered))
 
 
-def _ratio(counts: np.ndarray, distances: np.ndarray) -> np.ndarray:
+def _ratio(counts: FloatArray, distances: FloatArray) -> FloatArray:
     """Matched over unmatched mean; NaN where all distances are nought."""
     unmatched = pair_mean(counts, distances)
     return mean(counts, np.diag(distances)) / np.where(unmatched < TIE, np.nan, unmatched)
 
 
-def _d_prime(counts: np.ndarray, distances: np.ndarray) -> np.ndarray:
+def _d_prime(counts: FloatArray, distances: FloatArray) -> FloatArray:
     """How many standard deviations lie between the two means; the two variances are averaged."""
     far = pair_mean(counts, distances)
     far_variance = pair_mean(counts, (distances - distances.mean()) ** 2) - (far - distances.mean()) ** 2

@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 from sklearn.decomposition import PCA
 
+from evaluation import FloatArray
 from evaluation.resampling import Figure, Resampling, mean, pair_mean
 from evaluation.space import TIE, Space, View
 
 MODALITIES = ("text", "image")
-Shape = Callable[[np.ndarray, View], np.ndarray]  # counts (B, M) of the view's own pairs -> values (B,)
+Shape = Callable[[FloatArray, View], FloatArray]  # counts (B, M) of the view's own pairs -> values (B,)
 
 
 def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
@@ -31,19 +32,19 @@ def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
     }
 
 
-def _over_views(counts: np.ndarray, space: Space, shape: Shape) -> np.ndarray:
+def _over_views(counts: FloatArray, space: Space, shape: Shape) -> FloatArray:
     return np.mean([shape(counts[:, view.rows], view) for view in space.views], axis=0)
 
 
-def _anisotropy(counts: np.ndarray, view: View, modality: str) -> np.ndarray:
+def _anisotropy(counts: FloatArray, view: View, modality: str) -> FloatArray:
     return _mean_length(counts, getattr(view, modality)[view.rows])
 
 
-def _gap(counts: np.ndarray, view: View) -> np.ndarray:
+def _gap(counts: FloatArray, view: View) -> FloatArray:
     return _mean_length(counts, (view.text - view.image)[view.rows])
 
 
-def _mean_length(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _mean_length(counts: FloatArray, rows: FloatArray) -> FloatArray:
     """Length of the mean of `rows` (M, D) in each resample: (B,).
 
     From the products of different rows: the mean of a resample, which holds some rows twice, is longer by chance.
@@ -53,7 +54,7 @@ def _mean_length(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum((own + (len(rows) - 1) * pair_mean(counts, products)) / len(rows), 0))
 
 
-def _top_share(counts: np.ndarray, view: View, modality: str) -> np.ndarray:
+def _top_share(counts: FloatArray, view: View, modality: str) -> FloatArray:
     """Share of the variance along the first principal axis, which stays that of all pairs in every resample."""
     rows = getattr(view, modality)[view.rows]
     rows = rows - rows.mean(axis=0)

@@ -9,6 +9,7 @@ from evaluation.sweep import Row, ranking
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
 
 WAYS = [(pooling, norm, center) for pooling in ("last", "mean") for norm in (True, False) for center in (False, True)]
 LABELS = [
@@ -36,7 +37,7 @@ def draw(rows: list[Row], path: Path) -> None:
             way, layer = WAYS.index((row.pooling, row.final_norm, row.center)), layers.index(row.layer)
             values[way, layer] = row.test_mrr
             if row == best:
-                frame = plt.Rectangle((layer - 0.5, way - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2.5)
+                frame = Rectangle((layer - 0.5, way - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2.5)
                 axis.add_patch(frame)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         for way, layer in np.ndindex(values.shape):

@@ -10,8 +10,9 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evaluation import chips, plots
+from evaluation import FloatArray, chips, plots
 from evaluation.labels import GROUPS, Label
 from evaluation.report import Report
 from evaluation.resampling import RESAMPLES
@@ -108,7 +109,7 @@ def _maps(report: Report) -> Iterator[str]:
         yield _plot(draw(plot, f"Map of text and image vectors, {words}"), words.capitalize())
 
 
-def _colour_section(report: Report, rgb: np.ndarray, differences: np.ndarray) -> str:
+def _colour_section(report: Report, rgb: NDArray[np.uint8], differences: FloatArray) -> str:
     return (
         "<h2>Distance against colour difference</h2>"
         "<p>Where a space sees colour as people do, the median rises with ΔE.</p>"
@@ -118,7 +119,7 @@ def _colour_section(report: Report, rgb: np.ndarray, differences: np.ndarray) ->
     )
 
 
-def _difference_plots(report: Report, differences: np.ndarray) -> Iterator[str]:
+def _difference_plots(report: Report, differences: FloatArray) -> Iterator[str]:
     for kind, words in PAIRINGS.items():
         cosines = getattr(report.spaces["raw"], kind)
         plot = partial(plots.against_difference, cosines=cosines, differences=differences)
@@ -126,7 +127,7 @@ def _difference_plots(report: Report, differences: np.ndarray) -> Iterator[str]:
         yield _plot(draw(plot, f"Cosine distance against CIEDE2000, {words}"), f"{words}: Spearman {spearman:.2f}")
 
 
-def _rank_plots(report: Report, rgb: np.ndarray) -> Iterator[str]:
+def _rank_plots(report: Report, rgb: NDArray[np.uint8]) -> Iterator[str]:
     for quality in QUALITIES:
         plot = partial(plots.rank_by, space=report.spaces["raw"], rgb=rgb, lab=report.pairs.lab, quality=quality)
         yield _plot(draw(plot, f"Rank of each name's own swatch by {quality}"), f"By {quality}; 1 is best")

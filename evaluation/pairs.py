@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from evaluation import FloatArray
 from evaluation.colours import rgb_to_lab
 
 FEWEST = 10  # pairs: below, halves and five-fold cross-validation mean nothing
@@ -30,9 +32,9 @@ class Pairs:
     """
 
     names: tuple[str, ...]
-    text: np.ndarray
-    image: np.ndarray
-    rgb: np.ndarray | None = None
+    text: FloatArray
+    image: FloatArray
+    rgb: NDArray[np.uint8] | None = None
     thumbnails: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -50,7 +52,7 @@ class Pairs:
         return len(self.names)
 
     @cached_property
-    def lab(self) -> np.ndarray:
+    def lab(self) -> FloatArray:
         """CIELAB, float64 (N, 3). Only for solid colours."""
         if self.rgb is None:
             raise EvaluationError("These images have no one colour.")
@@ -58,7 +60,7 @@ class Pairs:
 
     def save(self, path: Path) -> None:
         """Write an .npz that opens without pickle."""
-        arrays: dict[str, np.ndarray] = {"names": np.array(self.names), "text": self.text, "image": self.image}
+        arrays: dict[str, NDArray[Any]] = {"names": np.array(self.names), "text": self.text, "image": self.image}
         if self.rgb is not None:
             arrays["rgb"] = self.rgb
         if self.thumbnails:

@@ -9,13 +9,14 @@ from functools import partial
 import numpy as np
 from scipy.stats import rankdata
 
+from evaluation import FloatArray
 from evaluation.resampling import Figure, Resampling, mean, pair_mean
 from evaluation.space import TIE, Space
 
 NEAR = 10.0  # CIEDE2000: the same colour to most people who name it
 
 
-def figures(space: Space, differences: np.ndarray, resampling: Resampling) -> dict[str, Figure]:
+def figures(space: Space, differences: FloatArray, resampling: Resampling) -> dict[str, Figure]:
     """`differences`: CIEDE2000 of each colour with each, (N, N)."""
     near = (differences <= NEAR).astype(float)
     found: dict[str, Figure] = {}
@@ -29,13 +30,13 @@ def figures(space: Space, differences: np.ndarray, resampling: Resampling) -> di
     return found
 
 
-def of_first(similarity: np.ndarray, worth: np.ndarray) -> np.ndarray:
+def of_first(similarity: FloatArray, worth: FloatArray) -> FloatArray:
     """What each query's first answer is worth, from `worth` (Q, C); the mean over all that tie for the first place."""
     first = similarity >= similarity.max(axis=1, keepdims=True) - TIE
     return (worth * first).sum(axis=1) / first.sum(axis=1)
 
 
-def ranked(matrix: np.ndarray) -> np.ndarray:
+def ranked(matrix: FloatArray) -> FloatArray:
     """Ranks of everything off the diagonal, ties averaged, scaled to -0.5…0.5: float64 (N, N); 0 on the diagonal."""
     off = ~np.eye(len(matrix), dtype=bool)
     ranks = np.zeros(matrix.shape)
@@ -43,7 +44,7 @@ def ranked(matrix: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _spearman(counts: np.ndarray, cosines: np.ndarray, differences: np.ndarray) -> np.ndarray:
+def _spearman(counts: FloatArray, cosines: FloatArray, differences: FloatArray) -> FloatArray:
     """Pearson's correlation of the ranks. Resamples keep the ranks of the whole: ranking 900,000 pairs takes long."""
     x, y, xy, xx, yy = (
         pair_mean(counts, m) for m in (cosines, differences, cosines * differences, cosines**2, differences**2)

@@ -6,8 +6,10 @@ Each function draws on axes that it is given (`svg.draw`). Knows colours and cos
 import colour
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from evaluation import FloatArray
 from evaluation.retrieval import ranks
 from evaluation.space import Space
 from evaluation.svg import INK
@@ -29,7 +31,7 @@ def distances(axes: Axes, space: Space) -> None:
     _legend(axes)
 
 
-def against_difference(axes: Axes, cosines: np.ndarray, differences: np.ndarray) -> None:
+def against_difference(axes: Axes, cosines: FloatArray, differences: FloatArray) -> None:
     """All pairs as a density, with the median distance along CIEDE2000."""
     off = ~np.eye(len(cosines), dtype=bool)
     x, y = differences[off], 1 - cosines[off]
@@ -45,7 +47,7 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0)
 
 
-def projection(space: Space) -> tuple[np.ndarray, np.ndarray]:
+def projection(space: Space) -> tuple[FloatArray, FloatArray]:
     """Texts and images on the two principal axes of all together: float64 (N, 2) each."""
     text, image = space.rows("text"), space.rows("image")
     with np.errstate(invalid="ignore", divide="ignore"):  # a constant vector has no variance to share out
@@ -53,7 +55,7 @@ def projection(space: Space) -> tuple[np.ndarray, np.ndarray]:
     return axes.transform(text), axes.transform(image)
 
 
-def vector_map(axes: Axes, space: Space, rgb: np.ndarray | None) -> None:
+def vector_map(axes: Axes, space: Space, rgb: NDArray[np.uint8] | None) -> None:
     """Both modalities on one plane, in their own colours where they have one."""
     text, image = projection(space)
     for kind, marker, plain, points in (("texts", "o", UNMATCHED, text), ("images", "s", MATCHED, image)):
@@ -65,7 +67,7 @@ def vector_map(axes: Axes, space: Space, rgb: np.ndarray | None) -> None:
     _legend(axes)
 
 
-def rank_by(axes: Axes, space: Space, rgb: np.ndarray, lab: np.ndarray, quality: str) -> None:
+def rank_by(axes: Axes, space: Space, rgb: NDArray[np.uint8], lab: FloatArray, quality: str) -> None:
     """Rank of each name's own swatch against hue, lightness or saturation, with the median."""
     x, words, limits = qualities(lab)[quality]
     rank = ranks(space.text_to_image)
@@ -77,7 +79,7 @@ def rank_by(axes: Axes, space: Space, rgb: np.ndarray, lab: np.ndarray, quality:
     _legend(axes)
 
 
-def qualities(lab: np.ndarray) -> dict[str, tuple[np.ndarray, str, tuple[float, float]]]:
+def qualities(lab: FloatArray) -> dict[str, tuple[FloatArray, str, tuple[float, float]]]:
     """Values (N,), words and range of what CIELAB says of each colour. Saturation is CIE's, chroma to lightness."""
     lightness, chroma, hue = colour.models.Lab_to_LCHab(lab).T
     saturation = chroma / np.maximum(np.hypot(chroma, lightness), 1e-9)
@@ -88,7 +90,7 @@ def qualities(lab: np.ndarray) -> dict[str, tuple[np.ndarray, str, tuple[float, 
     }
 
 
-def binned_median(x: np.ndarray, y: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def binned_median(x: FloatArray, y: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Centers of the bins that hold anything, and the median of `y` in them."""
     bin_of = np.digitize(x, edges[1:-1])
     held = [index for index in range(len(edges) - 1) if (bin_of == index).any()]

@@ -11,6 +11,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from evaluation import FloatArray
 from evaluation.resampling import Figure, Resampling, mean
 from evaluation.space import Space
 
@@ -19,7 +20,7 @@ SEED = 0
 PENALTIES = np.logspace(-3, 5, 17)  # chosen inside each fold by leave-one-out
 
 
-def figures(space: Space, lab: np.ndarray, resampling: Resampling) -> dict[str, Figure]:
+def figures(space: Space, lab: FloatArray, resampling: Resampling) -> dict[str, Figure]:
     """R² of L*, a*, b* (their mean) for pairs that the regression was not fitted on; 0 is guessing the mean colour."""
     found = {}
     for modality in ("text", "image"):
@@ -28,13 +29,13 @@ def figures(space: Space, lab: np.ndarray, resampling: Resampling) -> dict[str, 
     return found
 
 
-def predict(vectors: np.ndarray, lab: np.ndarray) -> np.ndarray:
+def predict(vectors: FloatArray, lab: FloatArray) -> FloatArray:
     """CIELAB of each row, predicted from the other folds: float64 (N, 3)."""
     probe = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     return cross_val_predict(probe, vectors, lab, cv=KFold(FOLDS, shuffle=True, random_state=SEED))
 
 
-def _r2(counts: np.ndarray, lab: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def _r2(counts: FloatArray, lab: FloatArray, predicted: FloatArray) -> FloatArray:
     shares = []
     for truth, guess in zip(lab.T, predicted.T, strict=True):
         center = mean(counts, truth)

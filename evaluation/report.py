@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
-from evaluation import distances, geometry, perception, probe, retrieval
+from evaluation import FloatArray, distances, geometry, perception, probe, retrieval
 from evaluation.colours import delta_e
 from evaluation.pairs import Pairs
 from evaluation.resampling import INTERVAL, RESAMPLES, Figure, Resampling
@@ -29,7 +27,7 @@ class Report:
     name: str
     date: datetime
     pairs: Pairs
-    differences: np.ndarray | None
+    differences: FloatArray | None
     spaces: Mapping[str, Space]
     figures: Mapping[str, Mapping[str, Figure]]
     verdict: Verdict
@@ -57,7 +55,7 @@ def report(pairs: Pairs, name: str) -> Report:
     return Report(name, datetime.now(), pairs, differences, spaces, figures, judge(figures["raw"], figures["centred"]))
 
 
-def evaluate(space: Space, pairs: Pairs, differences: np.ndarray | None, resampling: Resampling) -> dict[str, Figure]:
+def evaluate(space: Space, pairs: Pairs, differences: FloatArray | None, resampling: Resampling) -> dict[str, Figure]:
     """All figures of one space; those of colour only for solid colours."""
     found = distances.figures(space, resampling) | retrieval.figures(space, resampling)
     if differences is not None:

@@ -11,11 +11,13 @@ from functools import cached_property
 
 import numpy as np
 
+from evaluation import FloatArray
+
 SEED = 0
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percent: the middle 95 % of the resamples
 
-Statistic = Callable[[np.ndarray], np.ndarray]  # counts (B, N) -> values (B,)
+Statistic = Callable[[FloatArray], FloatArray]  # counts (B, N) -> values (B,)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Resampling:
     pairs: int
 
     @cached_property
-    def counts(self) -> np.ndarray:
+    def counts(self) -> FloatArray:
         """How often each resample holds each pair, float64 (RESAMPLES, N)."""
         rng = np.random.default_rng(SEED)
         return rng.multinomial(self.pairs, np.full(self.pairs, 1 / self.pairs), RESAMPLES).astype(float)
@@ -47,18 +49,18 @@ class Resampling:
         return Figure(float(value), float(low), float(high), chance)
 
 
-def mean(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+def mean(counts: FloatArray, values: FloatArray) -> FloatArray:
     """Mean of `values` (N,) in each resample: (B,)."""
     return counts @ values / counts.sum(axis=1)
 
 
-def std(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+def std(counts: FloatArray, values: FloatArray) -> FloatArray:
     """Population standard deviation (divided by N, as numpy and the benchmark do): (B,)."""
     center = values.mean()  # moved to zero first: the difference of two squares loses no digits
     return np.sqrt(np.maximum(mean(counts, (values - center) ** 2) - mean(counts, values - center) ** 2, 0))
 
 
-def median(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+def median(counts: FloatArray, values: FloatArray) -> FloatArray:
     """Median of `values` (N,) in each resample: (B,)."""
     order = np.argsort(values)
     below = counts[:, order].cumsum(axis=1)
@@ -67,7 +69,7 @@ def median(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (lower + upper) / 2
 
 
-def pair_mean(counts: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def pair_mean(counts: FloatArray, matrix: FloatArray) -> FloatArray:
     """Mean of `matrix` (N, N) off its diagonal, row i and column j counted as often as pairs i and j: (B,).
 
     A pair drawn twice is never compared with itself.

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from evaluation import FloatArray
 from evaluation.resampling import Figure, Resampling, mean, median
 from evaluation.space import TIE, Space
 
@@ -25,25 +26,25 @@ class Retrieval:
     image_to_text: dict[int, float]
 
 
-def cosine(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def cosine(queries: FloatArray, candidates: FloatArray) -> FloatArray:
     """Cosine similarity of (Q, D) with (C, D): float64 (Q, C)."""
     q, c = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries.astype(float), candidates))
     return q @ c.T
 
 
-def ranks(similarity: np.ndarray) -> np.ndarray:
+def ranks(similarity: FloatArray) -> FloatArray:
     """Rank of each row's own partner (the diagonal), 1 is best: int (N,). Ties count against the model."""
     own = np.diag(similarity)[:, None]
     return (similarity >= own - TIE).sum(axis=1)
 
 
-def recall(similarity: np.ndarray, ks: tuple[int, ...]) -> dict[int, float]:
+def recall(similarity: FloatArray, ks: tuple[int, ...]) -> dict[int, float]:
     """Recall at each k, from (N, N) similarities whose diagonal holds the pairs."""
     rank = ranks(similarity)
     return {k: float((rank <= k).mean()) for k in ks}
 
 
-def retrieval(text: np.ndarray, image: np.ndarray, ks: tuple[int, ...] = (1, 10)) -> Retrieval:
+def retrieval(text: FloatArray, image: FloatArray, ks: tuple[int, ...] = (1, 10)) -> Retrieval:
     """Compare N paired vectors, both (N, D)."""
     similarity = cosine(text, image)
     pairs = len(similarity)
@@ -66,7 +67,7 @@ def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
     return found
 
 
-def _of_ranks(rank: np.ndarray, resampling: Resampling) -> dict[str, Figure]:
+def _of_ranks(rank: FloatArray, resampling: Resampling) -> dict[str, Figure]:
     places = np.arange(1, len(rank) + 1)
     recalls = {
         f"recall_{k}": resampling.figure(partial(mean, values=(rank <= k).astype(float)), min(k / len(rank), 1))

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
+from evaluation import FloatArray
 from evaluation.pairs import Pairs
 
 SEED = 0
@@ -21,9 +23,9 @@ NOTHING_LEFT = 1e-6  # a unit vector in float32 is only known to about this: wha
 class View:
     """All N vectors under one centring (zero or unit rows), and the pairs it may judge."""
 
-    rows: np.ndarray  # int (M,): indices of the judged pairs
-    text: np.ndarray  # float64 (N, D)
-    image: np.ndarray
+    rows: NDArray[np.int64]  # int (M,): indices of the judged pairs
+    text: FloatArray  # float64 (N, D)
+    image: FloatArray
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,29 @@ class Space:
     views: tuple[View, ...]
 
     @cached_property
-    def text_to_image(self) -> np.ndarray:
+    def text_to_image(self) -> FloatArray:
         return self._cosines("text", "image")
 
     @cached_property
-    def image_to_text(self) -> np.ndarray:
+    def image_to_text(self) -> FloatArray:
         return self._cosines("image", "text")
 
     @cached_property
-    def text_to_text(self) -> np.ndarray:
+    def text_to_text(self) -> FloatArray:
         return self._cosines("text", "text")
 
     @cached_property
-    def image_to_image(self) -> np.ndarray:
+    def image_to_image(self) -> FloatArray:
         return self._cosines("image", "image")
 
-    def rows(self, modality: str) -> np.ndarray:
+    def rows(self, modality: str) -> FloatArray:
         """Each pair's vector in its own view: (N, D). `modality` is "text" or "image"."""
         return self._assembled([getattr(view, modality) for view in self.views])
 
-    def _cosines(self, queries: str, candidates: str) -> np.ndarray:
+    def _cosines(self, queries: str, candidates: str) -> FloatArray:
         return self._assembled([getattr(view, queries) @ getattr(view, candidates).T for view in self.views])
 
-    def _assembled(self, of_view: list[np.ndarray]) -> np.ndarray:
+    def _assembled(self, of_view: list[FloatArray]) -> FloatArray:
         assembled = np.empty_like(of_view[0])
         for view, values in zip(self.views, of_view, strict=True):
             assembled[view.rows] = values[view.rows]
@@ -79,7 +81,7 @@ def centred(pairs: Pairs) -> Space:
     )
 
 
-def unit(vectors: np.ndarray, least: float = 0.0) -> np.ndarray:
+def unit(vectors: FloatArray, least: float = 0.0) -> FloatArray:
     """Rows scaled to length 1, float64 (N, D); a row that is not longer than `least` becomes zero, so that it ties."""
     rows = np.asarray(vectors, dtype=float)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from embedder import Embedder, EmbedInput, Options
 from embedder.packing import pack, plan
 from embedder.pooling import pool_all
 from embedder.recipes import Layer
+from evaluation import FloatArray
 from evaluation.colours import Palette, png, swatch
 from evaluation.retrieval import cosine, ranks
 
@@ -53,7 +55,7 @@ class Row:
     test_matched: float  # mean cosine distances
     test_unmatched: float
 
-    def options(self) -> dict:
+    def options(self) -> dict[str, Any]:
         """The options of a request that gives these vectors."""
         given = {"prompt": self.prompt, "pooling": self.pooling, "layer": self.layer, "final_norm": self.final_norm}
         given |= {"max_pixels": self.max_pixels} if self.max_pixels else {}
@@ -109,11 +111,11 @@ def evaluate(embedder: Embedder, palette: Palette, block: Block, advance: Callab
 Way = tuple[Layer, str, bool]
 
 
-def vectors(embedder: Embedder, inputs: list[EmbedInput], advance: Callable[[int], None]) -> dict[Way, np.ndarray]:
+def vectors(embedder: Embedder, inputs: list[EmbedInput], advance: Callable[[int], None]) -> dict[Way, FloatArray]:
     """Every layer, pooling and norm of every input: (N, D) each, from one forward pass for each input."""
     layers: list[Layer] = [*range(embedder.model.layers + 1), "attn"]
     prepared = [embedder.prepare(item).sequence for item in inputs]
-    found: dict[Way, np.ndarray] = {}
+    found: dict[Way, FloatArray] = {}
     for batch in plan(prepared, embedder.batch_tokens):
         with torch.inference_mode():
             packed = pack([prepared[i] for i in batch], embedder.model.device)
@@ -123,7 +125,7 @@ def vectors(embedder: Embedder, inputs: list[EmbedInput], advance: Callable[[int
     return found
 
 
-def figures(text: np.ndarray, image: np.ndarray, lab: np.ndarray, center: bool) -> dict[str, float]:
+def figures(text: FloatArray, image: FloatArray, lab: FloatArray, center: bool) -> dict[str, float]:
     """Both halves' figures; each half's candidates are its own, its means (when centred) the other's."""
     halves = np.array_split(np.random.default_rng(SEED).permutation(len(lab)), 2)
     choosing, testing = (
@@ -133,7 +135,7 @@ def figures(text: np.ndarray, image: np.ndarray, lab: np.ndarray, center: bool) 
     return {"choose_mrr": choosing["mrr"]} | {f"test_{name}": value for name, value in testing.items()}
 
 
-def of_half(text: np.ndarray, image: np.ndarray) -> dict[str, float]:
+def of_half(text: FloatArray, image: FloatArray) -> dict[str, float]:
     """Of M pairs: MRR and R@1, mean of both directions; mean cosine distance of matched and of unmatched pairs."""
     similarity = cosine(text, image)
     rank = np.stack([ranks(similarity), ranks(similarity.T)])
@@ -146,7 +148,7 @@ def of_half(text: np.ndarray, image: np.ndarray) -> dict[str, float]:
     }
 
 
-def readable(rows: np.ndarray, lab: np.ndarray) -> float:
+def readable(rows: FloatArray, lab: FloatArray) -> float:
     """Leave-one-out R² of a ridge regression to CIELAB; 0 is guessing the mean colour, a constant vector gets 0."""
     scaled = rows.astype(np.float64) - rows.mean(axis=0)
     scaled /= max(float(np.abs(scaled).max()), 1e-12)
@@ -155,7 +157,7 @@ def readable(rows: np.ndarray, lab: np.ndarray) -> float:
     return float((1 - error.min(axis=1) / lab.var(axis=0)).mean())
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: FloatArray) -> FloatArray:
     rows = rows.astype(np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 

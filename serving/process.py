@@ -18,7 +18,7 @@ Filter = Callable[[str], str | None]  # a line -> what to show of it, or None
 class Process:
     """A running child whose output is shown line by line as `name │ line`; the last lines are kept for post-mortems."""
 
-    def __init__(self, name: str, popen: subprocess.Popen, console: Console, show: Filter, colour: str) -> None:
+    def __init__(self, name: str, popen: subprocess.Popen[str], console: Console, show: Filter, colour: str) -> None:
         self.name, self.popen, self.lines = name, popen, deque[str](maxlen=2000)
         self._reader = threading.Thread(target=self._read, args=(console, show, colour), daemon=True)
         self._reader.start()
@@ -58,6 +58,8 @@ class Process:
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
         self._reader.join(timeout=2)
+        if self.popen.stdout and not self._reader.is_alive():
+            self.popen.stdout.close()
 
     def _read(self, console: Console, show: Filter, colour: str) -> None:
         for line in self._split_lines():

@@ -49,8 +49,13 @@ def running(**environment: str) -> Iterator[RunningStack]:
             for name, value in environment.items():
                 patch.setenv(name, value)
             stack.start()
-        ports = settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port
-        yield RunningStack(stack.url, *(f"localhost:{port}" for port in ports), stack)
+        yield RunningStack(
+            stack.url,
+            f"localhost:{settings.triton_http_port}",
+            f"localhost:{settings.triton_grpc_port}",
+            f"localhost:{settings.triton_metrics_port}",
+            stack,
+        )
     finally:
         stack.stop()
 
@@ -74,6 +79,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle connections are closed after a third of a second."""
     for module in ("client.connection", "client.server"):
         monkeypatch.setattr(f"{module}.IDLE_SECONDS", 0.3)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors. Not in pyproject.toml: without pytest-asyncio its own settings there are a warning.
+
+    What the collector finds (an unclosed socket) is shown only: it comes with whichever test runs by then.
+    """
+    if config.pluginmanager.has_plugin("asyncio"):
+        config.addinivalue_line("filterwarnings", "error")
+        config.addinivalue_line("filterwarnings", "default::pytest.PytestUnraisableExceptionWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

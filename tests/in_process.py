@@ -9,6 +9,7 @@ import io
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from PIL import Image
@@ -20,20 +21,28 @@ from client.settings import Settings
 DEAD = "127.0.0.1:1"  # nobody listens here
 
 
+class Client(httpx.AsyncClient):
+    """An HTTP client that also knows the application, its port and its open connections, where it has them."""
+
+    app: Any
+    port: int
+    connections: set[Any]
+
+
 @asynccontextmanager
-async def adapter(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.AsyncClient]:
+async def adapter(triton_url: str = DEAD, **settings) -> AsyncIterator[Client]:
     """An HTTP client of a started application; `client.app` is the application."""
     app = create_app(Settings(triton_url=triton_url, **settings))
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://adapter", timeout=60) as client,
+        Client(transport=httpx.ASGITransport(app), base_url="http://adapter", timeout=60) as client,
     ):
         client.app = app
         yield client
 
 
 @asynccontextmanager
-async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.AsyncClient]:
+async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[Client]:
     """The same on a real port, in the server that it runs in; `client.connections` is what the server holds."""
     running = server(Settings(triton_url=triton_url, **settings))
     with socket.create_server(("127.0.0.1", 0)) as own:
@@ -42,7 +51,7 @@ async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[httpx.A
             await asyncio.sleep(0.01)
         url = f"http://127.0.0.1:{own.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            async with Client(base_url=url, timeout=60) as client:
                 client.app, client.port = running.config.app, own.getsockname()[1]
                 client.connections = running.server_state.connections
                 yield client
@@ -90,6 +99,7 @@ class Line:
 
     async def cut(self) -> None:
         """As if Triton was killed: what is open breaks, and new connections are refused."""
+        assert self._server is not None
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()

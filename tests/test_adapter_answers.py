@@ -12,7 +12,7 @@ from client.errors import InvalidInput, NotAcceptable
 from client.items import Embedding, EmbedInput, Recipe
 from tests.in_process import adapter, png64, refused
 
-DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+DTYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 def read_json(response: httpx.Response, dtype: str) -> np.ndarray:

@@ -5,9 +5,12 @@ give on demand.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +22,14 @@ from tests.in_process import adapter
 
 Answer = tuple[int, dict[str, str], bytes]
 BUSY = (429, {"Retry-After": "1"}, b'{"error": {"message": "429: too busy.", "param": null}}')
-GOOD = (200, {}, b'{"embedding": [0.6, 0.8]}')
+GOOD: Answer = (200, {}, b'{"embedding": [0.6, 0.8]}')
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., AdapterClient]]:
     """Starts a server that gives these answers, one after the other."""
-    servers = []
+    servers: list[HTTPServer] = []
+    clients = ExitStack()
 
     def start(*answers: Answer) -> AdapterClient:
         remaining = list(answers)
@@ -45,9 +49,10 @@ def serve() -> Iterator[Callable[..., AdapterClient]]:
 
         servers.append(HTTPServer(("127.0.0.1", 0), Handler))
         Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return AdapterClient(f"http://127.0.0.1:{servers[-1].server_port}/")
+        return clients.enter_context(AdapterClient(f"http://127.0.0.1:{servers[-1].server_port}/"))
 
-    yield start
+    with clients:
+        yield start
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -61,11 +66,16 @@ async def test_the_key_of_a_server_that_wants_one(monkeypatch):
         while not server.started:
             await asyncio.sleep(0.01)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+        def info() -> dict[str, Any]:
+            with AdapterClient(url) as client:
+                return client.info()
+
         with pytest.raises(AdapterError, match="put it into the environment variable QWEN3_VL_EMBED_API_KEY") as told:
-            await asyncio.to_thread(lambda: AdapterClient(url).info())
+            await asyncio.to_thread(info)
         assert told.value.status == 401
         monkeypatch.setenv("QWEN3_VL_EMBED_API_KEY", "s3cret-Key")
-        assert "adapter" in await asyncio.to_thread(lambda: AdapterClient(url).info())
+        assert "adapter" in await asyncio.to_thread(info)
         server.should_exit = True
         await running
 
@@ -74,7 +84,7 @@ async def test_the_key_of_a_server_that_wants_one(monkeypatch):
 def waits(monkeypatch) -> list[float]:
     """The seconds that the client would have slept."""
     slept: list[float] = []
-    monkeypatch.setattr(adapter_client.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     return slept
 
 

@@ -1,6 +1,7 @@
 """How many items are taken in: a bound that is set, and one that is learnt from how long they take."""
 
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ class Line:
     def __init__(self) -> None:
         self.now = 0.0
         self.admission = Admission(MOST, SECONDS, BUSY)
-        self._waiting = []
+        self._waiting: list[Any] = []
 
     def come(self, count: int, items: int = 1, seconds: float = SECONDS) -> None:
         for _ in range(count):

@@ -105,6 +105,8 @@ async def test_the_load_client_refuses_what_is_not_200():
     async def refuse(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\n\r\nbusy")
+        await reader.read()
+        writer.close()
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     connection = await load.Connection.open(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")

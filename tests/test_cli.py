@@ -1,12 +1,12 @@
 """The commands, as a person types them, against the real stack: Triton, the adapter and the checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from cli.__main__ import app
 from cli.validation import NAMES, swatch
@@ -19,7 +19,7 @@ def run(stack, monkeypatch):
     """Runs a command against the stack; stdout and stderr apart."""
     monkeypatch.setenv("QWEN3_VL_EMBED_URL", stack.adapter_url)
 
-    def invoke(*arguments: object, **settings: object) -> Result:
+    def invoke(*arguments: object, **settings: Any) -> Result:
         return runner.invoke(app, [str(argument) for argument in arguments], **settings)
 
     return invoke

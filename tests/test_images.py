@@ -24,7 +24,7 @@ def half_transparent() -> Image.Image:
 def palette(transparent: bool) -> bytes:
     image = solid("P", 1)
     image.putpalette([0, 0, 0, *COLOUR])
-    return encoded(image, **({"transparency": 1} if transparent else {}))
+    return encoded(image, transparency=1) if transparent else encoded(image)
 
 
 def grey16(value: int) -> bytes:

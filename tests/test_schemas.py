@@ -261,6 +261,9 @@ def test_unknown_settings_and_bad_values_are_refused_by_name(name, value, monkey
         Settings.from_environment()
 
 
-def test_the_version_is_the_projects():
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    assert __version__ == project["version"]
+def test_the_version_stands_in_one_place():
+    root = Path(__file__).parent.parent
+    settings = tomllib.loads((root / "pyproject.toml").read_text())
+    assert "version" not in settings["project"]
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "client.__version__"}
+    assert f"\n## {__version__}" in (root / "CHANGELOG.md").read_text()

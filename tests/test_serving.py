@@ -23,6 +23,8 @@ from tests.conftest import CHECKPOINT, serve_settings
 from tests.in_process import png64
 
 _spec = spec_from_file_location("watchdog", WATCHDOG)
+assert _spec is not None
+assert _spec.loader is not None
 watchdog = module_from_spec(_spec)
 _spec.loader.exec_module(watchdog)
 

@@ -27,6 +27,7 @@ def screen(request, monkeypatch) -> Console:
 
 
 def lines(screen: Console) -> list[str]:
+    assert isinstance(screen.file, StringIO)
     shown = screen.file.getvalue().splitlines()
     assert max(map(len, shown)) <= screen.width
     return shown

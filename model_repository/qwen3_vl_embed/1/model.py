@@ -68,7 +68,7 @@ class TritonPythonModel:
             "prompt: {prompt}, pooling: {recipe[pooling]}".format(**self.embedder.info)
         )
 
-    def execute(self, requests: list) -> list | None:
+    def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"] | None:
         """One response for each request: in order at the end, or each through its sender as soon as it is ready."""
         if self.pipeline is None:
             rows = read_waited_for if len(requests) > 1 else read_rows  # a lone request came without waiting
@@ -84,23 +84,29 @@ class TritonPythonModel:
         if self.pipeline is not None:
             self.pipeline.close()
 
-    def _respond_together(self, requests: list[list[EmbedInput | EmbedError]]) -> list:
-        answers = iter(self.embedder.embed([row for request in requests for row in request if _is_input(row)]))
-        return [self._respond([next(answers) if _is_input(row) else row for row in request]) for request in requests]
+    def _respond_together(self, requests: list[list[EmbedInput | EmbedError]]) -> list["pb_utils.InferenceResponse"]:
+        inputs = [row for request in requests for row in request if isinstance(row, EmbedInput)]
+        answers = iter(self.embedder.embed(inputs))
+        return [
+            self._respond([next(answers) if isinstance(row, EmbedInput) else row for row in request])
+            for request in requests
+        ]
 
     def _send(self, sender: "pb_utils.InferenceResponseSender", answers: list[Embedding | EmbedError]) -> None:
         sender.send(self._respond(answers), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _respond(self, answers: list[Embedding | EmbedError]) -> "pb_utils.InferenceResponse":
+        rows: list[Embedding] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, EmbedError):
                 return failure(answer, f"row {index}: " if len(answers) > 1 else "")
-        if len({len(answer.vector) for answer in answers}) > 1:
+            rows.append(answer)
+        if len({len(row.vector) for row in rows}) > 1:
             return failure(InvalidInput("options.dimensions must be the same in all rows of one request"), "")
         columns = {
-            "embedding": np.stack([answer.vector for answer in answers]),  # (rows, D) float32
-            "tokens": np.array([[answer.tokens] for answer in answers], dtype=np.int32),
-            "info": np.array([[self._info(answer)] for answer in answers], dtype=object),
+            "embedding": np.stack([row.vector for row in rows]),  # (rows, D) float32
+            "tokens": np.array([[row.tokens] for row in rows], dtype=np.int32),
+            "info": np.array([[self._info(row)] for row in rows], dtype=np.object_),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
 
@@ -136,10 +142,6 @@ def read_row(text: bytes, image: bytes, options: bytes) -> EmbedInput | EmbedErr
         return InvalidInput("the text is not valid UTF-8")
     except EmbedError as error:
         return error
-
-
-def _is_input(row: EmbedInput | EmbedError) -> bool:
-    return isinstance(row, EmbedInput)
 
 
 def failure(error: EmbedError, where: str) -> "pb_utils.InferenceResponse":

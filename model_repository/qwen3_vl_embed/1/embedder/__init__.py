@@ -1,7 +1,7 @@
 """Text and image embeddings from a Qwen3-VL checkpoint. Knows Qwen3-VL, images, prompts, torch; not Triton, not HTTP.
 
-    embedder = Embedder.load(EmbedderConfig(checkpoint="checkpoints/qwen3-vl-color-tiny"))
-    red, swatch = embedder.embed([EmbedInput(text="red"), EmbedInput(image=png_bytes)])
+embedder = Embedder.load(EmbedderConfig(checkpoint="checkpoints/qwen3-vl-color-tiny"))
+red, swatch = embedder.embed([EmbedInput(text="red"), EmbedInput(image=png_bytes)])
 """
 
 import os

@@ -30,21 +30,22 @@ def text_bytes(config: PretrainedConfig, item_bytes: int) -> int:
     """Of a token in a decoder layer: residual stream and norms, the MLP's three products, queries, keys and values."""
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     mlp = getattr(config, "moe_intermediate_size", 0) * getattr(config, "num_experts_per_tok", 0)
-    return item_bytes * (6 * config.hidden_size + 3 * max(config.intermediate_size, mlp) + 3 * heads * config.head_dim)
+    values = 6 * config.hidden_size + 3 * max(config.intermediate_size, mlp) + 3 * heads * config.head_dim
+    return item_bytes * int(values)
 
 
 def vision_bytes(config: PretrainedConfig, item_bytes: int) -> int:
     """Of a patch in a vision block: its pixels, 8-bit and float32, the block's numbers, and float32 rotary ones."""
     pixels = 12 * config.in_channels * config.patch_size**2
     block = item_bytes * (8 * config.hidden_size + 2 * config.intermediate_size)
-    return pixels + block + 4 * 6 * config.hidden_size
+    return int(pixels + block + 4 * 6 * config.hidden_size)
 
 
 def free_bytes(device: torch.device) -> int:
     """What a pass on this device could still take: the GPU's, or the machine's within the container's limit."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return int(torch.cuda.mem_get_info(device)[0])
     limit = CGROUP / "memory.max"
     text = limit.read_text().strip() if limit.is_file() else "max"
-    machine = psutil.virtual_memory().available
-    return machine if text == "max" else min(machine, int(text) - psutil.Process(os.getpid()).memory_info().rss)
+    machine: int = psutil.virtual_memory().available
+    return machine if text == "max" else min(machine, int(text) - int(psutil.Process(os.getpid()).memory_info().rss))

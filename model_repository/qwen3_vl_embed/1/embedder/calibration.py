@@ -9,9 +9,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedder.errors import InvalidInput
 
@@ -23,10 +24,11 @@ KINDS: tuple[Kind, ...] = ("text", "image")
 class Calibration:
     """`mean`: (D,) of each kind; `top`: (k, D) orthonormal rows to remove; `whiten`: (D, D) to multiply with."""
 
-    about: dict  # {"method", "forward" (the recipe it was fitted to), "weights", "samples", "hash" (of the arrays)}
-    mean: dict[Kind, np.ndarray]
-    top: dict[Kind, np.ndarray]
-    whiten: dict[Kind, np.ndarray]
+    # {"method", "forward" (the recipe it was fitted to), "weights", "samples", "hash" (of the arrays)}
+    about: dict[str, Any]
+    mean: dict[Kind, NDArray[np.float32]]
+    top: dict[Kind, NDArray[np.float32]]
+    whiten: dict[Kind, NDArray[np.float32]]
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -45,7 +47,7 @@ class Calibration:
             raise ValueError(f"{path} is not a calibration file ({error}); make one with `calibrate`") from None
         return cls(about, mean, top, whiten)
 
-    def check(self, forward: dict, weights: str) -> None:
+    def check(self, forward: dict[str, Any], weights: str) -> None:
         """Raises InvalidInput when it was fitted to another recipe or to other weights."""
         if self.about["weights"] != weights:
             raise InvalidInput("options.center: the calibration was fitted to another checkpoint: leave center out")
@@ -57,7 +59,7 @@ class Calibration:
                 "ask for the recipe that it was fitted with, or leave center out"
             )
 
-    def apply(self, row: np.ndarray, kind: Kind) -> np.ndarray:
+    def apply(self, row: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
         """(D,) -> (D,), float32."""
         centred = row / np.linalg.norm(row) - self.mean[kind]
         if kind in self.top:
@@ -65,12 +67,12 @@ class Calibration:
         return (centred @ self.whiten[kind] if kind in self.whiten else centred).astype(np.float32)
 
 
-def save(path: str | Path, about: dict, arrays: dict[str, np.ndarray]) -> None:
+def save(path: str | Path, about: dict[str, Any], arrays: dict[str, NDArray[np.float32]]) -> None:
     """Write a calibration file (.npz): the arrays of `fit`, what they were fitted to, and their hash."""
     np.savez(path, about=json.dumps(about | {"hash": digest(arrays)}), **arrays)
 
 
-def digest(arrays: dict[str, np.ndarray]) -> str:
+def digest(arrays: dict[str, NDArray[np.float32]]) -> str:
     """sha256 over names, shapes and numbers, twelve hex digits."""
     whole = hashlib.sha256()
     for name in sorted(arrays):
@@ -78,7 +80,7 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
     return whole.hexdigest()[:12]
 
 
-def fit(rows: dict[Kind, np.ndarray], method: str) -> dict[str, np.ndarray]:
+def fit(rows: dict[Kind, NDArray[np.float32]], method: str) -> dict[str, NDArray[np.float32]]:
     """The arrays of a calibration file from vectors (N, D) of each kind, fitted to each kind by itself.
 
     `method`: `mean`, `abtt-K` (K principal directions) or `zca-A` (shrinkage A, 0…1, towards a scaled identity).
@@ -87,7 +89,7 @@ def fit(rows: dict[Kind, np.ndarray], method: str) -> dict[str, np.ndarray]:
         ValueError: no such method.
     """
     name, _, value = method.partition("-")
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, NDArray[np.float32]] = {}
     for kind, vectors in rows.items():
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         mean = unit.mean(axis=0)
@@ -102,8 +104,9 @@ def fit(rows: dict[Kind, np.ndarray], method: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _zca(centred: np.ndarray, shrinkage: float) -> np.ndarray:
+def _zca(centred: NDArray[np.float32], shrinkage: float) -> NDArray[np.float32]:
     covariance = centred.T @ centred / len(centred)
     scale = np.trace(covariance) / len(covariance)
     values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * scale * np.eye(len(covariance)))
-    return (vectors / np.sqrt(values)) @ vectors.T
+    whitening: NDArray[np.float32] = (vectors / np.sqrt(values)) @ vectors.T
+    return whitening

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -30,16 +31,16 @@ class Checkpoint:
     revision: str | None  # the hub commit; None for a folder
 
     @cached_property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         return self._json("config.json")
 
     @cached_property
-    def preprocessor(self) -> dict:
+    def preprocessor(self) -> dict[str, Any]:
         return self._json("preprocessor_config.json")
 
     @property
     def model_type(self) -> str:
-        return self.config["model_type"]
+        return str(self.config["model_type"])
 
     @property
     def is_embedding(self) -> bool:
@@ -74,14 +75,15 @@ class Checkpoint:
                 digest.update(file.read(MIB))
         return digest.hexdigest()
 
-    def _json(self, file: str) -> dict:
+    def _json(self, file: str) -> dict[str, Any]:
         path = self.folder / file
         if not path.is_file():
             raise UnsupportedCheckpoint(f"{self.name} has no {file}; is it a complete checkpoint folder?")
         try:
-            return json.loads(path.read_text())
+            values: dict[str, Any] = json.loads(path.read_text())
         except ValueError as error:
             raise UnsupportedCheckpoint(f"{self.name}: {file} is not valid JSON ({error})") from None
+        return values
 
 
 def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:

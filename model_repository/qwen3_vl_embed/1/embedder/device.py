@@ -1,10 +1,12 @@
 """From the CPU's numbers to the device's. Knows no model."""
 
-import numpy as np
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 
 
-def to_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+def to_device(array: NDArray[Any], device: torch.device | str) -> torch.Tensor:
     """A tensor of the same numbers; to a GPU from page-locked memory, so that the copy waits for nobody."""
     tensor = torch.from_numpy(array)
     if torch.device(device).type == "cuda":

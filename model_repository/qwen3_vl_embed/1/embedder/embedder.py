@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from traceback import clear_frames
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from PIL import Image
 
 from embedder import images, pooling
@@ -44,14 +45,14 @@ THREADS = 8  # at most: each holds a decoded image, and a few feed a GPU
 class Embedding:
     """One input's vector, float32 (D,) or (dimensions,), and what it took."""
 
-    vector: np.ndarray
+    vector: NDArray[np.float32]
     tokens: int  # of the whole sequence, prompt included
     preprocess_ms: float  # of this input
     forward_ms: float  # of the forward pass that it was part of
     batch_items: int  # inputs in that pass
     recipe: Recipe
     warnings: tuple[str, ...] = ()
-    render: dict | None = None  # with the option `render`
+    render: dict[str, Any] | None = None  # with the option `render`
 
 
 class Embedder:
@@ -148,7 +149,9 @@ class Embedder:
         self.counts["patches"] += sum(packed.images.bounds.lengths) if packed.images else 0
         self.counts["reused_tokens"] += sum(map(len, packed.prefixes))
 
-    def _finish(self, row: np.ndarray, prepared: Prepared, forward_ms: float, items: int) -> Embedding | EmbedError:
+    def _finish(
+        self, row: NDArray[np.float32], prepared: Prepared, forward_ms: float, items: int
+    ) -> Embedding | EmbedError:
         recipe, sequence, calibration = prepared.recipe, prepared.sequence, self.preparer.calibration
         try:
             if recipe.center and calibration is not None:
@@ -165,7 +168,7 @@ class Embedder:
             return (f"dimensions: this checkpoint was not trained for vectors cut to {recipe.dimensions} numbers",)
         return ()
 
-    def _rendered(self, prepared: Prepared) -> dict:
+    def _rendered(self, prepared: Prepared) -> dict[str, Any]:
         """What ends a "my vector differs": the exact sequence, and the tokens that are pooled."""
         sequence = prepared.sequence
         pooled = sequence.tokens.content if prepared.recipe.pooling == "mean" else ((len(sequence) - 1, len(sequence)),)
@@ -178,7 +181,7 @@ class Embedder:
             "pooled": pooled,
         }
 
-    def _describe(self) -> dict:
+    def _describe(self) -> dict[str, Any]:
         """What makes the vectors: for `/info`, and (its `id`) for caches, which changes whenever a vector may."""
         config = self.config
         info = {

@@ -1,10 +1,10 @@
 """The embedder's errors, a closed set. Knows nothing of status codes: `model.py` maps them to Triton's.
 
-    EmbedError
-    ├── InvalidInput            the caller's mistake: the message says what to change
-    ├── InferenceFailed         ours: the model gave no usable vector
-    ├── Abandoned               nobody's: whoever asked does not wait any more
-    └── UnsupportedCheckpoint   at start: this checkpoint cannot be served, and why
+EmbedError
+├── InvalidInput            the caller's mistake: the message says what to change
+├── InferenceFailed         ours: the model gave no usable vector
+├── Abandoned               nobody's: whoever asked does not wait any more
+└── UnsupportedCheckpoint   at start: this checkpoint cannot be served, and why
 """
 
 

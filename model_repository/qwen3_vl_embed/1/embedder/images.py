@@ -9,6 +9,7 @@ from io import BytesIO
 from time import thread_time
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from qwen_vl_utils.vision_process import smart_resize
 
@@ -43,7 +44,7 @@ class Patches:
     are equal. `grid`: rows and columns of patches; P is their product.
     """
 
-    pixels: np.ndarray
+    pixels: NDArray[np.uint8]
     grid: tuple[int, int]
 
     @property

@@ -67,7 +67,7 @@ class PackedModel:
     @property
     def dimension(self) -> int:
         """D, the text model's hidden size: 2560 for the 4B."""
-        return self.model.config.text_config.hidden_size
+        return int(self.model.config.text_config.hidden_size)
 
     @property
     def layers(self) -> int:
@@ -211,7 +211,7 @@ class PackedModel:
         """Within it, a forward pass leaves the rows of the asked states in the dictionary, (1, R, D) each."""
         states: dict[Layer, torch.Tensor] = {}
 
-        def keep(layer: Layer, arguments: tuple) -> None:
+        def keep(layer: Layer, arguments: tuple[torch.Tensor, ...]) -> None:
             states[layer] = at(arguments[0], None if narrows and layer == "attn" else rows)
 
         hooks = [

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from embedder.attention import Bounds
 from embedder.device import to_device
@@ -36,7 +37,7 @@ class Sequence:
         return tuple(self.tokens.ids[:length].tolist()) if REUSED_FROM <= length <= REUSED_TO else ()
 
     @property
-    def positions(self) -> np.ndarray:
+    def positions(self) -> NDArray[np.int64]:
         """int64 (3, T): time, height and width of M-RoPE.
 
         The closed form of transformers' `Qwen3VLModel.get_rope_index` for one image or none: text counts up; the image

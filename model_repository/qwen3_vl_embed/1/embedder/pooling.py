@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from embedder.device import to_device
 from embedder.errors import InferenceFailed
@@ -12,7 +13,7 @@ from embedder.packing import Packed
 from embedder.recipes import Layer, Recipe
 
 
-def pool(model: PackedModel, packed: Packed, recipes: list[Recipe]) -> np.ndarray:
+def pool(model: PackedModel, packed: Packed, recipes: list[Recipe]) -> NDArray[np.float32]:
     """One forward pass, one row for each sequence: float32 (N, D). The caller turns gradients off."""
     picked = [_tokens(packed, row, recipe.pooling) for row, recipe in enumerate(recipes)]
     states = model.hidden(packed, {recipe.layer for recipe in recipes}, to_device(np.concatenate(picked), model.device))
@@ -31,7 +32,9 @@ def pool(model: PackedModel, packed: Packed, recipes: list[Recipe]) -> np.ndarra
     return rows
 
 
-def pool_all(model: PackedModel, packed: Packed, layers: list[Layer]) -> dict[tuple[Layer, str, bool], np.ndarray]:
+def pool_all(
+    model: PackedModel, packed: Packed, layers: list[Layer]
+) -> dict[tuple[Layer, str, bool], NDArray[np.float32]]:
     """One forward pass, every (layer, `last` or `mean`, with the final norm or not): float32 (N, D) each."""
     sequences = range(len(packed.contents))
     picked = {pooling: [_tokens(packed, row, pooling) for row in sequences] for pooling in ("last", "mean")}
@@ -47,21 +50,22 @@ def pool_all(model: PackedModel, packed: Packed, layers: list[Layer]) -> dict[tu
     return found
 
 
-def average(model: PackedModel, chosen: torch.Tensor, counts: list[int], final_norm: bool) -> np.ndarray:
+def average(model: PackedModel, chosen: torch.Tensor, counts: list[int], final_norm: bool) -> NDArray[np.float32]:
     """The mean of each sequence's states, `counts` of them in a row: (tokens of all, D) -> (sequences, D) float32.
 
     Summed per sequence in float32: a bfloat16 cumulative sum loses the vector (cosine 0.84, seen in SGLang).
     """
     chosen = (model.final_norm(chosen) if final_norm else chosen).float().cpu()
-    if len(chosen) == len(counts):
-        return chosen.numpy()
-    lengths = torch.tensor(counts)
-    owner = torch.arange(len(counts)).repeat_interleave(lengths)
-    sums = torch.zeros(len(counts), chosen.shape[1]).index_add_(0, owner, chosen)
-    return (sums / lengths[:, None]).numpy()
+    if len(chosen) > len(counts):
+        lengths = torch.tensor(counts)
+        owner = torch.arange(len(counts)).repeat_interleave(lengths)
+        sums = torch.zeros(len(counts), chosen.shape[1]).index_add_(0, owner, chosen)
+        chosen = sums / lengths[:, None]
+    means: NDArray[np.float32] = chosen.numpy()
+    return means
 
 
-def _tokens(packed: Packed, row: int, pooling: str) -> np.ndarray:
+def _tokens(packed: Packed, row: int, pooling: str) -> NDArray[np.int64]:
     """The indices, among all packed tokens, that make this row's vector.
 
     `last`, `eos`: the last token. `mean`: the content's own tokens (the text's, the image's).
@@ -71,7 +75,7 @@ def _tokens(packed: Packed, row: int, pooling: str) -> np.ndarray:
     return np.array([packed.ends[row] - 1])
 
 
-def finish(row: np.ndarray, recipe: Recipe) -> np.ndarray:
+def finish(row: NDArray[np.float32], recipe: Recipe) -> NDArray[np.float32]:
     """Truncate, then divide by the L2 norm: float32 (dimensions or D,).
 
     Raises:

@@ -63,7 +63,7 @@ class Recipe:
             **chosen,
         )
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """As JSON, with its id."""
         return {"id": self.id, **asdict(self)}
 
@@ -73,7 +73,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
-    def forward(self) -> dict:
+    def forward(self) -> dict[str, Any]:
         """What of it decides the pooled state, which is what a calibration is fitted to."""
         after = ("center", "normalize", "dimensions")
         return {name: value for name, value in asdict(self).items() if name not in after}

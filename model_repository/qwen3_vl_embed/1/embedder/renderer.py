@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -36,7 +37,7 @@ class Tokens:
     before them whatever they are.
     """
 
-    ids: np.ndarray
+    ids: NDArray[np.int64]
     content: tuple[Span, ...]
     image: Span | None = None
     prefix: int = 0
@@ -70,9 +71,9 @@ class Renderer:
             raise InvalidInput(f"the text has {length} tokens; at most {self.max_text_tokens} are allowed")
         return tokens
 
-    def decode(self, ids: np.ndarray) -> str:
+    def decode(self, ids: NDArray[np.int64]) -> str:
         """The string that `ids` stand for, special tokens included."""
-        return self._tokenizer.decode(ids)
+        return str(self._tokenizer.decode(ids))
 
     def _check_text(self, text: str) -> None:
         if not text.strip():
@@ -107,7 +108,7 @@ class Renderer:
         messages = [{"role": "user", "content": parts}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]})
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _fill(self, frame: Frame, text: str, image_tokens: int) -> Tokens:
         ids: list[int] = []

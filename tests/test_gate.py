@@ -1,0 +1,40 @@
+"""The gate is shut: what `make test` runs first, and the settings of pytest, with and without pytest-asyncio."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def test_a_warning_is_an_error(tmp_path):
+    path = tmp_path / "test_planted.py"
+    path.write_text("import warnings\n\n\ndef test_it():\n    warnings.warn('planted', stacklevel=1)\n")
+    done = run_pytest("-c", "pyproject.toml", "-p", "tests.conftest", str(path))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "UserWarning: planted" in done.stdout
+
+
+def test_the_gpu_tests_run_where_pytest_asyncio_is_not_installed():
+    done = run_pytest("-p", "no:asyncio", "tests/test_gpu.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout or "skipped" in done.stdout
+
+
+def test_pre_commit_and_the_workflow_do_what_make_does():
+    makefile = (ROOT / "Makefile").read_text()
+    assert "\ntest: check" in makefile
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    for hook in hooks:
+        tool = " ".join(word for word in hook["entry"].split() if word != "--force-exclude")
+        assert tool.replace(".venv/bin", "$(BIN)") in makefile
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]["steps"]
+    assert steps[-1]["run"] == ".ci/run"
+    assert (ROOT / ".ci" / "run").read_text().endswith("\nmake test\n")
