@@ -23,6 +23,7 @@ import sys
 from contextlib import closing
 from glob import glob
 from http.client import HTTPConnection, HTTPException
+from secrets import token_hex
 from time import monotonic
 
 MODEL = "/v2/models/qwen3_vl_embed"
@@ -34,6 +35,7 @@ PROBE = {
     ],
     "outputs": [{"name": "tokens"}],  # the smallest one
 }
+UNUSED = "shared-memory,model-repository,logging,trace"  # of Triton's APIs
 FULL = b"Exceeds maximum queue size"  # too busy even for the probe, which is no reason to stop it
 
 # The longest that a silence lasts before it is seen: STRIKES * (PAUSE + COUNT + PROBE) = 9 s.
@@ -165,6 +167,16 @@ def traced(url: str) -> list[str]:
     return [f"--trace-config={each}" for each in (*settings, "level=TIMESTAMPS", "rate=1")] if url else []
 
 
+def closed() -> list[str]:
+    """The flags that refuse the APIs which nobody here needs and a stranger could use: 403, or UNAVAILABLE over gRPC.
+
+    Triton lets in whoever sends a secret header, and any local user reads that on this command line. So its name and
+    its value hold a line break, which neither HTTP/1.1 nor gRPC carries: nobody can send it, and nobody needs to.
+    """
+    header = f"x-nobody\n=\n{token_hex(16)}"
+    return [f"--{flag}={UNUSED}:{header}" for flag in ("http-restricted-api", "grpc-restricted-protocol")]
+
+
 def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
     """Its exit status, or None when it is still running after `seconds`."""
     try:
@@ -176,4 +188,4 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["check"]:
         sys.exit(not Triton(0, "127.0.0.1", 8000).embeds(CHECK_SECONDS))
-    sys.exit(run([*sys.argv[1:], *traced(os.environ.get("TRITON_TRACES_URL", ""))]))
+    sys.exit(run([*sys.argv[1:], *closed(), *traced(os.environ.get("TRITON_TRACES_URL", ""))]))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 Filter = Callable[[str], str | None]  # a line -> what to show of it, or None
+KEYS = ("ADAPTER_", "QWEN3_VL_EMBED_")  # what variables begin with that may hold a caller's key
 
 
 class Process:
@@ -72,3 +73,8 @@ class Process:
         assert self.popen.stdout
         for line in self.popen.stdout:
             yield line.rstrip("\n").rsplit("\r", 1)[-1]
+
+
+def keyless() -> dict[str, str]:
+    """This process's environment without what holds a key: for everything that is not the adapter."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(KEYS)}

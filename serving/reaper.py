@@ -21,10 +21,14 @@ SHARED_MEMORY = Path("/dev/shm")
 class Reaper:
     """Runs from here to `close`, or to our end."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, environment: dict[str, str]) -> None:
         """`prefix`: of the names of all shared memory that our processes make."""
         self._popen = subprocess.Popen(
-            [sys.executable, "-S", __file__, prefix], stdin=subprocess.PIPE, start_new_session=True, text=True
+            [sys.executable, "-S", __file__, prefix],
+            env=environment,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
         )
 
     def watch(self, group: int) -> None:

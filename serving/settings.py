@@ -21,8 +21,9 @@ class ServeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
-    host: str = Field("127.0.0.1", description="address that the adapter and Triton listen on")
+    host: str = Field("127.0.0.1", description="address that the adapter listens on")
     port: int = Field(8001, ge=1, le=65535, description="the adapter's port")
+    triton_host: str = Field("127.0.0.1", description="address that Triton listens on, past every limit and the key")
     triton_http_port: int = Field(8010, ge=1, le=65535, description="Triton's HTTP port")
     triton_grpc_port: int = Field(8011, ge=1, le=65535, description="Triton's gRPC port")
     triton_metrics_port: int = Field(8012, ge=1, le=65535, description="Triton's Prometheus port")
@@ -51,6 +52,25 @@ class ServeSettings(BaseSettings):
     def ports(self) -> dict[str, int]:
         """Each port under the name of its variable."""
         return {PREFIX + name.upper(): getattr(self, name) for name in type(self).model_fields if name.endswith("port")}
+
+    @property
+    def url(self) -> str:
+        """The adapter's, as it is asked from this machine."""
+        return f"http://{_reached(self.host)}:{self.port}"
+
+    @property
+    def triton_http(self) -> str:
+        """host:port of Triton's HTTP endpoint, as it is asked from this machine."""
+        return f"{_reached(self.triton_host)}:{self.triton_http_port}"
+
+    @property
+    def triton_grpc(self) -> str:
+        """The same of its gRPC endpoint."""
+        return f"{_reached(self.triton_host)}:{self.triton_grpc_port}"
+
+
+def _reached(host: str) -> str:
+    return "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
 
 
 def checkpoint(environment: Mapping[str, str] = os.environ) -> str:

@@ -11,7 +11,7 @@ import httpx
 from rich.console import Console
 
 from serving import logs
-from serving.process import Filter, Process
+from serving.process import Filter, Process, keyless
 from serving.reaper import Reaper, remove_regions
 from serving.settings import ROOT, ServeSettings, ServingError
 from serving.tritonserver import Tritonserver
@@ -29,7 +29,7 @@ class Stack:
         self.regions = (
             f"qwen3_vl_embed_{os.getpid()}_{secrets.token_hex(4)}"  # what its shared memory's names begin with
         )
-        self._reaper = Reaper(self.regions)
+        self._reaper = Reaper(self.regions, keyless())
         self._processes: dict[str, Process] = {}
         self.stopping = threading.Event()
 
@@ -43,11 +43,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        return f"http://{self._address}:{self.settings.port}"
-
-    @property
-    def _address(self) -> str:
-        return "localhost" if self.settings.host in ("127.0.0.1", "0.0.0.0") else self.settings.host
+        return self.settings.url
 
     def start(self) -> None:
         """Start both and wait until they answer.
@@ -109,14 +105,13 @@ class Stack:
         command = [sys.executable, str(WATCHDOG), *self.server.command(self.settings, self.regions)]
         triton = self._run("triton", command, self.server.environment(self.checkpoint), show, "green")
         with self.console.status(f"loading {self.checkpoint} …"):
-            port = self.settings.triton_http_port
-            self._await(triton, f"http://{self._address}:{port}/v2/health/ready", self.settings.start_seconds)
+            self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready", self.settings.start_seconds)
 
     def _start_adapter(self) -> None:
         environment = os.environ | {
             "ADAPTER_HOST": self.settings.host,
             "ADAPTER_PORT": str(self.settings.port),
-            "ADAPTER_TRITON_URL": f"{self._address}:{self.settings.triton_grpc_port}",
+            "ADAPTER_TRITON_URL": self.settings.triton_grpc,
             "PYTHONPATH": str(ROOT),
         }
         command = [sys.executable, "-m", "client"]
@@ -144,7 +139,7 @@ def check_ports(settings: ServeSettings) -> None:
     for name, port in settings.ports.items():
         if (first := names.setdefault(port, name)) != name:
             raise ServingError(f"{first} and {name} are both {port}: give each a port of its own")
-        check_port(settings.host, port, name)
+        check_port(settings.triton_host if "TRITON" in name else settings.host, port, name)
 
 
 def check_port(host: str, port: int, name: str) -> None:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
+from serving.process import keyless
 from serving.settings import ROOT, ServeSettings, ServingError
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -57,9 +58,9 @@ class Tritonserver:
             "model-repository": ROOT / "model_repository",
             "model-control-mode": "none",  # loading models over the network would be running code over the network
             "exit-timeout-secs": settings.stop_seconds,
-            "http-address": settings.host,
+            "http-address": settings.triton_host,  # the metrics port's too
             "http-port": settings.triton_http_port,
-            "grpc-address": settings.host,
+            "grpc-address": settings.triton_host,
             "grpc-port": settings.triton_grpc_port,
             "metrics-port": settings.triton_metrics_port,
         }
@@ -75,9 +76,9 @@ class Tritonserver:
         return [str(self.binary), "--disable-auto-complete-config", *given, *backend]
 
     def environment(self, checkpoint: str) -> dict[str, str]:
-        """This process's environment; the virtual environment comes first on PATH, which is how the stub finds it."""
+        """This process's environment, but for keys; the virtual environment comes first on PATH, which is how the stub finds it."""
         paths = [str(library) for library in self.libraries] + [os.environ.get("LD_LIBRARY_PATH", "")]
-        return os.environ | {
+        return keyless() | {
             "EMBED_CHECKPOINT": checkpoint,
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
             "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]),

@@ -40,9 +40,9 @@ def serve_settings(**changes) -> ServeSettings:
 
 
 @contextmanager
-def running(**environment: str) -> Iterator[RunningStack]:
+def running(settings: ServeSettings | None = None, **environment: str) -> Iterator[RunningStack]:
     """A stack of its own, with these variables set while it starts."""
-    settings = serve_settings()
+    settings = settings or serve_settings()
     stack = Stack(settings, str(CHECKPOINT), Console(stderr=True))
     try:
         with pytest.MonkeyPatch.context() as patch:

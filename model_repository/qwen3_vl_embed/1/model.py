@@ -7,8 +7,10 @@ never notice.
 
 import gc
 import json
+import os
 import traceback
 from functools import partial
+from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
@@ -51,6 +53,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the checkpoint of the `EMBED_*` settings; a sentence in Triton's log says why, if that fails."""
+        keep_private()
         try:
             config = EmbedderConfig.from_environment()
             if config.device in ("auto", "cuda") and args["model_instance_kind"] == "GPU":  # one instance on each
@@ -115,6 +118,18 @@ class TritonPythonModel:
         rendered = {"render": answer.render} if answer.render else {}
         own = json.dumps({"recipe": answer.recipe.id, **about, **rendered})
         return f'{{"model": {self._model}, {own[1:]}'.encode()  # the model's part is the longer one and never changes
+
+
+def keep_private() -> None:
+    """Close the shared memory that brings requests here to other users, before the first one comes.
+
+    The backend makes it readable for all (boost sets the mode itself, so no umask helps). It grows in place, and
+    keeps the mode then.
+    """
+    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    for path in mapped:
+        if path.startswith("/dev/shm/") and not path.endswith(" (deleted)"):
+            os.chmod(path, 0o600)
 
 
 def read_waited_for(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:
