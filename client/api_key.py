@@ -10,10 +10,11 @@ from hashlib import sha256
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from client import docs
 from client.errors import Unauthorized, error_response
 from client.settings import PREFIX, Settings, SettingsError
 
-OPEN = {"/health", "/health/ready", "/health/live", "/openapi.json", "/docs"}
+OPEN = {"/health", "/health/ready", "/health/live", "/openapi.json", "/docs", *docs.FILES}
 _MESSAGE = "This server wants its key: send it in the header Authorization: Bearer <key>."
 
 

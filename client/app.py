@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from client import __version__, api_key, metrics, openapi
+from client import __version__, api_key, docs, metrics, openapi
 from client.access_log import AccessLog
 from client.admission import Admission
 from client.answers import Form, accepted, answer, stages_ms
@@ -120,7 +120,7 @@ def _routes(max_items: int) -> list[BaseRoute]:
         Route("/health/live", live, methods=["HEAD"]),
         Endpoint("/metrics", figures, **operation, response_class=PlainTextResponse),
         Route("/openapi.json", document),
-        Route("/docs", docs),
+        *docs.routes(),
     ]
 
 
@@ -263,11 +263,6 @@ async def figures(request: Request) -> Response:
 async def document(request: Request) -> Response:
     """The contract, for programs."""
     return _json(request.app.openapi())
-
-
-async def docs(_: Request) -> Response:
-    """The contract, for people."""
-    return openapi.page("/openapi.json")
 
 
 def _json(value: object) -> Response:

@@ -7,7 +7,6 @@ benchmark reads its batch size there. Knows the schemas; handles no request.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.requests import Request
@@ -100,11 +99,6 @@ def document(routes: Sequence[BaseRoute], keyed: bool) -> dict[str, Any]:
                 if path not in OPEN:
                     operation["responses"].setdefault("401", _REFUSED)
     return document
-
-
-def page(url: str) -> Response:
-    """Swagger, reading the document at `url`."""
-    return get_swagger_ui_html(openapi_url=url, title=TITLE)
 
 
 def request_body(model: type[TextRequest | ImageRequest | RenderRequest], max_items: int) -> dict[str, Any]:

@@ -15,9 +15,11 @@ Knows Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs 
                                 an OTLP/HTTP receiver's address, Triton sends its spans there
 """
 
+import ctypes
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -47,6 +49,7 @@ WORKING = 0.02  # of one core; an idle model process uses a tenth of that
 BUSY_SECONDS = 300  # above the longest pass: a batch of 64 photos on a slow CPU takes a minute or two
 CHECK_SECONDS = 60  # the health check's patience: it waits its turn like everybody, and ends nothing
 TICKS = os.sysconf("SC_CLK_TCK")
+FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}  # machine: linux/audit.h's name of it, the call
 
 
 class Triton:
@@ -134,6 +137,7 @@ class Watch:
 
 def run(command: list[str]) -> int:
     """The command's exit status, as a shell would say it, or 1 when it had to be killed."""
+    keep_private()
     process = subprocess.Popen(command)
     stopping = False
 
@@ -165,6 +169,32 @@ def traced(url: str) -> list[str]:
     """The flags that make Triton send a span for each request, below the caller's span where it names one."""
     settings = ("mode=opentelemetry", f"opentelemetry,url={url}", "opentelemetry,resource=service.name=triton")
     return [f"--trace-config={each}" for each in (*settings, "level=TIMESTAMPS", "rate=1")] if url else []
+
+
+def keep_private() -> None:
+    """From here on no file that this process or a child of its makes can be read by other users.
+
+    Triton's shared memory holds everybody's texts and images, and boost sets its mode to 0644 after it was made, by
+    `fchmod`. Who opens it then reads on for ever, whatever its mode becomes. So besides the umask there is a filter
+    (seccomp(2)): an `fchmod` to a mode for others is skipped. Where no filter can be set, `model.py` is what is left.
+    """
+    os.umask(0o077)
+    architecture, fchmod = FCHMOD.get(os.uname().machine, (0, 0))
+    program = struct.pack(
+        "HBBI" * 8,
+        *(0x20, 0, 0, 4),  # what architecture is it?
+        *(0x15, 0, 5, architecture),
+        *(0x20, 0, 0, 0),  # which call?
+        *(0x15, 0, 3, fchmod),
+        *(0x20, 0, 0, 24),  # its second argument, the mode
+        *(0x45, 0, 1, 0o077),  # any bit for others?
+        *(0x06, 0, 0, 0x00050000),  # SECCOMP_RET_ERRNO with 0: it did nothing, successfully
+        *(0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    )
+    filters = ctypes.create_string_buffer(program)
+    library = ctypes.CDLL(None)
+    library.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, without which only root may set a filter
+    library.prctl(22, 2, struct.pack("HP", 8, ctypes.addressof(filters)))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
 def closed() -> list[str]:

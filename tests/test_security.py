@@ -8,8 +8,10 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
+from threading import Event, Thread
 
 import httpx
 import numpy as np
@@ -19,6 +21,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from serving.reaper import SHARED_MEMORY
+from serving.stack import WATCHDOG
 from tests.conftest import RunningStack, running, serve_settings
 from tests.test_triton import MODEL, Client
 
@@ -31,10 +34,29 @@ SECRET = "CONFIDENTIAL "
 
 
 @pytest.fixture(scope="module")
-def opened() -> Iterator[RunningStack]:
+def modes() -> Iterator[set[int]]:
+    """What the modes of this process's regions ever were, looked at a thousand times a second."""
+    seen: set[int] = set()
+    over = Event()
+
+    def look() -> None:
+        while not over.wait(0.001):
+            for region in SHARED_MEMORY.glob(f"qwen3_vl_embed_{os.getpid()}_*"):
+                with suppress(FileNotFoundError):
+                    seen.add(stat.S_IMODE(region.stat().st_mode))
+
+    looking = Thread(target=look)
+    looking.start()
+    yield seen
+    over.set()
+    looking.join()
+
+
+@pytest.fixture(scope="module")
+def opened(modes: set[int]) -> Iterator[RunningStack]:
     """`SERVE_HOST` is set; so is the adapter's key, and the command line's."""
     keys = {"ADAPTER_API_KEY": KEY, "QWEN3_VL_EMBED_API_KEY": CALLERS_KEY}
-    with running(serve_settings(host=OUTSIDE), ADAPTER_TRACES_URL="", **keys) as started:
+    with running(serve_settings(host=OUTSIDE), **keys) as started:
         yield started
 
 
@@ -55,8 +77,22 @@ def asked(opened: RunningStack) -> Path:
     return region
 
 
-def test_the_shared_memory_is_for_its_owner_alone(asked):
+def test_the_shared_memory_is_for_its_owner_alone(asked, modes):
+    """From its first moment: who has opened it once reads on, whatever its mode becomes."""
     assert stat.S_IMODE(asked.stat().st_mode) == 0o600
+    assert modes == {0o600}
+
+
+def test_it_is_so_however_triton_was_started(monkeypatch, tmp_path):
+    """Where the watchdog's filter is not there, the model closes it before the first request."""
+    watchdog = tmp_path / "watchdog.py"
+    program = WATCHDOG.read_text()
+    assert program.count("    keep_private()\n") == 1
+    watchdog.write_text(program.replace("    keep_private()\n", ""))
+    monkeypatch.setattr("serving.stack.WATCHDOG", watchdog)
+    with running() as started:
+        [region] = regions(started)
+        assert stat.S_IMODE(region.stat().st_mode) == 0o600
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
