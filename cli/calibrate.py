@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from rich.console import Console
+from rich.text import Text
 
 from cli.sources import SourceError
 from embedder import Embedder, EmbedderConfig, EmbedError, Options
 from evaluation.calibrate import calibrate, default_images, default_texts
+from serving.console import Console
 
 
 def run(checkpoint: str, method: str, options: bytes, output: Path, console: Console) -> None:
@@ -16,7 +17,7 @@ def run(checkpoint: str, method: str, options: bytes, output: Path, console: Con
         SourceError: no such checkpoint, option or method.
     """
     try:
-        with console.status(f"loading {checkpoint} …"):
+        with console.status(Text(f"loading {checkpoint} …")):
             embedder = Embedder.load(EmbedderConfig(checkpoint=checkpoint))
         with console.status("embedding the calibration's own texts and images …"):
             about = calibrate(embedder, default_texts(), default_images(), Options.parse(options), method, output)

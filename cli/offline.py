@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import orjson
-from rich.console import Console
 
 from cli.app import app, option, sentences
 from cli.recipe import chosen
+from serving.console import Console
 from serving.settings import checkpoint as served
 
 Checkpoint = Annotated[str | None, option("A folder, or a hub id; left out, what serve serves.", envvar="CHECKPOINT")]

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from cli.sources import SourceError
 from embedder import Embedder, EmbedderConfig, EmbedError
@@ -13,6 +13,7 @@ from embedder.prompts import prompt as known_prompt
 from evaluation.colours import Palette, xkcd
 from evaluation.heatmap import draw
 from evaluation.sweep import Row, blocks, ranking, recommended, sweep
+from serving.console import Console
 
 
 def run(
@@ -30,7 +31,7 @@ def run(
     try:
         for name in prompts:
             known_prompt(name)
-        with console.status(f"loading {checkpoint} …"):
+        with console.status(Text(f"loading {checkpoint} …")):
             embedder = Embedder.load(EmbedderConfig(checkpoint=checkpoint))
         todo = blocks(prompts, [*resolutions] or [None])
         with _progress(console) as bar:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -16,9 +15,10 @@ from rich.text import Text
 from cli.sources import Item
 from cli.validation import BASIC_COLOURS, NAMES, Validation
 from cli.vectors import Embedded
+from serving.console import Console
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console()
+err = Console(stderr=True)
 
 ROWS_SHOWN = 20
 WIDE = 80  # characters: what the matrix of all names and swatches needs
@@ -42,7 +42,8 @@ def progress(batches: Iterable[list[Embedded]], total: int) -> Iterator[list[Emb
 
 
 def complain(message: str) -> None:
-    err.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    """Further lines are indented: a line break in a file's name makes no line of ours."""
+    err.print(Text.assemble(("Error: ", "bold red"), message.replace("\n", "\n       ")), soft_wrap=True)
 
 
 def remark(message: str) -> None:

@@ -4,34 +4,39 @@ import signal
 import sys
 from typing import TextIO, cast
 
-from rich.console import Console
+from rich.text import Text
 
+from serving.console import Console
 from serving.logs import Unfailing
 from serving.settings import ServeSettings, ServingError, checkpoint
 from serving.stack import Stack
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-BANNER = """
-[bold green]Serving {checkpoint}[/] at [bold]{url}[/]   (docs: {url}/docs, stop: Ctrl-C)
+HOW = """   (docs: {url}/docs, stop: Ctrl-C)
 
   curl {url}/txt/embed -H 'content-type: application/json' -d '{{"input": "red"}}'
   qwen3-vl-embed validate --url {url}
 """
 
 
+def banner(checkpoint: str, url: str) -> Text:
+    """What is served, where, and how to ask it."""
+    return Text.assemble(("\nServing " + checkpoint, "bold green"), " at ", (url, "bold"), HOW.format(url=url))
+
+
 def main() -> int:
     """Exit status: 0 when stopped, 1 when it could not be served."""
-    console = Console(file=cast(TextIO, Unfailing(sys.stderr)), highlight=False)
+    console = Console(file=cast(TextIO, Unfailing(sys.stderr)))
     for sign in STOP_SIGNALS:  # SIGINT too: a shell starts background jobs with it ignored
         signal.signal(sign, signal.default_int_handler)
     stack = None
     try:
         stack = Stack(ServeSettings.from_environment(), checkpoint(), console)
         stack.start()
-        console.print(BANNER.format(checkpoint=stack.checkpoint, url=stack.url), soft_wrap=True)
+        console.print(banner(stack.checkpoint, stack.url), soft_wrap=True)
         stack.watch()
     except ServingError as error:
-        console.print(f"[bold red]{error}", soft_wrap=True)
+        console.print(Text(str(error), "bold red"), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("stopping …")

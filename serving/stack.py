@@ -9,6 +9,7 @@ import time
 
 import httpx
 from rich.console import Console
+from rich.text import Text
 
 from serving import logs
 from serving.process import Filter, Process, keyless
@@ -63,13 +64,13 @@ class Stack:
             if lost is None:
                 failures = 0 if time.monotonic() - since > STEADY_SECONDS else failures
                 continue
-            self.console.print(f"[bold red]{lost} died; restarting")
+            self.console.print(f"{lost} died; restarting", style="bold red")
             self.stopping.wait(min(30, 2**failures - 1))
             failures, since = failures + 1, time.monotonic()
             try:
                 self._restart(lost)
             except ServingError as error:
-                self.console.print(f"[red]{error}")
+                self.console.print(Text(str(error), "red"))
 
     def stop(self) -> None:
         """The adapter first, so that nothing new reaches Triton; then Triton, with what was under way."""
@@ -104,7 +105,7 @@ class Stack:
         show = logs.everything if self.settings.verbose else logs.quiet
         command = [sys.executable, str(WATCHDOG), *self.server.command(self.settings, self.regions)]
         triton = self._run("triton", command, self.server.environment(self.checkpoint), show, "green")
-        with self.console.status(f"loading {self.checkpoint} …"):
+        with self.console.status(Text(f"loading {self.checkpoint} …")):
             self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready", self.settings.start_seconds)
 
     def _start_adapter(self) -> None:
