@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.text import Text
 
 from cli.sources import SourceError
+from cli.vectors import replacing
 from embedder import Embedder, EmbedderConfig, EmbedError, Options
 from evaluation.calibrate import calibrate, default_images, default_texts
 from serving.console import Console
@@ -15,12 +16,13 @@ def run(checkpoint: str, method: str, options: bytes, output: Path, console: Con
 
     Raises:
         SourceError: no such checkpoint, option or method.
+        VectorFileError: the file cannot be written.
     """
     try:
         with console.status(Text(f"loading {checkpoint} …")):
             embedder = Embedder.load(EmbedderConfig(checkpoint=checkpoint))
-        with console.status("embedding the calibration's own texts and images …"):
-            about = calibrate(embedder, default_texts(), default_images(), Options.parse(options), method, output)
+        with console.status("embedding the calibration's own texts and images …"), replacing(output) as file:
+            about = calibrate(embedder, default_texts(), default_images(), Options.parse(options), method, file)
     except (EmbedError, ValueError) as error:
         raise SourceError(str(error)) from None
     console.print(f"{output}: {method} of {about['samples']['text']} texts and {about['samples']['image']} images")

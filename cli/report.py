@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cli.adapter_client import AdapterClient, AdapterError
 from cli.job import EmbeddingJob
 from cli.sources import Item, SourceError
-from cli.vectors import Embedded, VectorFileError
+from cli.vectors import Embedded, VectorFileError, replacing
 from evaluation.captions import CaptionError, read_folder, thumbnail
 from evaluation.colours import PaletteError, png, read_palette, swatch, xkcd
 from evaluation.page import page
@@ -101,12 +101,18 @@ def write(pairs: Pairs, name: str, folder: Path) -> Report:
     found = report(pairs, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pairs.save(folder / "vectors.npz")
-        (folder / "report.json").write_bytes(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2))
-        (folder / "report.tsv").write_text(tsv(name, len(pairs), found.figures["raw"], found.date), newline="")
-        (folder / "report.html").write_text(page(found), encoding="utf-8")
     except OSError as error:
         raise VectorFileError(f"{folder} cannot be written ({error.strerror or error}).") from None
+    with replacing(folder / "vectors.npz") as file:
+        pairs.save(file)
+    written = {
+        "report.json": orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2),
+        "report.tsv": tsv(name, len(pairs), found.figures["raw"], found.date).encode(),
+        "report.html": page(found).encode(),
+    }
+    for file_name, content in written.items():
+        with replacing(folder / file_name) as file:
+            file.write(content)
     return found
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.sources import SourceError
+from cli.vectors import replacing
 from embedder import Embedder, EmbedderConfig, EmbedError
 from embedder.prompts import prompt as known_prompt
 from evaluation.colours import Palette, xkcd
@@ -40,7 +41,8 @@ def run(
             rows = sweep(embedder, palette, todo, file, lambda count: bar.advance(task, count))
     except EmbedError as error:
         raise SourceError(str(error)) from None
-    draw(rows, folder / "sweep.png")
+    with replacing(folder / "sweep.png") as picture:
+        draw(rows, picture)
     console.print(_table(rows))
     for what, row in recommended(rows):
         console.print(f"{what}: MRR {row.test_mrr:.3f} on the test half; as options of a request:", style="bold")

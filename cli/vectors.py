@@ -1,12 +1,13 @@
-"""Write vectors to .npy, .npz, .parquet or .jsonl, each whole or not at all.
+"""Write files whole or not at all; vectors as .npy, .npz, .parquet or .jsonl.
 
 Knows file formats; does not know where vectors come from.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import IO
 
 import numpy as np
@@ -88,13 +89,28 @@ def check_writable(path: Path) -> None:
 
 
 def write_vectors(path: Path, embedded: Sequence[Embedded]) -> None:
-    """Write beside the file and then rename, so that an interrupted run leaves the old file or the new, never half."""
+    """All of it, in the format that the name's end asks for. Raises VectorFileError."""
     check_writable(path)
-    partial = path.with_name(f".{path.name}.partial")
+    with replacing(path) as file:
+        WRITERS[path.suffix.lower()](file, embedded)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` when the block ends well: an interrupted run leaves the old one.
+
+    It lies beside `path`, is new and has a name that nobody knows before, and a link at `path` is replaced, not
+    followed: in a folder where others may write, their link must not lead our bytes to another file of ours.
+
+    Raises:
+        VectorFileError: it cannot be written.
+    """
+    fresh = path.with_name(f".{token_hex(8)}")
     try:
-        with partial.open("wb") as file:
-            WRITERS[path.suffix.lower()](file, embedded)
-        os.replace(partial, path)
+        with fresh.open("xb") as file:
+            yield file
+        fresh.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise VectorFileError(f"{path} cannot be written ({error.strerror or error}).") from None
+    finally:
+        fresh.unlink(missing_ok=True)

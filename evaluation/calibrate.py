@@ -4,8 +4,7 @@ The texts are CSS colour names that the XKCD survey does not have, the images sw
 own. Knows the embedder; the arithmetic is `embedder.calibration`'s.
 """
 
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.colors import CSS4_COLORS
@@ -33,9 +32,9 @@ def default_images() -> list[bytes]:
 
 
 def calibrate(
-    embedder: Embedder, texts: list[str], images: list[bytes], options: Options, method: str, path: Path
+    embedder: Embedder, texts: list[str], images: list[bytes], options: Options, method: str, file: IO[bytes]
 ) -> dict[str, Any]:
-    """Embed, fit and write the file; returns what it says about itself.
+    """Embed, fit and write the .npz file; returns what it says about itself.
 
     Raises:
         EmbedError: an input or an option cannot be embedded.
@@ -53,7 +52,7 @@ def calibrate(
         "weights": embedder.checkpoint.fingerprint,
         "samples": {kind: len(items) for kind, items in inputs.items()},
     }
-    save(path, about, fit(rows, method))
+    save(file, about, fit(rows, method))
     return about
 
 

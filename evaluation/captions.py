@@ -5,6 +5,7 @@ Captions are a CSV file in the folder with the headings file and caption, or a .
 
 import base64
 import csv
+import os.path
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,16 +32,20 @@ def read_folder(folder: Path) -> list[Captioned]:
     """Every captioned image, in the order of the CSV file, else sorted by path.
 
     Raises:
-        CaptionError: no folder, no captions, two CSV files, an empty caption, or a file that is not there.
+        CaptionError: no folder, no captions, two CSV files, an empty caption, or a file that is not there or that lies
+            outside of the folder: what somebody else packed must not show or send what else is on this machine.
     """
     if not folder.is_dir():
         raise CaptionError(f"There is no folder {folder}.")
     tables = sorted(folder.glob("*.csv"))
+    for table in tables:
+        _check_inside(table, folder)
     if len(tables) > 1:
         raise CaptionError(f"{folder} holds {len(tables)} CSV files; leave one, with the headings file,caption.")
     found = _from_csv(tables[0]) if tables else _from_texts(folder)
     for each in found:
-        if not each.path.is_file():
+        _check_inside(each.path, folder)
+        if not os.path.isfile(each.path):  # not Path.is_file, which raises for names longer than may be
             raise CaptionError(f"There is no image {each.path}.")
         if not each.caption:
             raise CaptionError(f"{each.path} has an empty caption.")
@@ -60,7 +65,7 @@ def _from_csv(path: Path) -> list[Captioned]:
 
 def _from_texts(folder: Path) -> list[Captioned]:
     images = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-    captioned = [Captioned(path, _text(path)) for path in images if path.with_suffix(".txt").is_file()]
+    captioned = [Captioned(path, _text(path, folder)) for path in images if path.with_suffix(".txt").is_file()]
     if not captioned:
         raise CaptionError(
             f"{folder} holds no captioned images: put a CSV file with the headings file,caption into it, "
@@ -69,8 +74,19 @@ def _from_texts(folder: Path) -> list[Captioned]:
     return captioned
 
 
-def _text(image: Path) -> str:
+def _check_inside(path: Path, folder: Path) -> None:
+    """Wherever `..`, an absolute path or links lead."""
+    try:
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # a NUL in the name
+        inside = False
+    if not inside:
+        raise CaptionError(f"{path} leads out of {folder}: put the file itself into the folder.")
+
+
+def _text(image: Path, folder: Path) -> str:
     path = image.with_suffix(".txt")
+    _check_inside(path, folder)
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -78,9 +94,12 @@ def _text(image: Path) -> str:
 
 
 def thumbnail(path: Path) -> str:
-    """A small JPEG of the image, in base64."""
-    with Image.open(path) as image:
-        small = ImageOps.exif_transpose(image).convert("RGB")
+    """A small JPEG of the image, in base64. Raises CaptionError."""
+    try:
+        with Image.open(path) as image:
+            small = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # Pillow's plugins raise many types on broken files
+        raise CaptionError(f"{path} cannot be shown ({type(error).__name__}: {error}).") from None
     small.thumbnail(THUMBNAIL)
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=75)

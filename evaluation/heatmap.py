@@ -1,6 +1,6 @@
 """The sweep as a picture: layers against poolings and norms, a panel for each prompt. Knows rows, no models."""
 
-from pathlib import Path
+from typing import IO
 
 import matplotlib
 import numpy as np
@@ -17,7 +17,7 @@ LABELS = [
 ]
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(rows: list[Row], file: IO[bytes]) -> None:
     """Write a PNG: the test half's MRR as colour and number; the chosen recipe has a frame."""
     panels = sorted({(row.prompt, row.max_pixels) for row in rows}, key=str)
     layers = [*sorted({row.layer for row in rows if row.layer != "attn"}), "attn"]
@@ -49,5 +49,5 @@ def draw(rows: list[Row], path: Path) -> None:
         axis.set_title(f"prompt {prompt!r}" + (f", at most {max_pixels} pixels" if max_pixels else ""), loc="left")
         figure.colorbar(image, ax=axis, label="MRR", pad=0.01)
     figure.suptitle("Mean reciprocal rank of name ↔ swatch, test half; red: chosen on the other half", fontsize=10)
-    figure.savefig(path, dpi=110)
+    figure.savefig(file, format="png", dpi=110)
     plt.close(figure)

@@ -1,10 +1,15 @@
 """A report as one HTML page that needs nothing else: no network, no files, no script to be read.
 
+A name or a caption is somebody's words. They are escaped, and should that ever fail, the page's own policy lets it run
+nothing but the few lines of `data/page.js`, and load nothing.
+
 Knows HTML; `plots.py` draws, `chips.py` shows colours, `data/page.html` is the page.
 """
 
+import base64
 from collections.abc import Iterator
 from functools import partial
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from string import Template
@@ -19,6 +24,11 @@ from evaluation.resampling import RESAMPLES
 from evaluation.svg import draw
 
 TEMPLATE = Path(__file__).parent / "data" / "page.html"
+SCRIPT = TEMPLATE.with_suffix(".js").read_text(encoding="utf-8")
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    f"script-src 'sha256-{base64.b64encode(sha256(SCRIPT.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
+)
 HEADS = (
     ("matched_mean", "mean distance, matched"),
     ("unmatched_mean", "mean distance, unmatched"),
@@ -40,6 +50,8 @@ def page(report: Report) -> str:
     rgb, differences = report.pairs.rgb, report.differences
     coloured = rgb is not None
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        policy=POLICY,
+        script=SCRIPT,
         name=escape(report.name),
         about=" · ".join(escape(part) for part in about(report)),
         kind=report.verdict.kind,

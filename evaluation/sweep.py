@@ -6,6 +6,7 @@ judges, and centring takes its means from the half that is not judged. Knows the
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,11 +80,16 @@ def sweep(
             advance(2 * len(palette))
             continue
         rows = evaluate(embedder, palette, block, advance)
-        with file.open("a") as out:
+        with open(file, "a", opener=without_links) as out:
             out.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
         done += rows
     wanted = {(block.prompt, block.max_pixels) for block in todo}
     return [row for row in done if (row.prompt, row.max_pixels) in wanted]
+
+
+def without_links(path: str, flags: int) -> int:
+    """An `opener` for `open`: a link at the file's own place may be somebody else's. Raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def load(file: Path) -> list[Row]:

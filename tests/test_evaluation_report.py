@@ -1,6 +1,8 @@
 """What a report is made of and what it leaves behind: sources, files, the page."""
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
@@ -70,9 +72,20 @@ def test_the_page_is_whole_and_fetches_nothing(found):
     document = Document(text)
     assert document.open == []
     assert all(address.startswith("data:image/png;base64,") for address in document.fetched)
-    assert not re.search(r"url\((?!data:|#)|@import|<script", text)
+    assert not re.search(r"url\((?!data:|#)|@import", text)
     assert "tiny &lt;1&gt;" in text
     assert "$" not in re.sub(r"<style>.*</style>|data:[^\"]*", "", text, flags=re.DOTALL)
+
+
+def test_the_page_runs_its_own_script_alone(found):
+    """A policy before anything else names it by its hash; attributes that run script are none of it."""
+    text = page(found)
+    policy = re.search(r'^<meta http-equiv="Content-Security-Policy" content="([^"]*)">$', text, re.MULTILINE)
+    assert policy.start() < text.index("<style>")
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert {"default-src 'none'", f"script-src 'sha256-{digest}'"} <= set(policy[1].split("; "))
+    assert not re.search(r"<[^>]*\son[a-z]+=", text)
 
 
 def test_the_page_shows_every_figure_and_every_name(found):
@@ -123,11 +136,55 @@ def test_tsv_has_the_benchmarks_columns(found):
 
 
 def test_vectors_are_kept_as_they_came(found, tmp_path):
-    found.pairs.save(tmp_path / "vectors.npz")
+    with (tmp_path / "vectors.npz").open("wb") as file:
+        found.pairs.save(file)
     again = load(tmp_path / "vectors.npz")
     for name in ("text", "image", "rgb"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found.pairs, name))
     assert (again.names, again.about, again.thumbnails) == (found.pairs.names, found.pairs.about, ())
+
+
+HOSTILE = "x)}</style><script>alert('npz')</script>"
+PICTURE = captions.thumbnail(Path(__file__).parent.parent / "examples" / "red.png")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"thumbnails": np.array([HOSTILE] * N)}, "not base64"),
+        ({"thumbnails": np.array([PICTURE] * (N - 1) + ["a;b"])}, "not base64"),
+        ({"thumbnails": np.array([PICTURE])}, "1 thumbnails of 40"),
+        ({"thumbnails": np.zeros(N)}, "not base64"),
+        ({"rgb": np.array([[HOSTILE] * 3] * N)}, r"uint8 \(40, 3\)"),
+        ({"rgb": np.zeros((N, 4), dtype=np.uint8)}, r"uint8 \(40, 3\)"),
+        ({"text": np.array([["a"] * 16] * N)}, "is not a vectors"),
+        ({"text": np.ones(N)}, "do not fit|is not a vectors"),
+        ({"about": np.array("[1]")}, "is not a vectors"),
+        ({"about": np.array('{"model": 1}')}, "is not a vectors"),
+        ({"about": np.array('{"model": {"checkpoint": [1]}}')}, "is not a vectors"),
+        ({"about": np.array('{"server": "\\ud800"}')}, "is not a vectors"),
+        ({"names": np.array(["\ud800"] * N)}, "is not a vectors"),
+        ({"names": np.array([object()] * N, dtype=object)}, "is not a vectors"),
+    ],
+)
+def test_what_somebody_else_made_of_it_is_refused(tmp_path, arrays, sentence):
+    """In a sentence, before anything of it can reach a page."""
+    vectors = seen(RGB).astype(np.float32)
+    whole = {"names": np.array(NAMES), "text": vectors, "image": vectors, "rgb": RGB, "about": np.array("{}")}
+    np.savez(tmp_path / "v.npz", **(whole | arrays))
+    with pytest.raises(EvaluationError, match=sentence):
+        load(tmp_path / "v.npz")
+
+
+def test_a_damaged_file_is_refused(tmp_path, found):
+    file = io.BytesIO()
+    found.pairs.save(file)
+    content = file.getvalue()
+    for cut in (4, 100, len(content) // 2):
+        for damaged in (content[:cut], content[:cut] + bytes(64) + content[cut + 64 :]):
+            (tmp_path / "v.npz").write_bytes(damaged)
+            with pytest.raises(EvaluationError, match=r"is not a vectors\.npz|vector is zero|do not fit"):
+                load(tmp_path / "v.npz")
 
 
 def test_a_file_that_is_no_vectors_file(tmp_path):
@@ -176,3 +233,43 @@ def test_captions_beside_images_or_in_a_table(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(captions.CaptionError, match="holds no captioned images"):
         captions.read_folder(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "{outside}", "link.png", "links/secret.png", "a\0b.png", "a" * 300])
+def test_a_caption_file_stays_in_its_folder(tmp_path, file):
+    """Whoever packed it must not put a picture from elsewhere on this machine into the report."""
+    (tmp_path / "photos").mkdir()
+    outside = tmp_path / "secret.png"
+    Image.new("RGB", (30, 20)).save(outside)
+    (tmp_path / "photos" / "link.png").symlink_to(outside)
+    (tmp_path / "photos" / "links").symlink_to(tmp_path)
+    table = tmp_path / "photos" / "captions.csv"
+    table.write_text(f"file,caption\n{file.format(outside=outside)},mine\n")
+    with pytest.raises(captions.CaptionError, match="leads out of|There is no image"):
+        captions.read_folder(tmp_path / "photos")
+
+
+def test_a_caption_is_not_read_from_elsewhere(tmp_path):
+    write_images(tmp_path / "photos")
+    (tmp_path / "secret").write_text("what only its owner may read")
+    (tmp_path / "photos" / "00.txt").unlink()
+    (tmp_path / "photos" / "00.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(captions.CaptionError, match=r"00\.txt leads out of"):
+        captions.read_folder(tmp_path / "photos")
+    (tmp_path / "photos" / "00.txt").unlink()
+    (tmp_path / "photos" / "captions.csv").symlink_to(tmp_path / "secret")
+    with pytest.raises(captions.CaptionError, match=r"captions\.csv leads out of"):
+        captions.read_folder(tmp_path / "photos")
+
+
+def test_links_inside_the_folder_are_followed(tmp_path):
+    write_images(tmp_path / "photos")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "captions.csv").write_text("file,caption\n./00.png,a thing\n")
+    assert captions.read_folder(tmp_path / "link")[0].caption == "a thing"
+
+
+def test_an_image_that_cannot_be_shown_is_a_sentence(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(captions.CaptionError, match=r"a\.png cannot be shown"):
+        captions.thumbnail(tmp_path / "a.png")

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +67,9 @@ class Calibration:
         return (centred @ self.whiten[kind] if kind in self.whiten else centred).astype(np.float32)
 
 
-def save(path: str | Path, about: dict[str, Any], arrays: dict[str, NDArray[np.float32]]) -> None:
+def save(file: str | Path | IO[bytes], about: dict[str, Any], arrays: dict[str, NDArray[np.float32]]) -> None:
     """Write a calibration file (.npz): the arrays of `fit`, what they were fitted to, and their hash."""
-    np.savez(path, about=json.dumps(about | {"hash": digest(arrays)}), **arrays)
+    np.savez(file, about=json.dumps(about | {"hash": digest(arrays)}), **arrays)
 
 
 def digest(arrays: dict[str, NDArray[np.float32]]) -> str:
