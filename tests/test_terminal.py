@@ -1,16 +1,21 @@
 """What a person sees on a terminal, narrow and wide: tables fit, and colours are chips only where there are colours."""
 
+import subprocess
+import sys
+import unicodedata
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from cli import terminal
 from cli.sources import Item
 from cli.validation import NAMES, Check, Validation
 from cli.vectors import Embedded
+from serving.__main__ import banner
+from serving.console import Console
+from serving.settings import ROOT
 
 COSINES = np.eye(len(NAMES), dtype=np.float32)
 COSINES[NAMES.index("grey"), NAMES.index("black")] = 2
@@ -79,3 +84,65 @@ def test_sentences_are_not_taken_for_markup_and_go_to_stderr(capsys):
     assert printed.err.startswith("Error: input[7] is [bold]wrong[/bold].\n")
     assert "5 more are not shown. Dimension 256." in printed.err
     assert "Error" not in printed.out
+
+
+EVIL = "[bold]x[/nope] no\x1b[31mimg\x1b]0;title\x07\x9b2J\u202e.png"
+
+
+def steered(text: str) -> list[str]:
+    return [letter for letter in text if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cf")]
+
+
+@pytest.fixture
+def both(monkeypatch) -> StringIO:
+    """What stdout and stderr show, of consoles as the commands have them."""
+    file = StringIO()
+    for name in ("out", "err"):
+        own = type(getattr(terminal, name))(file=file, width=120, force_terminal=True, color_system=None)
+        monkeypatch.setattr(terminal, name, own)
+    return file
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda: terminal.complain(EVIL),
+        lambda: terminal.remark(EVIL),
+        lambda: terminal.show_embedded([Embedded(Item.text(EVIL), np.ones(8, np.float32))]),
+        lambda: terminal.show_embedded([Embedded(Item.image(Path(EVIL)), np.ones(8, np.float32))]),
+        lambda: terminal.show_info({"model": {EVIL: EVIL}}),
+        lambda: terminal.show_validation(Validation([Check(EVIL, False, EVIL)], COSINES)),
+        lambda: terminal.out.print(EVIL, style="bold"),
+    ],
+)
+def test_nobodys_words_steer_the_terminal(both, show):
+    """File names, texts and a server's answers are shown as they are, escapes written out, and never as markup."""
+    show()
+    assert steered(both.getvalue()) == []
+    assert "[bold]x[/nope] no\\x1b[31mimg" in both.getvalue()
+
+
+def test_a_line_break_in_a_name_makes_no_line_of_ours(both):
+    terminal.complain("a\nError: all is well")
+    assert both.getvalue() == "Error: a\n       Error: all is well\n"
+
+
+@pytest.mark.parametrize("arguments", [["embed", EVIL], ["report", "--vectors", EVIL], ["info", "--url", EVIL], [EVIL]])
+def test_what_was_typed_does_not_either(arguments):
+    """A shell puts file names there: `embed *`."""
+    done = subprocess.run([sys.executable, "-m", "cli", *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert steered(done.stderr + done.stdout) == []
+    assert "no\\x1b[31mimg" in done.stderr
+
+
+def test_nor_does_what_is_served(monkeypatch):
+    evil = "/nowhere/" + EVIL
+    shown = Console(file=StringIO(), width=300)
+    shown.print(banner(evil, "http://localhost:1"))
+    assert steered(shown.file.getvalue()) == []
+    assert "Serving /nowhere/[bold]x[/nope] no\\x1b[31mimg" in shown.file.getvalue()
+    monkeypatch.setenv("SERVE_PORT", "\x1b[31mx[/nope]")
+    done = subprocess.run([sys.executable, "-m", "serving"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

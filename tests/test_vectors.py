@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cli.sources import Item
-from cli.vectors import Embedded, VectorFileError, check_writable, write_vectors
+from cli.vectors import Embedded, VectorFileError, check_writable, replacing, write_vectors
 
 VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
 ITEMS = [Item.text("red"), Item.image(Path("photos/b.png")), Item.text('色 "quoted"\n')]
@@ -52,6 +52,38 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
         check_writable(tmp_path / "v.csv")
     with pytest.raises(VectorFileError, match="no folder"):
         check_writable(tmp_path / "missing" / "v.npy")
+
+
+def test_no_link_is_followed(tmp_path):
+    """In a folder where others may write: neither one under a name that could be known before, nor the file's own."""
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    for name in ("v.jsonl", ".v.jsonl.partial", ".v.jsonl.tmp", "v.jsonl.tmp"):
+        (tmp_path / name).symlink_to(mine)
+    write_vectors(tmp_path / "v.jsonl", EMBEDDED)
+    assert mine.read_text() == "precious"
+    assert len((tmp_path / "v.jsonl").read_bytes().splitlines()) == 3
+    assert not (tmp_path / "v.jsonl").is_symlink()
+    assert (tmp_path / "v.jsonl").stat().st_mode & 0o777 == mine.stat().st_mode & 0o777
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    (tmp_path / "v").write_bytes(b"old")
+
+    def interrupted() -> None:
+        with replacing(tmp_path / "v") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_name_as_long_as_may_be(tmp_path):
+    path = tmp_path / ("v" * 249 + ".jsonl")
+    write_vectors(path, EMBEDDED)
+    assert path.is_file()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
