@@ -8,14 +8,16 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from embedder.bounded import comes_to_an_end
 from embedder.checkpoint import IMAGE_TOKEN
-from embedder.errors import InvalidInput
+from embedder.errors import InvalidInput, UnsupportedCheckpoint
 from embedder.prompts import Prompt
 
 IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # as the chat template draws one
@@ -24,6 +26,9 @@ SLOT = "\ue000"  # private use: no template holds it
 TEXT_SLOT, SYSTEM_SLOT = f"{SLOT}text{SLOT}", f"{SLOT}system{SLOT}"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST_TOKEN = 128  # characters; no token of Qwen's vocabulary holds more (it is 128 spaces)
+
+DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames together; honest ones take milliseconds
+CONTENTS = {"text": ["{text}"], "image": ["{image}"], "both": ["{image}", "{text}"]}
 
 Span = tuple[int, int]  # half-open range of tokens
 Frame = list[list[int] | tuple[str, str]]  # token ids, and the words before and after the text
@@ -44,7 +49,11 @@ class Tokens:
 
 
 class Renderer:
-    """Renders with one checkpoint's tokenizer and chat template. Safe to call from several threads."""
+    """Renders with one checkpoint's tokenizer and chat template. Safe to call from several threads.
+
+    Raises:
+        UnsupportedCheckpoint: the template has no end. jinja's sandbox bounds what it reaches, not how long it runs.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_text_tokens: int) -> None:
         self.max_text_tokens = max_text_tokens
@@ -53,6 +62,11 @@ class Renderer:
         self._split = re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
         self._plain = _without_added_tokens(tokenizer)
         self._frame = lru_cache(maxsize=256)(self._render_frame)
+        if not comes_to_an_end(self._draw_every_shape, DRAW_SECONDS, DRAW_BYTES):
+            raise UnsupportedCheckpoint(
+                f"{tokenizer.name_or_path}: its chat template has no end: it takes over {DRAW_SECONDS} s of CPU time "
+                f"or {DRAW_BYTES >> 20} MiB of memory to draw a few words; mend chat_template, or use another checkpoint"
+            )
 
     def render(
         self, prompt: Prompt, system: str | None, text: str | None, image_tokens: int = 0, close: str | None = None
@@ -96,6 +110,19 @@ class Renderer:
             return [self._special[part]]
         before, slot, after = (_replaced(piece, words) for piece in part.partition(TEXT_SLOT))
         return (before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids
+
+    def _draw_every_shape(self) -> None:
+        """All that the template will ever be given: words before and after the content or none, a system turn or none.
+
+        Raises MemoryError. What else it raises is told to whoever asks for that shape.
+        """
+        for before, content, after, system in product(([], ["a"]), CONTENTS.values(), ([], ["a"]), (None, "a")):
+            try:
+                self._draw(Prompt(), [*before, *content, *after], system)
+            except MemoryError:
+                raise
+            except Exception:
+                continue
 
     def _draw(self, prompt: Prompt, pieces: list[str], system: str | None) -> str:
         known = {"{text}": TEXT_SLOT, "{image}": IMAGE}
