@@ -25,9 +25,10 @@ from evaluation.svg import draw
 
 TEMPLATE = Path(__file__).parent / "data" / "page.html"
 SCRIPT = TEMPLATE.with_suffix(".js").read_text(encoding="utf-8")
+HASH = base64.b64encode(sha256(SCRIPT.encode()).digest()).decode()
 POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    f"script-src 'sha256-{base64.b64encode(sha256(SCRIPT.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
+    f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{HASH}'; "
+    "base-uri 'none'; form-action 'none'"
 )
 HEADS = (
     ("matched_mean", "mean distance, matched"),

@@ -76,7 +76,7 @@ class Tritonserver:
         return [str(self.binary), "--disable-auto-complete-config", *given, *backend]
 
     def environment(self, checkpoint: str) -> dict[str, str]:
-        """This process's environment, but for keys; the virtual environment comes first on PATH, which is how the stub finds it."""
+        """This process's, without keys; the virtual environment comes first on PATH, which is how the stub finds it."""
         paths = [str(library) for library in self.libraries] + [os.environ.get("LD_LIBRARY_PATH", "")]
         return keyless() | {
             "EMBED_CHECKPOINT": checkpoint,

@@ -65,7 +65,7 @@ def test_it_loads_by_itself():
     for name in ("prometheus", "grafana"):
         service = COMPOSE["services"][name]
         assert service["profiles"] == ["monitoring"]
-        assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+        assert re.search(r"^\$\{[A-Z]+_IMAGE:-[a-z/]+:v?\d+\.\d+\.\d+\}$", service["image"])
         files = [volume.split(":")[0] for volume in service["volumes"] if volume.startswith("./")]
         assert all(Path(file).is_file() for file in files)
     provider = yaml.safe_load((FOLDER / "grafana" / "dashboards.yml").read_text())["providers"][0]
@@ -96,14 +96,19 @@ def test_the_kubernetes_manifest_is_yaml_and_matches_ports_and_probes():
     (text,) = [
         block for block in re.findall(r"```yaml\n(.*?)```", OPERATIONS, re.DOTALL) if "kind: Deployment" in block
     ]
-    deployment, service = yaml.safe_load_all(text)
+    deployment, service, policy = yaml.safe_load_all(text)
     containers = {one["name"]: one for one in deployment["spec"]["template"]["spec"]["containers"]}
     adapter, triton = containers["adapter"], containers["triton"]
-    assert adapter["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8000}
-    assert adapter["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": 8000}
+    port = int(next(each["value"] for each in adapter["env"] if each["name"] == "ADAPTER_PORT"))
+    assert port not in (8000, 8001, 8002)  # Triton's, in the same pod
+    assert adapter["ports"] == [{"containerPort": port}]
+    assert adapter["readinessProbe"]["httpGet"] == {"path": "/health", "port": port}
+    assert adapter["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": port}
     assert {"name": "ADAPTER_TRITON_URL", "value": "localhost:8001"} in adapter["env"]
     assert triton["startupProbe"]["exec"]["command"] == ["python3", "/opt/watchdog.py", "check"]
-    assert service["spec"]["ports"] == [{"port": 80, "targetPort": 8000}]
+    assert service["spec"]["ports"] == [{"port": 80, "targetPort": port}]
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": port}]}]
+    assert policy["spec"]["podSelector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
     assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
     for container in containers.values():
         security = container["securityContext"]

@@ -119,6 +119,13 @@ def test_images_are_not_root_check_their_health_and_hash_what_they_install(kind)
     assert "--require-hashes" in text
 
 
+def test_triton_is_run_by_the_watchdog_which_closes_what_nobody_needs():
+    """tests/test_security.py asks that on the real Triton, which `serving` runs through the same program."""
+    command = re.search(r"^CMD (\[.*\])$", DOCKERFILES["triton"].read_text().replace("\\\n", ""), re.MULTILINE)
+    assert json.loads(command[1])[:3] == ["python3", "/opt/watchdog.py", "tritonserver"]
+    assert not any("command" in service or "ports" in service for service in services("triton"))
+
+
 def test_triton_is_called_healthy_by_the_same_rule_everywhere():
     image = re.search(r"^HEALTHCHECK (.*) CMD (.*)$", DOCKERFILES["triton"].read_text(), re.MULTILINE)
     for service in services("triton"):

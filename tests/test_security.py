@@ -14,7 +14,6 @@ from secrets import token_hex
 from threading import Event, Thread
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc

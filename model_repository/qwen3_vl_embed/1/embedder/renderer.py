@@ -65,7 +65,7 @@ class Renderer:
         if not comes_to_an_end(self._draw_every_shape, DRAW_SECONDS, DRAW_BYTES):
             raise UnsupportedCheckpoint(
                 f"{tokenizer.name_or_path}: its chat template has no end: it takes over {DRAW_SECONDS} s of CPU time "
-                f"or {DRAW_BYTES >> 20} MiB of memory to draw a few words; mend chat_template, or use another checkpoint"
+                f"or {DRAW_BYTES >> 20} MiB of memory to draw a word; mend chat_template, or use another checkpoint"
             )
 
     def render(
