@@ -55,5 +55,5 @@ async def _page(_: Request) -> Response:
 
 
 async def _file(request: Request) -> Response:
-    path = request.url.path
+    path = request.scope["path"]  # not `request.url`, which is made from the caller's Host
     return FileResponse(FOLDER / Path(path).name, headers=_HEADERS, media_type=FILES[path])
