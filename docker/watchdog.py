@@ -138,16 +138,19 @@ class Watch:
 def run(command: list[str]) -> int:
     """The command's exit status, as a shell would say it, or 1 when it had to be killed."""
     keep_private()
-    process = subprocess.Popen(command)
-    stopping = False
+    process, stopping = None, False
 
     def stop(*_: object) -> None:
         nonlocal stopping
         stopping = True  # from now on no answer is no news: what is under way may finish
-        process.terminate()
+        if process:
+            process.terminate()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    process = subprocess.Popen(command)
+    if stopping:  # a signal came before there was a process to pass it on to
+        process.terminate()
     watch = Watch(Triton(process.pid, *address(command)))
     while (status := wait(process, PAUSE_SECONDS)) is None:
         reason = None if stopping else watch.look()

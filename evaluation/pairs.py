@@ -51,7 +51,7 @@ class Pairs:
         if self.text.shape != self.image.shape or len(self.text) != len(self.names):
             shapes = f"{len(self.names)} names, texts {self.text.shape}, images {self.image.shape}"
             raise EvaluationError(f"The vectors do not fit together: {shapes}.")
-        if self.rgb is not None and (self.rgb.dtype, self.rgb.shape) != (np.uint8, (len(self), 3)):
+        if self.rgb is not None and (self.rgb.dtype.str, self.rgb.shape) != ("|u1", (len(self), 3)):
             raise EvaluationError(f"Colours are uint8 ({len(self)}, 3), not {self.rgb.dtype} {self.rgb.shape}.")
         if self.thumbnails and len(self.thumbnails) != len(self):
             raise EvaluationError(f"There are {len(self.thumbnails)} thumbnails of {len(self)} images.")
@@ -88,7 +88,7 @@ def load(path: Path) -> Pairs:
         EvaluationError: the file is not there, or is not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # it leaves a broken one open
             return Pairs(
                 names=tuple(str(name).encode().decode() for name in file["names"].tolist()),
                 text=file["text"].astype(np.float32, casting="same_kind"),
