@@ -6,6 +6,7 @@ checkpoint.
 
 import os
 import resource
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ def comes_to_an_end(work: Callable[[], object], cpu_seconds: int, more_bytes: in
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))  # a child's time starts at none
+        signal.alarm(30 * cpu_seconds)  # should a lock that was held at the fork stop it, it does not stop us
         work()
     except BaseException:
         os._exit(1)
