@@ -1,8 +1,8 @@
-"""How many items are taken in, of all requests of this process: no more than can be answered in time.
+"""How many items, or pixels, are taken in, of all requests of this process: no more than can be answered in time.
 
 Who comes when it is full is told so at once, instead of waiting for a deadline that will pass. Items are served in the
 order in which they came, so whoever leaves knows the pace: the items served while it was here, over that time. Knows
-numbers and time; what an item is, is the dispatcher's affair.
+numbers and time; what is counted is the dispatcher's affair.
 """
 
 import math
@@ -19,10 +19,11 @@ class Admission:
     """At most `most` items, and no more than are served in time; `seconds` is the longest that anybody may wait.
 
     While fewer than `busy` items are here, the model could do more at once: that says nothing against its pace.
+    `unit` is what a refusal calls them.
     """
 
-    def __init__(self, most: int, seconds: float, busy: int) -> None:
-        self._most, self._seconds, self._busy = most, seconds, busy
+    def __init__(self, most: int, seconds: float, busy: int, unit: str = "items") -> None:
+        self._most, self._seconds, self._busy, self._unit = most, seconds, busy, unit
         self._pace = math.inf  # items a second
         self._served = 0
         self.pending = 0
@@ -38,14 +39,16 @@ class Admission:
         return self.pending >= self.room
 
     @contextmanager
-    def admitted(self, count: int, seconds: float) -> Iterator[None]:
+    def admitted(self, count: int, seconds: float, teaches: bool = True) -> Iterator[None]:
         """So many more, until the block ends; they are worth waiting for so many seconds. One request always fits.
+
+        `teaches`: how long they take says something of the pace.
 
         Raises:
             Overloaded: there is no room for them.
         """
         if self.pending and self.pending + count > self._within(seconds):
-            raise Overloaded
+            raise Overloaded(f"Too many {self._unit} are waiting (rate limit): send the request again in a second.")
         self.pending += count
         ahead, served, since = self.pending, self._served, time.monotonic()
         try:
@@ -53,7 +56,8 @@ class Admission:
             self._served += count
         finally:
             self.pending -= count
-            self._learn(self._served - served, ahead, time.monotonic() - since)
+            if teaches:
+                self._learn(self._served - served, ahead, time.monotonic() - since)
 
     def _within(self, seconds: float) -> int:
         return max(1, int(min(self._most, MARGIN * seconds * self._pace)))

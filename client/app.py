@@ -52,9 +52,11 @@ LIMITS = {
     "max_items",
     "max_body_bytes",
     "max_concurrency",
+    "max_concurrent_pixels",
     "max_connections",
     "max_pending_items",
     "max_pending_bytes",
+    "max_pending_pixels",
 }
 
 
@@ -134,8 +136,16 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.intake = Intake(settings.share(settings.max_pending_bytes))
     concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
     app.state.admission = Admission(most, settings.deadline_seconds, concurrency)
+    pixels, most_pixels = settings.share(settings.max_concurrent_pixels), settings.share(settings.max_pending_pixels)
     app.state.dispatcher = Dispatcher(
-        client, app.state.readiness, app.state.cache, app.state.admission, concurrency, settings.deadline_seconds
+        client,
+        app.state.readiness,
+        app.state.cache,
+        app.state.admission,
+        Admission(most_pixels, settings.deadline_seconds, pixels, "pixels of large images"),
+        concurrency,
+        pixels,
+        settings.deadline_seconds,
     )
     app.state.sampler = Sampler(app.state.readiness, app.state.cache, app.state.admission, app.state.intake)
     await app.state.readiness.probe()  # before the port opens, so that the first request finds a known model

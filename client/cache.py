@@ -17,8 +17,8 @@ from client.items import Recipe
 
 V = TypeVar("V")
 
-# A key's tuple, digest and strings, the bytes object and the dictionary's slot: 340 bytes by RSS, plus the model's id,
-# the recipe's and its warnings.
+# The key (a tuple of the model's id and a digest of 32 bytes), the bytes object and the dictionary's slot: 340 bytes by
+# RSS; plus the ids of model and recipe and the recipe's warnings. Nothing of an item itself, its options included.
 ENTRY_OVERHEAD_BYTES = 768
 
 

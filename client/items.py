@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+SMALL_PIXELS = (
+    512 * 512
+)  # up to here an image costs about what a text costs, a few milliseconds (the model's own bound)
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedInput:
@@ -19,17 +23,20 @@ class EmbedInput:
     image: bytes = b""
     options: bytes = b""  # canonical JSON; empty when the caller set none
     param: str = "input"  # what an error calls it
-    digest: bytes = field(init=False)  # of the contents, so that the cache keeps none
+    pixels: int = 0  # what its image costs: those that must be decoded, or made by enlarging
+    digest: bytes = field(init=False)  # 32 bytes, equal for two items exactly when one model gives them the same vector
 
     def __post_init__(self) -> None:
-        digest = sha256(len(self.text).to_bytes(8, "little") + self.text)  # where the text ends is part of it
-        digest.update(self.image)
+        digest = sha256()
+        for part in (self.text, self.image, self.options):
+            digest.update(len(part).to_bytes(8, "little"))  # where one ends is part of it
+            digest.update(part)
         object.__setattr__(self, "digest", digest.digest())
 
     @property
-    def identity(self) -> tuple[bytes, bytes]:
-        """Equal for two items exactly when one model gives them the same vector."""
-        return self.digest, self.options
+    def large(self) -> int:
+        """Its pixels, if they are so many that others should not wait for it; else 0."""
+        return self.pixels if self.pixels > SMALL_PIXELS else 0
 
 
 class Recipe(NamedTuple):

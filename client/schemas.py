@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from client.answers import JSON, Form
 from client.errors import InvalidInput
-from client.images import decode_image
+from client.images import decode_image, pixels
 from client.items import EmbedInput
 
 
@@ -82,6 +82,10 @@ class _Pixels(BaseModel):
 
     min_pixels: int | None = Field(None, ge=1024, description="Scale smaller images up to this many pixels.")
     max_pixels: int | None = Field(None, ge=4096, description="Scale larger images down to this many pixels.")
+
+    def cost(self, image: bytes) -> int:
+        """Pixels of an image that are decoded, or made by enlarging it."""
+        return max(pixels(image), self.min_pixels or 0)
 
 
 class _Answered(BaseModel):
@@ -155,7 +159,7 @@ class ImageRequest(_Request, _Pixels, _Answered):
         options = self.options()
         images = _named(*self._source())
         return [
-            EmbedInput(text, decode_image(image, name), options, name)
+            EmbedInput(text, content := decode_image(image, name), options, name, self.cost(content))
             for (name, image), text in zip(images, self._texts(len(images)), strict=True)
         ]
 
@@ -185,7 +189,8 @@ class RenderRequest(_Request, _Pixels):
         text = b"" if self.text is None else _encode(self.text, "text")
         image = b"" if self.image is None else decode_image(self.image, "image")
         sent = orjson.loads(self.options() or b"{}") | {"render": True}
-        return EmbedInput(text, image, orjson.dumps(sent, option=orjson.OPT_SORT_KEYS), "input")
+        cost = self.cost(image) if image else 0
+        return EmbedInput(text, image, orjson.dumps(sent, option=orjson.OPT_SORT_KEYS), "input", cost)
 
 
 def _named(field: str, value: str | list[str]) -> list[tuple[str, str]]:

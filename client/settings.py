@@ -36,6 +36,12 @@ class Settings(BaseSettings):
     max_concurrency: int = Field(
         default=128, ge=1, description="Most items at Triton at once; less than its queue holds."
     )
+    max_concurrent_pixels: int = Field(
+        default=64_000_000, ge=1, description="Most pixels of larger images at Triton at once."
+    )
+    max_pending_pixels: int = Field(
+        default=10**10, ge=1, description="Most pixels of larger images waiting or at Triton before a 429."
+    )
     max_pending_items: int = Field(default=1024, ge=1, description="Most items waiting or at Triton before a 429.")
     max_pending_bytes: int = Field(default=2**30, ge=1024, description="Bytes of all bodies held, before a 429.")
     deadline_seconds: float = Field(default=60, gt=0, le=3600, description="Longest a request may take before a 504.")

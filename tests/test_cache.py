@@ -1,6 +1,8 @@
 """The vector cache and shared computations."""
 
 import asyncio
+import gc
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from client.cache import ENTRY_OVERHEAD_BYTES, SingleFlight, VectorCache
 from client.errors import Overloaded
 from client.items import EmbedInput, Recipe
+from tests.in_process import adapter
 
 VECTOR = np.arange(4, dtype=np.float32)
 RECIPE = Recipe("abc", ("doubtful",))
@@ -64,17 +67,41 @@ def test_bytes_stay_within_the_limit_when_sizes_differ():
     assert cache.get("small") is not None
 
 
-def test_identity_tells_kinds_contents_and_options_apart():
+def test_a_digest_tells_kinds_contents_and_options_apart():
     items = [
         EmbedInput(b"red"),
         EmbedInput(image=b"red"),
         EmbedInput(b"r", b"ed"),
         EmbedInput(b"red "),
+        EmbedInput(b"", b"", b"red"),
         EmbedInput(b"red", options=b'{"pooling":"mean"}'),
         EmbedInput(b"red", options=b'{"instruction":"x"}'),
     ]
-    assert len({item.identity for item in items}) == len(items)
-    assert EmbedInput(b"red", param="input[3]").identity == items[0].identity
+    assert len({item.digest for item in items}) == len(items)
+    assert EmbedInput(b"red", param="input[3]").digest == items[0].digest
+
+
+async def test_what_is_told_is_what_is_held_whatever_the_options(stack):
+    """Instructions of 8 kB, no two the same: the cache holds vectors and digests."""
+    async with adapter(stack.triton_grpc) as http:
+
+        async def ask(numbers: range) -> None:
+            for number in numbers:
+                options = {"instruction": f"{number} {'colour ' * 1200}", "dimensions": 8}
+                response = await http.post("/txt/embed", json={"input": "red", **options})
+                assert response.status_code == 200
+
+        await ask(range(10))  # what is made once, is made
+        told = http.app.state.cache.bytes
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await ask(range(10, 50))
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert held <= 2 * (http.app.state.cache.bytes - told)
 
 
 class Work:

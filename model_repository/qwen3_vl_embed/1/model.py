@@ -21,6 +21,7 @@ from embedder.embedder import COUNTS
 from embedder.pipeline import Pipeline, Request
 
 INPUTS = ("text", "image", "options")
+PASS_TOKENS = 1024  # of a pass of large images on a CPU: larger ones are hardly faster, and what is small waits for one
 
 
 class Figures(Thread):
@@ -62,7 +63,7 @@ class TritonPythonModel:
         except (EmbedError, ValueError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         capacity = 2 * json.loads(args["model_config"])["max_batch_size"]  # a batch computed, and the next prepared
-        self.pipeline = Pipeline(self.embedder, capacity) if self.embedder.pipelined else None
+        self.pipeline = Pipeline(self.embedder, capacity, None if self.embedder.pipelined else PASS_TOKENS)
         self.figures = Figures(self.embedder.counts)
         self._model = json.dumps(self.embedder.info)
         gc.freeze()  # the model's hundred thousand objects stay: no collection has to go through them again
@@ -71,21 +72,34 @@ class TritonPythonModel:
             "prompt: {prompt}, pooling: {recipe[pooling]}".format(**self.embedder.info)
         )
 
-    def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"] | None:
-        """One response for each request: in order at the end, or each through its sender as soon as it is ready."""
-        if self.pipeline is None:
-            rows = read_waited_for if len(requests) > 1 else read_rows  # a lone request came without waiting
-            return self._respond_together([rows(request) for request in requests])
-        for request in requests:
-            sender = request.get_response_sender()
-            self.pipeline.submit(Request(read_rows(request), partial(self._send, sender), sender.is_cancelled))
-        return None
+    def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse | None"] | None:
+        """One response for each request: in order at the end, or None for those that the pipeline answers when ready.
+
+        On a CPU these are the requests with a large image: nobody else waits until it is decoded.
+        """
+        if self.embedder.pipelined:
+            for request in requests:
+                self._submit(request, read_rows(request))
+            return None
+        read = read_waited_for if len(requests) > 1 else read_rows  # a lone request came without waiting
+        at_once: dict[int, list[EmbedInput | EmbedError]] = {}
+        for index, request in enumerate(requests):
+            rows = read(request)
+            if self.pipeline.large(rows):
+                self._submit(request, rows)
+            else:
+                at_once[index] = rows
+        responses = dict(zip(at_once, self._respond_together(list(at_once.values())), strict=True))
+        return [responses.get(index) for index in range(len(requests))]
 
     def finalize(self) -> None:
         """Answer what is under way."""
         self.figures.close()
-        if self.pipeline is not None:
-            self.pipeline.close()
+        self.pipeline.close()
+
+    def _submit(self, request: "pb_utils.InferenceRequest", rows: list[EmbedInput | EmbedError]) -> None:
+        sender = request.get_response_sender()
+        self.pipeline.submit(Request(rows, partial(self._send, sender), sender.is_cancelled))
 
     def _respond_together(self, requests: list[list[EmbedInput | EmbedError]]) -> list["pb_utils.InferenceResponse"]:
         inputs = [row for request in requests for row in request if isinstance(row, EmbedInput)]

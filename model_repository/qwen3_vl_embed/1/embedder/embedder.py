@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from time import perf_counter
 from traceback import clear_frames
 from typing import Any, Self
@@ -35,10 +36,11 @@ COUNTS = {
     "tokens": "Tokens of their sequences, prompts included.",
     "patches": "Patches of their images.",
     "reused_tokens": "Tokens of beginnings that were not computed again.",
+    "decoded_pixels": "Pixels of large images that were decoded.",
     "halved_passes": "Passes that failed, for want of memory or by a fault, and were tried again in halves.",
     "failed_inputs": "Inputs on which the model failed even alone.",
 }
-THREADS = 8  # at most: each holds a decoded image, and a few feed a GPU
+WORKERS = min(8, os.cpu_count() or 1)  # threads that prepare: each holds a decoded image, and a few feed a GPU
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,14 @@ class Embedding:
 class Embedder:
     """Embeds texts and images with one checkpoint.
 
-    `prepare` may be called from any number of threads, `forward` (and `embed`, which is both) from one at a time.
+    Any number of threads may call it; one forward pass runs at a time.
     """
 
     def __init__(self, config: EmbedderConfig, checkpoint: Checkpoint, model: PackedModel, renderer: Renderer) -> None:
         self.config, self.checkpoint, self.model, self.renderer = config, checkpoint, model, renderer
         self.preparer = Preparer(config, checkpoint, renderer, model.layers, model.dimension)
-        self.threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="prepare")
+        self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
+        self._one_pass = Lock()
         self.batch_tokens = config.max_batch_tokens or token_budget(
             model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices))
         )
@@ -118,7 +121,8 @@ class Embedder:
         """Each input's answer, in order, computed in batches of similar length under the token budget."""
         answers: dict[int, Embedding | EmbedError] = {}
         for batch in plan([item.sequence for item in prepared], self.batch_tokens):
-            answers |= zip(batch, self._forward_batch([prepared[i] for i in batch]), strict=True)
+            with self._one_pass:
+                answers |= zip(batch, self._forward_batch([prepared[i] for i in batch]), strict=True)
         return [answers[i] for i in range(len(prepared))]
 
     def _forward_batch(self, prepared: list[Prepared]) -> list[Embedding | EmbedError]:

@@ -1,8 +1,10 @@
 """Preparing and computing at the same time: while one batch is on the device, the next inputs are made ready.
 
 A request comes in through `submit`; its inputs are prepared on a few threads; one thread runs the forward passes, each
-over what is ready by then, first come first served, within the token budget; another hands the answers out. Knows no
-Triton. Worth its threads where the device is not the CPU that prepares (docs/log.md, 2026-11-24).
+over what is ready by then, first come first served, within the token budget; another hands the answers out. Large
+images are decoded on threads of their own, within the budget of pixels, so that nothing waits for them. Knows no
+Triton. Worth its threads where the device is not the CPU that prepares, and for large images everywhere (docs/log.md,
+2026-11-24 and 25).
 """
 
 import logging
@@ -14,9 +16,10 @@ from dataclasses import dataclass, field
 from threading import Condition, Semaphore, Thread
 from time import monotonic
 
-from embedder.embedder import Embedder, Embedding
+from embedder.embedder import WORKERS, Embedder, Embedding
 from embedder.errors import Abandoned, EmbedError
 from embedder.inputs import EmbedInput
+from embedder.pixels import SMALL, Budget, cost
 from embedder.preparer import Prepared
 
 logger = logging.getLogger(__name__)
@@ -53,10 +56,16 @@ class Ready:
 class Pipeline:
     """Runs one embedder's two stages side by side."""
 
-    def __init__(self, embedder: Embedder, capacity: int) -> None:
-        """`capacity`: inputs inside at most, being prepared, ready, or on the device."""
+    def __init__(self, embedder: Embedder, capacity: int, pass_tokens: int | None = None) -> None:
+        """`capacity`: inputs inside at most, being prepared, ready, or on the device; large images wait before that.
+
+        `pass_tokens`: of one forward pass, if fewer than the embedder's own.
+        """
         self._embedder = embedder
+        self._pass_tokens = min(pass_tokens or embedder.batch_tokens, embedder.batch_tokens)
         self._room = Semaphore(capacity)
+        self._budget = Budget(embedder.config.max_concurrent_pixels)
+        self._large = ThreadPoolExecutor(WORKERS, thread_name_prefix="large")
         self._ready: deque[Ready] = deque()
         self._changed = Condition()
         self._closing = False
@@ -64,9 +73,16 @@ class Pipeline:
         self._thread = Thread(target=self._run, name="forward", daemon=True)
         self._thread.start()
 
+    def large(self, inputs: list[EmbedInput | EmbedError]) -> bool:
+        """Whether one of them is an image that takes so long that others should not wait for it."""
+        return any(isinstance(item, EmbedInput) and self._cost(item) > SMALL for item in inputs)
+
     def submit(self, request: Request) -> None:
         """Take a request in; waits while the pipeline is full, and that is how it says so."""
         for index, item in enumerate(request.inputs):
+            if isinstance(item, EmbedInput) and (pixels := self._cost(item)) > SMALL:
+                self._large.submit(self._prepare_large, request, index, item, pixels)
+                continue
             self._room.acquire()
             if isinstance(item, EmbedError) or item.image is None:  # quicker than handing it over
                 self._prepare(request, index, item)
@@ -75,12 +91,26 @@ class Pipeline:
 
     def close(self) -> None:
         """Answer what is inside, then stop."""
+        self._large.shutdown()
         self._embedder.threads.shutdown()
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
         self._replies.shutdown()
+
+    def _cost(self, item: EmbedInput) -> int:
+        return cost(item, self._embedder.config.max_image_pixels)
+
+    def _prepare_large(self, request: Request, index: int, item: EmbedInput, pixels: int) -> None:
+        with self._budget.taken(pixels):
+            self._room.acquire()
+            if request.given_up():  # asked at the last moment: there is much to save
+                self._answer(request, index, Abandoned())
+                return
+            with self._changed:
+                self._embedder.counts["decoded_pixels"] += pixels
+            self._prepare(request, index, item)
 
     def _prepare(self, request: Request, index: int, item: EmbedInput | EmbedError) -> None:
         prepared = Abandoned() if request.abandoned else self._attempt(item)
@@ -115,7 +145,7 @@ class Pipeline:
     def _take(self) -> list[Ready]:
         """What is ready, in the order in which it became so, up to one forward pass; without what nobody waits for."""
         batch: list[Ready] = []
-        room = self._embedder.batch_tokens
+        room = self._pass_tokens
         with self._changed:
             while self._ready and (not batch or len(self._ready[0].prepared.sequence) <= room):
                 item = self._ready.popleft()
