@@ -71,14 +71,13 @@ def pixels(content: bytes, most: int = MOST_PIXELS) -> int:
 def _decoded(content: bytes) -> float:
     """Pixels that are decoded; infinity for what costs far more than these."""
     if content.startswith(b"\x89PNG"):  # its header lies where it must; Pillow would inflate the texts behind it
-        width, height = struct.unpack(">II", content[16:24])
-        size: int = width * height
+        width, height = map(int, struct.unpack(">II", content[16:24]))
         many_texts = content.count(b"zTXt") + content.count(b"iTXt") > _MOST_TEXTS
-        return math.inf if many_texts else size
+        return math.inf if many_texts else width * height
     image = Image.open(_Header(content), formats=FORMATS)
     if image.format == "TIFF":  # in whole tiles
-        tile = [int(image.tag_v2.get(tag, 0)) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
-        return max(image.width * image.height, tile[0] * tile[1])
+        tile = math.prod(int(image.tag_v2.get(tag, 0)) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+        return max(image.width * image.height, tile)
     many_scans = image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MOST_SCANS
     in_python = image.format == "BMP" and image.tile[0][0] == "bmp_rle"
     return math.inf if many_scans or in_python else image.width * image.height

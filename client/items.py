@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SMALL_PIXELS = (
-    512 * 512
-)  # up to here an image costs about what a text costs, a few milliseconds (the model's own bound)
+SMALL_PIXELS = 512 * 512  # up to here an image costs about what a text costs: some milliseconds (the model's bound too)
 
 
 @dataclass(frozen=True, slots=True)
