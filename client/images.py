@@ -77,7 +77,7 @@ def _decoded(content: bytes) -> float:
     image = Image.open(_Header(content), formats=FORMATS)
     if image.format == "TIFF":  # in whole tiles
         tile = math.prod(int(image.tag_v2.get(tag, 0)) for tag in (_TILE_WIDTH, _TILE_LENGTH))
-        return max(image.width * image.height, tile)
+        return float(max(image.width * image.height, tile))
     many_scans = image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MOST_SCANS
     in_python = image.format == "BMP" and image.tile[0][0] == "bmp_rle"
     return math.inf if many_scans or in_python else image.width * image.height
