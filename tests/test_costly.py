@@ -80,7 +80,7 @@ def test_texts_do_not_wait_for_large_images_and_memory_is_that_of_one(served):
         listed.result()
     assert len(waited) >= 6  # one while each is decoded
     assert max(waited) <= max(1.0, alone)
-    assert peak() <= 1.25 * peak_of_one
+    assert peak() <= 1.5 * peak_of_one  # two at once: 1.65
 
 
 @pytest.mark.parametrize("how", ["hangs up", "x-timeout"])
