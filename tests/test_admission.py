@@ -115,3 +115,20 @@ def test_a_list_fits_wholly_or_is_refused_and_the_only_one_always_fits(line):
     line.give_up(2, after=SECONDS)
     assert (line.admission.pending, line.admission.room) == (0, 1)
     line.come(1, items=MOST)
+
+
+def test_who_is_overtaken_says_nothing_of_the_pace(line):
+    """Large images: a list of them takes a minute, while texts beside it are answered at once."""
+    room = line.admission.room
+    with pytest.raises(TimeoutError), line.admission.admitted(MOST - 1, SECONDS, teaches=False):
+        line.come(1)
+        line.answer(1, a_second=1000)
+        line.now += SECONDS
+        raise TimeoutError
+    assert line.admission.room == room
+
+
+def test_a_refusal_says_what_there_is_too_much_of():
+    pixels = Admission(MOST, SECONDS, BUSY, "pixels")
+    with pixels.admitted(1, SECONDS), pytest.raises(Overloaded, match="Too many pixels"), pixels.admitted(MOST, 1):
+        pass
