@@ -101,7 +101,7 @@ async def test_what_is_told_is_what_is_held_whatever_the_options(stack):
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert held <= 2 * (http.app.state.cache.bytes - told)
+    assert held <= 2 * (http.app.state.cache.bytes - told) + 2**16  # which Python and the server keep besides
 
 
 class Work:

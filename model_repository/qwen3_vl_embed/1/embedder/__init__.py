@@ -12,6 +12,10 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
+# Pillow reads it when it is imported: one block for an image, which malloc gives back to the system when it is freed.
+# Of the default, 16 MB, each thread that decodes keeps up to a gigabyte (docs/log.md, 2026-11-25).
+os.environ.setdefault("PILLOW_BLOCK_SIZE", "256m")
+
 from embedder.config import EmbedderConfig
 from embedder.embedder import Embedder, Embedding
 from embedder.errors import (
