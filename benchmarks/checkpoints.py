@@ -12,9 +12,16 @@ All have the tiny checkpoint's tokenizer. Its colour words are about as short as
 import json
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3VLConfig,
+)
 from transformers.utils import logging
 
 from checkpoints import architecture
@@ -23,10 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "checkpoints" / "qwen3-vl-color-tiny"
 PUBLISHED = ROOT / "tests" / "data" / "configs" / "Qwen3-VL-4B-Instruct" / "config.json"
 CACHE = ROOT / ".cache" / "bench"
-PIXELS = {"shortest_edge": 256 * 256, "longest_edge": 1024 * 1024}  # areas: the release's least, and our own most
+Pixels = dict[str, int]  # bounds of an image's area, by the names that preprocessor_config.json gives them
+PIXELS: Pixels = {"shortest_edge": 256 * 256, "longest_edge": 1024 * 1024}  # the release's least, and our own most
 
-# What differs from the 4B: widths about a quarter, depths a third; heads, groups and the three deepstack layers alike.
-SMALL = {
+Size = dict[str, dict[str, Any]]  # what differs from the 4B in `text_config` and `vision_config`
+
+# Widths about a quarter, depths a third; heads, groups and the three deepstack layers alike.
+SMALL: Size = {
     "text_config": {
         "vocab_size": architecture.VOCABULARY,
         "hidden_size": 640,
@@ -46,7 +56,8 @@ SMALL = {
         "out_hidden_size": 640,
     },
 }
-SIZES: dict[str, dict[str, dict]] = {"100m": SMALL, "4b": {"text_config": {}, "vision_config": {}}}
+WHOLE: Size = {"text_config": {}, "vision_config": {}}
+SIZES: dict[str, Size] = {"100m": SMALL, "4b": WHOLE}
 
 logging.disable_progress_bar()  # transformers' own bars, one for each load
 
@@ -70,19 +81,31 @@ def config(name: str) -> dict:
     return json.loads((folder(name) / "config.json").read_text())
 
 
-def _build(size: dict[str, dict], target: Path, device: str) -> None:
+def _build(size: Size, target: Path, device: str) -> None:
+    configuration = outline(size, target)
+    drawn(configuration, torch.bfloat16 if device.startswith("cuda") else torch.float32, device).save_pretrained(target)
+
+
+def outline(size: Size, target: Path, pixels: Pixels = PIXELS) -> Qwen3VLConfig:
+    """All of a checkpoint folder but its weights; returns its configuration: the 4B's, with `size` in its place."""
     tokenizer = AutoTokenizer.from_pretrained(TINY)
+    configuration = _configuration(size, tokenizer)
+    copytree(TINY, target, ignore=lambda *_: ["model.safetensors", "README.md"], dirs_exist_ok=True)
+    configuration.save_pretrained(target)
+    (target / "preprocessor_config.json").write_text(json.dumps(architecture.PREPROCESSOR | {"size": pixels}, indent=2))
+    return configuration
+
+
+def drawn(configuration: Qwen3VLConfig, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The model with its head and random weights, made on the device itself: the same ones each time on one machine."""
     with torch.device(device):
         torch.manual_seed(0)
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        model = AutoModelForImageTextToText.from_config(_configuration(size, tokenizer), dtype=dtype)
+        model = AutoModelForImageTextToText.from_config(configuration, dtype=dtype)
         _draw(model)
-    copytree(TINY, target, ignore=lambda *_: ["model.safetensors", "README.md"], dirs_exist_ok=True)
-    model.save_pretrained(target)
-    (target / "preprocessor_config.json").write_text(json.dumps(architecture.PREPROCESSOR | {"size": PIXELS}, indent=2))
+    return model.eval()
 
 
-def _configuration(size: dict[str, dict], tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
+def _configuration(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
     values = json.loads(PUBLISHED.read_text())
     for part, changes in size.items():
         values[part] |= changes

@@ -3,6 +3,7 @@
 On a CPU the first does nothing and the second reads the kernel's own record of this process.
 """
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,12 +47,13 @@ def peak_bytes(device: str) -> int:
 
 @contextmanager
 def busy(device: str) -> Iterator[list[float]]:
-    """Within it, nvidia-smi samples how busy the GPU is; after it, the list holds the mean share, 0…1 (none on a CPU).
+    """Within it, nvidia-smi samples how busy the GPU is; after it, the list holds the mean share, 0…1 (none on a CPU,
+    or without nvidia-smi).
 
     nvidia-smi's figure is the share of each sampling period in which any kernel ran.
     """
     found: list[float] = []
-    if not is_cuda(device):
+    if not is_cuda(device) or not shutil.which("nvidia-smi"):
         yield found
         return
     query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200", "--id=0"]

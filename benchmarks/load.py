@@ -15,10 +15,17 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import numpy as np
-import orjson
-import uvloop
 
-from benchmarks import null_server
+try:
+    import orjson
+    import uvloop
+
+    from benchmarks import null_server
+except ModuleNotFoundError as missing:  # a machine with the model's packages alone
+    raise SystemExit(
+        f"{missing.name} is not installed: what asks a served model needs requirements/client.txt. "
+        "How busy the GPU is can be measured without them: python -m benchmarks.gpu_check --only 10"
+    ) from missing
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 MOST_CONNECTIONS = 512  # of an open loop; a server that is so far behind is beyond its peak

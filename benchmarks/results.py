@@ -61,21 +61,28 @@ class Run:
         console.print(f"[bold]{self.command}[/]\nceiling: {found}")
         return found
 
+    def document(
+        self, about: dict[str, Any] | None, ceiling: dict[str, Any] | None, workload: str, figures: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What is written; `about`: the machine, by `hardware.describe`."""
+        return rounded(
+            {
+                "program": self.program,
+                "checkpoint": self.checkpoint,
+                "command": self.command,
+                "date": datetime.now(UTC).date().isoformat(),
+                "commit": self.commit,
+                "hardware": about,
+                "versions": _versions(),
+                "ceiling": ceiling,
+                "workload": workload,
+                "figures": figures,
+            }
+        )
+
     def finish(self, ceiling: Ceiling, workload: str, figures: dict[str, Any]) -> None:
         """Write the file and print it as the last line of stdout."""
-        document = {
-            "program": self.program,
-            "checkpoint": self.checkpoint,
-            "command": self.command,
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": self.commit,
-            "hardware": hardware.describe(self.device),
-            "versions": _versions(),
-            "ceiling": ceiling.as_dict(),
-            "workload": workload,
-            "figures": figures,
-        }
-        document = rounded(document)
+        document = self.document(hardware.describe(self.device), ceiling.as_dict(), workload, figures)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         console.print(f"written to {self.file.name}")

@@ -88,6 +88,8 @@ TARGETS = (
            lambda figures: figures["lone_name"]["times_the_bound"], at_most=True),
     Target("GPU, 4B", "GPU busy during a swatch load through Triton and adapter", ("serve", "4b", "cuda"), 0.9,
            lambda figures: figures.get("busy"), unit=""),
+    Target("GPU, 4B", "GPU busy during a swatch load through the pipeline alone", ("gpu_check", "4b", "cuda"), 0.9,
+           lambda figures: figures.get("busy"), unit=""),
     Target("CPU, tiny", "memory peak of 64 images of 12 megapixels, over that of 16", ("growth", "tiny", "cpu"), 1.5,
            photo_memory, at_most=True),
     Target("CPU, 100m", "the same", ("growth", "100m", "cpu"), 1.5, photo_memory, at_most=True),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -51,10 +51,18 @@ class PackedModel:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
-        pixels = checkpoint.preprocessor
-        packed = cls(load_model(checkpoint, dtype, device), pixels["image_mean"], pixels["image_std"])
-        packed.model.requires_grad_(False)
-        if replayable(packed.model):
+        """Raises: UnsupportedCheckpoint: see `load_model`."""
+        return cls.of(load_model(checkpoint, dtype, device), checkpoint.preprocessor)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, preprocessor: dict[str, Any]) -> Self:
+        """Take over a transformers `Qwen3VLModel` (or its MoE twin) in eval mode; it is changed in place.
+
+        `preprocessor`: what preprocessor_config.json holds.
+        """
+        packed = cls(model, preprocessor["image_mean"], preprocessor["image_std"])
+        model.requires_grad_(False)
+        if replayable(model):
             on_gpu = packed.device.type == "cuda"
             packed._pass = Replay(packed._states, partial(Graph, constants=packed._constants) if on_gpu else Trace)
         return packed
