@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen3VLConfig
 
 from benchmarks import checkpoints, inputs, subject
 from benchmarks.gpu import is_cuda, release
 from benchmarks.hardware import Ceiling
+from checkpoints import architecture
 from embedder import Embedder, EmbedderConfig, EmbedInput
 from embedder.checkpoint import Checkpoint, load_tokenizer
 from embedder.model import PackedModel
@@ -28,7 +29,7 @@ from embedder.renderer import Renderer
 # The 4B's proportions: four heads on one, three deepstack layers, a head's width a quarter of the hidden size or less.
 MINI: checkpoints.Size = {
     "text_config": {
-        "vocab_size": checkpoints.architecture.VOCABULARY,
+        "vocab_size": architecture.VOCABULARY,
         "hidden_size": 128,
         "intermediate_size": 384,
         "num_hidden_layers": 5,
@@ -132,7 +133,7 @@ class Bench:
 
     def drawn(self, dtype: torch.dtype) -> PreTrainedModel:
         """transformers' `Qwen3VLModel` of that configuration, in bfloat16 or float32: the same weights each time."""
-        configuration = checkpoints.Qwen3VLConfig.from_pretrained(self.checkpoint.folder)
+        configuration = Qwen3VLConfig.from_pretrained(self.checkpoint.folder)
         model = checkpoints.drawn(configuration, torch.bfloat16, self.device).model
         return model.float() if dtype == torch.float32 else model  # `.bfloat16()` would round frequencies
 

@@ -16,7 +16,7 @@ import embedder
 from benchmarks.gpu_checks.bench import Bench
 from benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
 from benchmarks.gpu_checks.timing import device_seconds
-from embedder.attention import TORCH_HAS_GQA, flash_attn_varlen_func, varlen_kernel
+from embedder.attention import TORCH_HAS_GQA, varlen_kernel
 from embedder.budget import free_bytes
 
 PACKAGES = (
@@ -41,9 +41,9 @@ def surroundings(bench: Bench) -> Iterator[Figure]:
     tf32 = torch.get_float32_matmul_precision() != "highest" or bool(os.environ.get("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"))
     yield right("float32 products rounded to TF32 (1: unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE)", float(tf32), most=0)
     yield told("free memory", free_bytes(torch.device(bench.device)) / 1e9, "GB")
-    kernel = "flash-attn" if flash_attn_varlen_func else f"torch's varlen, {'with' if TORCH_HAS_GQA else 'without'} GQA"
-    packed = varlen_kernel(torch.device(bench.device), bench.dtype) is not None
-    yield told("attention over packed sequences", kernel if packed else "SDPA, grouped by length")
+    kernel = varlen_kernel(torch.device(bench.device), bench.dtype)
+    name = getattr(kernel, "__name__", "SDPA, grouped by length").strip("_")
+    yield told("attention over packed sequences", f"{name}; torch's varlen_attn has enable_gqa: {TORCH_HAS_GQA}")
     if bench.on_gpu:
         yield from _device(bench)
     else:
