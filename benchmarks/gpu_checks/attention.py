@@ -12,7 +12,7 @@ from benchmarks.gpu_checks.timing import device_seconds, host_seconds
 from embedder.attention import TORCH_HAS_GQA, Bounds, Kernel, Prefix, packed_attention, varlen_kernel
 
 PREFIX = 22  # tokens: Qwen3-VL-Embedding's own system turn
-ERROR = {torch.bfloat16: 1e-2, torch.float32: 1e-5}  # ‖out − exact‖ / ‖exact‖ of a sequence
+ERROR = {torch.bfloat16: 1e-2, torch.float32: 1e-4}  # ‖out − exact‖ / ‖exact‖ of a sequence; TF32 has 3e-4 and more
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
