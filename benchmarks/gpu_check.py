@@ -237,7 +237,7 @@ def main(
     if is_cuda(device) and not torch.cuda.is_available():
         fail("torch sees no CUDA device here: nvidia-smi tells whether there is one; --device cpu runs small shapes")
     if not is_cuda(device):
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler says each time that there is no GPU
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says each time that there is no GPU
     run = Run("gpu_check", "4b" if is_cuda(device) else "mini", device)
     command = f"python -m benchmarks.gpu_check --device {device}" + (f" --only {only}" if only else "")
 
