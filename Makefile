@@ -101,6 +101,7 @@ lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) pyproject.toml --group server --group evaluation --group dev -c requirements/pins.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/client.txt
 	$(COMPILE) --group pyproject.toml:server -c requirements/dev.txt -o requirements/server.txt
+	$(COMPILE) --group pyproject.toml:lora --group pyproject.toml:server -c requirements/dev.txt -o requirements/lora.txt
 	$(COMPILE) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) --group pyproject.toml:fuzz -c requirements/dev.txt -o requirements/fuzz.txt
 
