@@ -24,6 +24,7 @@ from embedder import EmbedderConfig, EmbedInput, Options
 from embedder.checkpoint import load_tokenizer, open_checkpoint
 from embedder.preparer import Prepared, Preparer
 from embedder.prompts import PROMPTS
+from embedder.published import published
 from embedder.renderer import Renderer
 from fuzzing.findings import Findings, console, hush
 
@@ -92,10 +93,11 @@ class Subject:
     def __init__(self, checkpoint: str) -> None:
         config = EmbedderConfig(checkpoint=checkpoint)
         opened = open_checkpoint(checkpoint)
-        sizes, tokenizer = opened.config["text_config"], load_tokenizer(opened)
-        self.special = tokenizer.get_added_vocab()
-        renderer = Renderer(tokenizer, config.max_text_tokens)
-        self.preparer = Preparer(config, opened, renderer, sizes["num_hidden_layers"], sizes["hidden_size"])
+        tokenizer = load_tokenizer(opened)
+        self.special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        own = published(opened, str(tokenizer.chat_template), config.prompt)
+        config = config.model_copy(update={"prompt": own.name})
+        self.preparer = Preparer(config, opened, own, Renderer(tokenizer, config.max_text_tokens))
 
     def run(self, text: str, options: dict) -> None:
         """Prepare it, and see that neither it nor the options brought a control token."""

@@ -33,11 +33,15 @@ def png(size: tuple[int, int] = (244, 244), seed: int = 0) -> bytes:
     return file.getvalue()
 
 
-def random_checkpoint(folder: Path, *, experts_per_token: int = 0, max_pixels: int = 256 * 256) -> Path:
+def random_checkpoint(
+    folder: Path, *, experts_per_token: int = 0, max_pixels: int = 256 * 256, **text_config: int
+) -> Path:
     """A complete checkpoint folder with random weights: the tiny architecture, or the same with four experts."""
     torch.manual_seed(0)
     tokenizer = architecture.train_tokenizer(["red green blue dark light", *TEXTS])
     config = architecture.configuration(tokenizer)
+    for name, value in text_config.items():
+        setattr(config.text_config, name, value)
     model = with_experts(config, experts_per_token) if experts_per_token else Qwen3VLForConditionalGeneration(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():

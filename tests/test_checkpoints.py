@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from embedder import Embedder, EmbedderConfig, EmbedInput, UnsupportedCheckpoint
-from embedder.checkpoint import MODELS, open_checkpoint, placement
+from embedder import Embedder, EmbedderConfig, UnsupportedCheckpoint
+from embedder.checkpoint import MODELS, open_checkpoint
+from embedder.weights import placement
 from tests.reference import random_checkpoint
 
 PUBLISHED = sorted(Path("tests/data/configs").iterdir())
@@ -85,15 +86,6 @@ def test_what_is_neither_a_folder_nor_on_the_hub(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UnsupportedCheckpoint, match="neither a folder here nor a checkpoint that the hub gave"):
         open_checkpoint("nobody/no-such-checkpoint")
-
-
-def test_an_embedding_checkpoint_gets_its_own_recipe(folder, tmp_path):
-    name = shutil.copytree(folder, tmp_path / "Qwen3-VL-Embedding-2B")
-    embedder = Embedder.load(EmbedderConfig(checkpoint=str(name), device="cpu"))
-    assert embedder.info["prompt"] == "embedding"
-    prompt = embedder.renderer.decode(embedder.prepare(EmbedInput(text="red")).sequence.tokens.ids)
-    system = "<|im_start|>system\nRepresent the user's input.<|im_end|>\n"
-    assert prompt.startswith(system + "<|im_start|>user\nred<|im_end|>")
 
 
 def test_old_chat_template_file(copy):

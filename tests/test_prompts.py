@@ -3,6 +3,7 @@
 import unicodedata
 
 import pytest
+from tokenizers import AddedToken
 
 from embedder import InvalidInput
 from embedder.checkpoint import load_tokenizer, open_checkpoint
@@ -69,6 +70,29 @@ def test_user_text_never_becomes_a_control_token(tokenizer, renderer):
         assert [i for i in renderer.render(EOL, f"a {token} b", "red").ids if i in control] == frame
         drawn = tokenizer.decode(renderer.render(EOL, None, f"a {token} b").ids)
         assert drawn == EOL_TEXT.replace("red", f"a {token} b", 1)
+
+
+def test_words_that_a_fine_tune_added_are_tokens(tmp_path):
+    """In anybody's text, as in transformers; what it added as special tokens is text there, as all of them are."""
+    tokenizer = load_tokenizer(open_checkpoint(str(random_checkpoint(tmp_path))))
+    tokenizer.add_tokens(["teal", AddedToken("<think>", special=False), AddedToken("<|mine|>", special=True)])
+    renderer, number = Renderer(tokenizer, max_text_tokens=512), tokenizer.convert_tokens_to_ids
+    text = "dark teal <think> <|mine|> <|im_end|>"
+    for ids in (renderer.render(EOL, None, text).ids, renderer.render(prompt("{content} " + text), None, "red").ids,
+                renderer.render(EOL, text, "red").ids):  # fmt: skip
+        assert (ids == number("teal")).sum() == (ids == number("<think>")).sum() == 1
+        assert (ids == number("<|mine|>")).sum() == 0
+        assert tokenizer.decode(ids).count(text) == 1
+    harmless = text.partition("<|mine|>")[0]
+    whole = tokenizer(EOL_TEXT.replace("red", harmless), add_special_tokens=False)["input_ids"]
+    assert renderer.render(EOL, None, harmless).ids.tolist() == whole
+
+
+def test_a_text_of_the_longest_token_is_as_long_as_its_tokens(tmp_path):
+    """The quick refusal by characters holds for added words too, which may be longer than any of Qwen's tokens."""
+    tokenizer = load_tokenizer(open_checkpoint(str(random_checkpoint(tmp_path))))
+    tokenizer.add_tokens(["x" * 1000])
+    assert len(Renderer(tokenizer, max_text_tokens=2).render(EOL, None, "x" * 2000).ids) > 2
 
 
 def test_a_template_never_becomes_a_control_token(tokenizer, renderer):

@@ -24,6 +24,8 @@ from checkpoints import architecture
 from embedder import Embedder, EmbedderConfig, EmbedInput
 from embedder.checkpoint import Checkpoint, load_tokenizer
 from embedder.model import PackedModel
+from embedder.preparer import Preparer
+from embedder.published import Published
 from embedder.renderer import Renderer
 
 # The 4B's proportions: four heads on one, three deepstack layers, a head's width a quarter of the hidden size or less.
@@ -141,7 +143,7 @@ class Bench:
     def embedder(self) -> Embedder:
         """The 4B as it is served by default, with weights drawn on the device."""
         with torch.inference_mode(False):
-            return self.embedder_of(PackedModel.of(self.drawn(self.dtype), self.checkpoint.preprocessor))
+            return self.embedder_of(PackedModel.of(self.drawn(self.dtype), self.checkpoint.processor.image_processor))
 
     def embedder_of(self, model: PackedModel) -> Embedder:
         """Around a model that is there already; the token budget is what is free now."""
@@ -152,7 +154,8 @@ class Bench:
             prompt="eol",
             max_batch_tokens=None if self.on_gpu else CPU_TOKENS,
         )
-        return Embedder(config, self.checkpoint, model, Renderer(load_tokenizer(self.checkpoint), 8192))
+        renderer = Renderer(load_tokenizer(self.checkpoint), config.max_text_tokens)
+        return Embedder(self.checkpoint, model, Preparer(config, self.checkpoint, Published(), renderer))
 
     def release(self) -> None:
         """Give the model's memory back."""

@@ -69,11 +69,11 @@ def against_transformers(bench: Bench) -> Iterator[Figure]:
     rounded = _theirs(bench, model, batch)
     model = model.float()  # the very weights, in float32
     exact = _theirs(bench, model, batch)
-    ours = vectors(bench.embedder_of(PackedModel.of(model, bench.checkpoint.preprocessor)), batch)
+    ours = vectors(bench.embedder_of(PackedModel.of(model, bench.checkpoint.processor.image_processor)), batch)
     yield right("ours and transformers', float32: least cosine", least_cosine(ours, exact), least=LEAST["float32"])
     del model
     bench.release()
-    model = PackedModel.of(bench.drawn(torch.bfloat16), bench.checkpoint.preprocessor)
+    model = PackedModel.of(bench.drawn(torch.bfloat16), bench.checkpoint.processor.image_processor)
     ours = vectors(bench.embedder_of(model), batch)
     theirs = least_cosine(rounded, exact)
     yield told("transformers' bfloat16 and its float32: least cosine", theirs)

@@ -1,6 +1,7 @@
-"""A Qwen3-VL checkpoint: find it, check that it is one, load its model, tokenizer and pixel settings. Knows no prompts.
+"""A Qwen3-VL checkpoint: find it, check that it is one, read its configuration and its processor. Knows no prompts.
 
-Formats: transformers `models/qwen3_vl`, `models/qwen3_vl_moe`. Sizes are read from the files, never assumed.
+Formats: transformers `models/qwen3_vl`, `models/qwen3_vl_moe`. Sizes are read from the files, never assumed; what a
+file leaves out has transformers' own default. `weights.py` reads its weights.
 """
 
 import hashlib
@@ -10,14 +11,44 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen3VLModel, Qwen3VLMoeModel
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3VLConfig,
+    Qwen3VLModel,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeModel,
+    Qwen3VLProcessor,
+)
 
 from embedder.errors import UnsupportedCheckpoint
 
+CONFIGS: dict[str, type[Qwen3VLConfig] | type[Qwen3VLMoeConfig]] = {
+    "qwen3_vl": Qwen3VLConfig,
+    "qwen3_vl_moe": Qwen3VLMoeConfig,
+}
 MODELS: dict[str, type[PreTrainedModel]] = {"qwen3_vl": Qwen3VLModel, "qwen3_vl_moe": Qwen3VLMoeModel}
 FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors"]  # never code: `trust_remote_code` is not for us
+OBJECTS = (  # the JSON files that transformers reads, all of which hold an object
+    *("config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("chat_template.json", "model.safetensors.index.json", "adapter_config.json"),
+)
+PIXEL_FILES = ("preprocessor_config.json", "processor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LFS = b"version https://git-lfs"  # how a Git LFS pointer begins
+# Weights that this server does not read, by the ends of their files' names.
+FOREIGN = {
+    ".gguf": "GGUF files; this server reads safetensors: give the checkpoint that they were made from",
+    ".bin": "pickled weights, which may run code; this server reads safetensors: convert them (save_pretrained does)",
+    ".pt": "pickled weights, which may run code; this server reads safetensors: convert them (save_pretrained does)",
+    ".pth": "pickled weights, which may run code; this server reads safetensors: convert them (save_pretrained does)",
+    ".onnx": "an ONNX export; this server reads safetensors: give the checkpoint that it was made from",
+}
 IMAGE_TOKEN = "<|image_pad|>"
 MIB = 2**20
 
@@ -29,45 +60,126 @@ class Checkpoint:
     name: str  # as it was asked for: a folder or a hub id
     folder: Path
     revision: str | None  # the hub commit; None for a folder
+    base: "Checkpoint | None" = None  # what a folder with nothing but an adapter adapts
+
+    def holder(self, *files: str) -> Path:
+        """The folder that holds any of `files`: its own, else its base's.
+
+        Raises:
+            UnsupportedCheckpoint: neither does.
+        """
+        for checkpoint in filter(None, (self, self.base)):
+            if any((checkpoint.folder / file).is_file() for file in files):
+                return checkpoint.folder
+        raise UnsupportedCheckpoint(f"{self.name} has no {' and no '.join(files)}; is it a complete checkpoint folder?")
+
+    def json(self, file: str) -> Any:
+        """What a JSON file of it says; None where there is none.
+
+        Raises:
+            UnsupportedCheckpoint: it is not JSON, or holds no object where transformers wants one.
+        """
+        path = self.folder / file
+        if not path.is_file():
+            return self.base.json(file) if self.base else None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError) as error:
+            raise UnsupportedCheckpoint(f"{self.name}: {file} is not valid JSON ({error})") from None
+        if file in OBJECTS and not isinstance(content, dict):
+            raise UnsupportedCheckpoint(f"{self.name}: {file} holds a {type(content).__name__}, not an object")
+        return content
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        return self._json("config.json")
+    def raw_config(self) -> dict[str, Any]:
+        """config.json as it is written."""
+        self.holder("config.json")
+        return dict(self.json("config.json"))
 
     @cached_property
-    def preprocessor(self) -> dict[str, Any]:
-        return self._json("preprocessor_config.json")
+    def config(self) -> Any:
+        """config.json as transformers reads it, with its defaults: a `Qwen3VLConfig` or its MoE twin."""
+        try:
+            config = CONFIGS[self.model_type].from_dict(self.raw_config)
+            square = [config.vision_config.patch_size, config.vision_config.spatial_merge_size]
+        except Exception as error:  # each field is checked, and each check raises a type of its own
+            raise UnsupportedCheckpoint(
+                f"{self.name}: transformers cannot read its config.json: {line(error)}"
+            ) from None
+        if not all(isinstance(side, int) and side > 0 for side in square):
+            raise UnsupportedCheckpoint(f"{self.name}: config.json gives patches or merges of {square}, not squares")
+        return config
 
     @property
     def model_type(self) -> str:
-        return str(self.config["model_type"])
+        return str(self.raw_config["model_type"])
 
-    @property
-    def is_embedding(self) -> bool:
-        """Whether it is of the Qwen3-VL-Embedding series: by its name, or by its sentence-transformers files."""
-        return "qwen3-vl-embedding" in self.name.lower() or (self.folder / "1_Pooling").is_dir()
+    @cached_property
+    def processor(self) -> Any:
+        """transformers' own `Qwen3VLProcessor` of it, with what the files leave out (`size`, `image_mean`, …).
+
+        Raises:
+            UnsupportedCheckpoint: there is none, or it does with pixels what this server does not.
+        """
+        pixels = self.holder(*PIXEL_FILES)
+        tokenizer = self.holder(*TOKENIZER_FILES)
+        for file in OBJECTS:
+            self.json(file)
+        try:
+            processor = Qwen3VLProcessor.from_pretrained(pixels, trust_remote_code=False)
+            if tokenizer != pixels:
+                own = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+                processor.tokenizer, processor.chat_template = own, own.chat_template or processor.chat_template
+        except Exception as error:  # tokenizers, jinja and transformers each raise their own types
+            raise UnsupportedCheckpoint(f"{self.name}: transformers cannot load its processor: {line(error)}") from None
+        if problem := _foreign_pixels(processor.image_processor, self.config.vision_config):
+            raise UnsupportedCheckpoint(f"{self.name}: {problem}")
+        return processor
 
     @property
     def pixel_bounds(self) -> tuple[int, int]:
-        """(smallest, largest) image area in pixels; `size` says edges and means areas (preprocessor_config.json)."""
-        size = self.preprocessor["size"]
+        """(smallest, largest) image area in pixels, as transformers' image processor has them.
+
+        `size` says edges and means areas; `min_pixels` and `max_pixels` win over it.
+        """
+        size = self.processor.image_processor.size
         return size["shortest_edge"], size["longest_edge"]
 
-    @property
+    @cached_property
     def weights(self) -> list[Path]:
-        return sorted(self.folder.glob("*.safetensors"))
+        """Its weight files, those that transformers would take: `model.safetensors`, else the shards of the index.
+
+        Raises:
+            UnsupportedCheckpoint: there are none, or the index names files that are not there.
+        """
+        if (self.folder / SINGLE).is_file():
+            return [self.folder / SINGLE]
+        if (index := self.json(INDEX) if (self.folder / INDEX).is_file() else None) is None:
+            if self.base:
+                return self.base.weights
+            raise UnsupportedCheckpoint(f"{self.name} {_without_weights(self.folder)}")
+        names = index.get("weight_map")
+        if not isinstance(names, dict) or not names or not all(Path(str(name)).name == name for name in names.values()):
+            raise UnsupportedCheckpoint(f"{self.name}: {INDEX} has no weight_map that names files beside it")
+        shards = sorted(self.folder / name for name in set(names.values()))
+        if missing := [shard.name for shard in shards if not shard.is_file()]:
+            raise UnsupportedCheckpoint(
+                f"{self.name} lacks {listed(missing)}, which {INDEX} names; is the download complete?"
+            )
+        return shards
 
     @property
-    def weight_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.weights)
+    def adapter(self) -> Path | None:
+        """The folder of its LoRA adapter, if it has one."""
+        return self.folder if (self.folder / ADAPTER_CONFIG).is_file() else None
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the small files and, of every weight file, its size and its first and last MiB."""
-        digest = hashlib.sha256()
-        for path in sorted(p for pattern in FILES[:3] for p in self.folder.glob(pattern)):
-            digest.update(path.name.encode() + path.read_bytes())
-        for path in self.weights:
+        digest = hashlib.sha256(self.base.fingerprint.encode() if self.base else b"")
+        for path in sorted(p for pattern in (*FILES[:3], "*/config.json") for p in self.folder.glob(pattern)):
+            digest.update(path.relative_to(self.folder).as_posix().encode() + path.read_bytes())
+        for path in sorted(self.folder.glob("*.safetensors")):
             with path.open("rb") as file:
                 size = path.stat().st_size
                 digest.update(f"{path.name} {size}".encode() + file.read(MIB))
@@ -75,36 +187,52 @@ class Checkpoint:
                 digest.update(file.read(MIB))
         return digest.hexdigest()
 
-    def _json(self, file: str) -> dict[str, Any]:
-        path = self.folder / file
-        if not path.is_file():
-            raise UnsupportedCheckpoint(f"{self.name} has no {file}; is it a complete checkpoint folder?")
-        try:
-            values: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise UnsupportedCheckpoint(f"{self.name}: {file} is not valid JSON ({error})") from None
-        return values
-
 
 def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     """Find a checkpoint: a folder as it is, anything else as a hub id (downloaded, or taken from the hub's cache).
 
+    A folder that holds nothing but an adapter takes the rest from the base that its adapter_config.json names.
+
     Raises:
         UnsupportedCheckpoint: it is not there, or it is not a Qwen3-VL checkpoint; the message names what it is.
     """
-    if Path(name).is_dir():
-        checkpoint = Checkpoint(name, Path(name), None)
-    else:
-        folder = _download(name, revision)
-        checkpoint = Checkpoint(name, folder, folder.name)
-    model_type = checkpoint.config.get("model_type")
+    checkpoint = _find(name, revision)
+    if checkpoint.adapter and not any((checkpoint.folder / file).is_file() for file in (SINGLE, INDEX)):
+        settings = checkpoint.json(ADAPTER_CONFIG)
+        named = settings.get("base_model_name_or_path")
+        if not named or not isinstance(named, str):
+            raise UnsupportedCheckpoint(f"{name} holds an adapter, and {ADAPTER_CONFIG} names no base model")
+        try:
+            base = _find(named, settings.get("revision"))
+            if base.adapter:
+                raise UnsupportedCheckpoint("it holds an adapter itself; merge that first")
+            checkpoint = Checkpoint(name, checkpoint.folder, checkpoint.revision, base)
+            base.weights  # noqa: B018 - refused here, where the sentence can say whose base it is
+        except UnsupportedCheckpoint as error:
+            raise UnsupportedCheckpoint(
+                f"{name} holds an adapter of {named}, which cannot be served: {error}"
+            ) from None
+    if (checkpoint.json("config.json")) is None:
+        checkpoint.weights  # noqa: B018 - a folder of GGUF files alone is told so
+    model_type = checkpoint.raw_config.get("model_type")
     if model_type not in MODELS:
-        raise UnsupportedCheckpoint(
-            f"{name} is a {model_type} checkpoint; this server embeds with Qwen3-VL ({', '.join(MODELS)})"
-        )
-    if not checkpoint.weights:
-        raise UnsupportedCheckpoint(f"{name} has no *.safetensors file; is the download complete?")
+        is_what = f"is a {model_type} checkpoint" if model_type else "has a config.json without model_type"
+        raise UnsupportedCheckpoint(f"{name} {is_what}; this server embeds with Qwen3-VL ({', '.join(MODELS)})")
+    checkpoint.weights  # noqa: B018
     return checkpoint
+
+
+def _find(name: str, revision: str | None) -> Checkpoint:
+    folder = Path(name) if Path(name).is_dir() else _download(name, revision)
+    for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
+        try:
+            with path.open("rb") as file:
+                pointer = file.read(len(LFS)) == LFS
+        except OSError as error:
+            raise UnsupportedCheckpoint(f"{name}: {path.name} cannot be read: {line(error)}") from None
+        if pointer:
+            raise UnsupportedCheckpoint(f"{name}: {path.name} is a Git LFS pointer, not the file: run `git lfs pull`")
+    return Checkpoint(name, folder, None if Path(name).is_dir() else folder.name)
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -117,63 +245,64 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """The model without its language-model head, in eval mode; over several GPUs when `device` is too small for it.
+def _without_weights(folder: Path) -> str:
+    """What is said of a folder that has neither `model.safetensors` nor its index."""
+    if others := sorted(path.name for path in folder.glob("*.safetensors") if path.name != ADAPTER):
+        return f"has {listed(others)}, but no {SINGLE} and no {INDEX} that names them"
+    for end, words in FOREIGN.items():
+        if any(folder.glob(f"*{end}")):
+            return f"holds {words}"
+    return "has no *.safetensors file; is the download complete?"
 
-    Raises:
-        UnsupportedCheckpoint: weights are missing or of another shape. (More than are needed is no error: the head.)
-    """
-    try:
-        model, report = MODELS[checkpoint.model_type].from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            device_map=placement(checkpoint.weight_bytes, device, _free_bytes(device)),
-            attn_implementation="sdpa",
-            trust_remote_code=False,
-            output_loading_info=True,
+
+def _foreign_pixels(pixels: Any, vision: Any) -> str | None:
+    """What an image processor does that this server's own pixel path does not; None where they agree."""
+    kind = type(pixels).__name__
+    if not kind.startswith("Qwen2VLImageProcessor"):
+        return f"its image processor is a {kind}; Qwen3-VL's is Qwen2VLImageProcessor"
+    size = pixels.size
+    if not (size.get("shortest_edge") and size.get("longest_edge")):
+        return (
+            "its preprocessor's `size` has no shortest_edge and longest_edge, which say how small and large images are"
         )
-    except Exception as error:  # safetensors, torch and transformers each raise their own types
-        raise UnsupportedCheckpoint(f"{checkpoint.name} cannot be loaded: {type(error).__name__}: {error}") from error
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys and kind != "unexpected_keys"}
-    if wrong:
-        kinds = "; ".join(f"{kind}: {', '.join(keys[:3])} ({len(keys)})" for kind, keys in wrong.items())
-        raise UnsupportedCheckpoint(f"{checkpoint.name} does not fit its own config.json: {kinds}")
-    if {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())) and device != "cpu":
-        raise UnsupportedCheckpoint(
-            f"{checkpoint.name} has {checkpoint.weight_bytes / 1e9:.1f} GB of weights, more than the GPUs here have "
-            "free: give it more or larger ones, or set EMBED_DEVICE=cpu"
-        )
-    return model.eval()
-
-
-def placement(weight_bytes: int, device: str, free_bytes: int | None) -> str:
-    """transformers' `device_map`: the device itself, or `auto` (accelerate) when it has no room for the weights.
-
-    A tenth of the free memory is left for activations. `free_bytes` is None where it does not limit (CPU).
-    """
-    return device if free_bytes is None or weight_bytes <= 0.9 * free_bytes else "auto"
-
-
-def _free_bytes(device: str) -> int | None:
-    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
+    wanted = {
+        **{"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size},
+        **{"temporal_patch_size": vision.temporal_patch_size},
+        **{"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3},
+    }
+    for name, value in wanted.items():
+        if (given := getattr(pixels, name)) != value:
+            return f"its preprocessor says {name} {given}; {value} is what this server and its config.json do"
+    if abs(pixels.rescale_factor * 255 - 1) > 1e-6:
+        return f"its preprocessor says rescale_factor {pixels.rescale_factor}; this server divides by 255"
+    return None
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer with its chat template.
+    """The tokenizer, with the chat template that transformers' processor draws with.
 
     Raises:
         UnsupportedCheckpoint: no tokenizer, another model's tokenizer, or no chat template.
     """
-    if not any((checkpoint.folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
-        raise UnsupportedCheckpoint(f"{checkpoint.name} has no tokenizer.json; is it a complete checkpoint folder?")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnsupportedCheckpoint(f"{checkpoint.name}: its tokenizer cannot be loaded: {error}") from error
-    if tokenizer.chat_template is None and (checkpoint.folder / "chat_template.json").is_file():
-        tokenizer.chat_template = json.loads((checkpoint.folder / "chat_template.json").read_text())["chat_template"]
-    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != checkpoint.config["image_token_id"]:
-        raise UnsupportedCheckpoint(f"{checkpoint.name}: {IMAGE_TOKEN} is not config.json's image_token_id")
+    processor = checkpoint.processor
+    tokenizer: PreTrainedTokenizerBase = processor.tokenizer
+    tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
+    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != checkpoint.config.image_token_id:
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.name}: {IMAGE_TOKEN} is not config.json's image_token_id, {checkpoint.config.image_token_id}"
+        )
     if tokenizer.chat_template is None:
         raise UnsupportedCheckpoint(f"{checkpoint.name} has no chat template; prompts are rendered with it")
     return tokenizer
+
+
+def listed(names: list[str], shown: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def line(error: BaseException) -> str:
+    """An error of a library's as part of a sentence: its type and message on one line, at most 300 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else text[:299] + "…"

@@ -13,7 +13,8 @@ PREFIX = "EMBED_"
 class EmbedderConfig(BaseSettings):
     """What to serve and within which limits; unknown names and bad values are refused (`pydantic.ValidationError`).
 
-    Pixel bounds left unset come from the checkpoint's own preprocessor config, the upper one capped at 1024×1024.
+    Prompt, pooling and normalising left unset are what the checkpoint's files say, if any (`published.py`). Pixel
+    bounds left unset come from its preprocessor's file, the upper one capped at 1024×1024.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
@@ -22,17 +23,16 @@ class EmbedderConfig(BaseSettings):
     revision: str | None = Field(None, description="the hub revision: a branch, a tag or (best) a commit")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one")
-    prompt: str = Field(
-        "auto", description="auto (a Qwen3-VL-Embedding checkpoint's own, else `eol`), a preset, or a template"
-    )
+    prompt: str = Field("auto", description="auto (what the checkpoint says, else `eol`), a preset, or a template")
     pooling: Literal["last", "mean", "eos"] = Field(
-        "last", description="last token, mean of the content's tokens, or an appended <|endoftext|>"
+        "last",
+        description="last token, mean of the content's tokens, or an appended <|endoftext|>; unset: the checkpoint's",
     )
     layer: int | Literal["attn"] = Field(-1, description="0 (the input) … L or -1 (the last), or attn: before its MLP")
     final_norm: bool = Field(True, description="apply the model's final norm, to whatever layer")
     center: bool = Field(False, description="apply the calibration")
     calibration: str | None = Field(None, description="a file that `qwen3-vl-embed calibrate` wrote")
-    normalize: bool = Field(True, description="divide each vector by its L2 norm")
+    normalize: bool = Field(True, description="divide each vector by its L2 norm; unset: the checkpoint's own")
     dimensions: int | None = Field(None, ge=8, description="keep the first so many numbers, then normalise")
     instruction: str | None = Field(None, description="the system turn; unset: the prompt's own, if it has one")
     min_pixels: int | None = Field(

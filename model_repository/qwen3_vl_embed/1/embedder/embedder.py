@@ -26,7 +26,7 @@ from embedder.inputs import EmbedInput, Options
 from embedder.model import PackedModel
 from embedder.packing import Packed, pack, plan
 from embedder.preparer import Prepared, Preparer
-from embedder.prompts import PROMPTS
+from embedder.published import published
 from embedder.recipes import Recipe
 from embedder.renderer import Renderer
 
@@ -63,9 +63,10 @@ class Embedder:
     Any number of threads may call it; one forward pass runs at a time.
     """
 
-    def __init__(self, config: EmbedderConfig, checkpoint: Checkpoint, model: PackedModel, renderer: Renderer) -> None:
-        self.config, self.checkpoint, self.model, self.renderer = config, checkpoint, model, renderer
-        self.preparer = Preparer(config, checkpoint, renderer, model.layers, model.dimension)
+    def __init__(self, checkpoint: Checkpoint, model: PackedModel, preparer: Preparer) -> None:
+        self.checkpoint, self.model, self.preparer = checkpoint, model, preparer
+        self.config, self.published, self.renderer = preparer.config, preparer.published, preparer.renderer
+        config = self.config
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
         self._one_pass = Lock()
         self.batch_tokens = config.max_batch_tokens or token_budget(
@@ -84,13 +85,18 @@ class Embedder:
         checkpoint = open_checkpoint(config.checkpoint, config.revision)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
         dtype = ("bfloat16" if device.startswith("cuda") else "float32") if config.dtype == "auto" else config.dtype
-        merge = checkpoint.config["vision_config"]["spatial_merge_size"]
+        merge = checkpoint.config.vision_config.spatial_merge_size
         if merge != images.MERGE:
             raise UnsupportedCheckpoint(f"{checkpoint.name} merges {merge}×{merge} patches; Qwen3-VL merges 2×2")
-        prompt = ("embedding" if checkpoint.is_embedding else "eol") if config.prompt == "auto" else config.prompt
-        config = config.model_copy(update={"prompt": prompt, "dtype": dtype, "device": device})
-        model = PackedModel.load(checkpoint, getattr(torch, dtype), device)
-        return cls(config, checkpoint, model, Renderer(load_tokenizer(checkpoint), config.max_text_tokens))
+        tokenizer = load_tokenizer(checkpoint)
+        own = published(checkpoint, str(tokenizer.chat_template), config.prompt)
+        made = {"pooling": own.pooling, "normalize": own.normalize}
+        unset = {name: value for name, value in made.items() if name not in config.model_fields_set}
+        prompt = own.name if config.prompt == "auto" else config.prompt
+        config = config.model_copy(update={"prompt": prompt, "dtype": dtype, "device": device, **unset})
+        preparer = Preparer(config, checkpoint, own, Renderer(tokenizer, config.max_text_tokens))
+        preparer.check()
+        return cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device), preparer)
 
     def embed(self, inputs: SequenceOf[EmbedInput]) -> list[Embedding | EmbedError]:
         """One vector or one error for each input, in order; an input never changes another's answer beyond rounding."""
@@ -168,7 +174,7 @@ class Embedder:
         return Embedding(vector, len(sequence), *timing, recipe, self._warnings(recipe), render)
 
     def _warnings(self, recipe: Recipe) -> tuple[str, ...]:
-        if recipe.dimensions and not self.checkpoint.is_embedding:
+        if recipe.dimensions and not self.published.series:
             return (f"dimensions: this checkpoint was not trained for vectors cut to {recipe.dimensions} numbers",)
         return ()
 
@@ -195,7 +201,7 @@ class Embedder:
             "dimension": self.model.dimension,
             "layers": self.model.layers,
             "prompt": config.prompt,
-            "prompts": list(PROMPTS),
+            "prompts": list(self.published.prompts),
             "recipe": self.preparer.recipe(Options()).describe(),
             "calibration": self.preparer.calibration and self.preparer.calibration.about,
             "dtype": config.dtype,
@@ -209,4 +215,5 @@ class Embedder:
             },
         }
         identity = json.dumps(info | {"weights": self.checkpoint.fingerprint}, sort_keys=True)
-        return {"id": hashlib.sha256(identity.encode()).hexdigest()[:16], **info, "batch_tokens": self.batch_tokens}
+        identifier = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return {"id": identifier, **info, "batch_tokens": self.batch_tokens, "warnings": self.published.warnings}

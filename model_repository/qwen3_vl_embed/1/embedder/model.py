@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from embedder.attention import KeysValues, Prefix, use_packed_attention
-from embedder.checkpoint import Checkpoint, load_model
+from embedder.checkpoint import Checkpoint
 from embedder.device import to_device
 from embedder.packing import Packed, Sequence, pack
 from embedder.parts import StillPatchEmbed, TopLayer, add_image_features, at, fuse_norms
@@ -20,6 +20,7 @@ from embedder.recipes import Layer
 from embedder.recordings import Graph, Pass, Trace
 from embedder.renderer import Tokens
 from embedder.replay import Replay
+from embedder.weights import load_model
 
 
 class PackedModel:
@@ -52,15 +53,15 @@ class PackedModel:
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
         """Raises: UnsupportedCheckpoint: see `load_model`."""
-        return cls.of(load_model(checkpoint, dtype, device), checkpoint.preprocessor)
+        return cls.of(load_model(checkpoint, dtype, device), checkpoint.processor.image_processor)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, preprocessor: dict[str, Any]) -> Self:
+    def of(cls, model: PreTrainedModel, pixels: Any) -> Self:
         """Take over a transformers `Qwen3VLModel` (or its MoE twin) in eval mode; it is changed in place.
 
-        `preprocessor`: what preprocessor_config.json holds.
+        `pixels`: its image processor, transformers' own.
         """
-        packed = cls(model, preprocessor["image_mean"], preprocessor["image_std"])
+        packed = cls(model, list(pixels.image_mean), list(pixels.image_std))
         model.requires_grad_(False)
         if replayable(model):
             on_gpu = packed.device.type == "cuda"

@@ -3,7 +3,7 @@
 Nothing here waits for a device or changes anything shared, so any number of threads may prepare at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from time import perf_counter
 
@@ -14,6 +14,7 @@ from embedder.config import EmbedderConfig
 from embedder.errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from embedder.inputs import EmbedInput, Options
 from embedder.packing import Sequence
+from embedder.published import SERIES_PIXELS, Published
 from embedder.recipes import Recipe, Sizes
 from embedder.renderer import Renderer
 
@@ -35,14 +36,28 @@ class Preparer:
     """Prepares inputs for one checkpoint and one server's settings."""
 
     def __init__(
-        self, config: EmbedderConfig, checkpoint: Checkpoint, renderer: Renderer, layers: int, dimension: int
+        self, config: EmbedderConfig, checkpoint: Checkpoint, published: Published, renderer: Renderer
     ) -> None:
-        self.config, self.checkpoint, self.renderer = config, checkpoint, renderer
+        self.config, self.checkpoint, self.published, self.renderer = config, checkpoint, published, renderer
         self.calibration = Calibration.load(config.calibration) if config.calibration else None
         self.recipe = lru_cache(maxsize=1024)(self._resolve)
-        self._patch = checkpoint.config["vision_config"]["patch_size"]
-        self._context = checkpoint.config["text_config"]["max_position_embeddings"]
-        self._sizes = Sizes(layers, dimension, *pixel_bounds(config, checkpoint))
+        self._patch = checkpoint.config.vision_config.patch_size
+        self._context = checkpoint.config.text_config.max_position_embeddings
+        text = checkpoint.config.text_config
+        self._sizes = Sizes(text.num_hidden_layers, text.hidden_size, *pixel_bounds(config, checkpoint, published))
+
+    def check(self) -> None:
+        """Draw the server's own prompt around a text and around an image.
+
+        Raises:
+            UnsupportedCheckpoint: the checkpoint's chat template cannot.
+        """
+        recipe = self.recipe(Options())
+        try:
+            for text, image_tokens in (("a", 0), (None, 1)):
+                self.renderer.render(recipe.prompt, recipe.system, text, image_tokens)
+        except InvalidInput as error:
+            raise UnsupportedCheckpoint(f"{self.checkpoint.name}: {error}") from None
 
     def attempt(self, item: EmbedInput) -> Prepared | EmbedError:
         """Whatever an input does, it fails alone."""
@@ -73,11 +88,13 @@ class Preparer:
         tokens = self.renderer.render(recipe.prompt, recipe.system, item.text, image_tokens, close)
         if len(tokens.ids) > self._context:
             raise InvalidInput(f"the input has {len(tokens.ids)} tokens; this checkpoint reads at most {self._context}")
+        if recipe.whole:
+            tokens = replace(tokens, content=((0, len(tokens.ids)),), prefix=0)
         took_ms = (perf_counter() - started) * 1e3
         return Prepared(Sequence(tokens, patches), recipe, bool(item.options.render), took_ms)
 
     def _resolve(self, options: Options) -> Recipe:
-        recipe = Recipe.resolve(options, self.config, self._sizes)
+        recipe = Recipe.resolve(options, self.config, self._sizes, self.published)
         if recipe.center:
             if self.calibration is None:
                 raise InvalidInput("options.center: this server has no calibration; set EMBED_CALIBRATION")
@@ -89,14 +106,16 @@ class Preparer:
         return images.to_patches(images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels), self._patch)
 
 
-def pixel_bounds(config: EmbedderConfig, checkpoint: Checkpoint) -> tuple[int, int]:
-    """(smallest, largest) area that images are brought to: the settings', else the checkpoint's, at most 1024×1024.
+def pixel_bounds(config: EmbedderConfig, checkpoint: Checkpoint, published: Published) -> tuple[int, int]:
+    """(smallest, largest) area that images are brought to.
+
+    The settings'; else those of Qwen3-VL-Embedding's code for that series; else the checkpoint's, at most 1024×1024.
 
     Raises:
         UnsupportedCheckpoint: the bounds contradict each other.
     """
-    smallest, largest = checkpoint.pixel_bounds
-    upper = config.max_pixels or min(largest, MAX_PIXELS)
+    smallest, largest = SERIES_PIXELS if published.series else checkpoint.pixel_bounds
+    upper = config.max_pixels or (largest if published.series else min(largest, MAX_PIXELS))
     lower = config.min_pixels or min(smallest, upper)
     if lower > upper:
         raise UnsupportedCheckpoint(f"min_pixels {lower} is above max_pixels {upper}; set EMBED_MAX_PIXELS too")

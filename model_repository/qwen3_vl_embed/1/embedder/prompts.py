@@ -3,6 +3,8 @@
 A request (or `EMBED_PROMPT`) names one of `PROMPTS`, or brings a template of its own that holds `{content}`.
 """
 
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embedder.errors import InvalidInput
@@ -16,7 +18,16 @@ class Prompt:
     image: str = "{image}"
     both: str = "{image}{text}"
     system: str | None = None
-    chat: bool = True  # within the checkpoint's chat template, with its generation prompt
+    chat: bool = True  # within the checkpoint's chat template
+    generation: bool = True  # with that template's generation prompt
+    full_stop: bool = False  # an instruction without a punctuation mark at its end gets one
+
+    def instructed(self, instruction: str) -> str:
+        """A caller's instruction as it stands in the system turn."""
+        stripped = instruction.strip()
+        if not self.full_stop or not stripped or unicodedata.category(stripped[-1]).startswith("P"):
+            return stripped if self.full_stop else instruction
+        return stripped + "."
 
 
 PROMPTS = {
@@ -40,23 +51,24 @@ PROMPTS = {
     # The bare content in a user turn: the baseline that E5-V improves on.
     "chat": Prompt(),
     # Qwen3-VL-Embedding, src/models/qwen3_vl_embedding.py: the instruction is the system turn, the content is bare.
-    "embedding": Prompt(system="Represent the user's input."),
+    # Its `format_model_input` ends an instruction with a full stop.
+    "embedding": Prompt(system="Represent the user's input.", full_stop=True),
     # No words and no turns; `<|im_end|>` closes it, so that text and image end in the same token here too.
     "none": Prompt(chat=False),
 }
 CONTENT = "{content}"
 
 
-def prompt(value: str) -> Prompt:
+def prompt(value: str, presets: Mapping[str, Prompt] = PROMPTS) -> Prompt:
     """A preset's name, or a template that holds `{content}` once, for texts and images alike.
 
     Raises:
         InvalidInput: it is neither.
     """
-    if value in PROMPTS:
-        return PROMPTS[value]
+    if value in presets:
+        return presets[value]
     if value.count(CONTENT) != 1:
-        raise InvalidInput(f"prompt: name one of {', '.join(PROMPTS)}, or give a template that holds {CONTENT} once")
+        raise InvalidInput(f"prompt: name one of {', '.join(presets)}, or give a template that holds {CONTENT} once")
     if "{text}" in value or "{image}" in value:
         raise InvalidInput(f"prompt: a template holds {CONTENT}, not {{text}} or {{image}}")
     text, image, both = (value.replace(CONTENT, slot) for slot in ("{text}", "{image}", "{image}{text}"))

@@ -10,6 +10,7 @@ from embedder.config import EmbedderConfig
 from embedder.errors import InvalidInput
 from embedder.inputs import Options
 from embedder.prompts import Prompt, prompt
+from embedder.published import Published
 
 Layer = int | Literal["attn"]  # 0 (the input embeddings) … L (the last layer), or the state before the last MLP
 
@@ -31,6 +32,7 @@ class Recipe:
     prompt: Prompt
     system: str | None
     pooling: Literal["last", "mean", "eos"]
+    whole: bool  # `mean` takes every token of the sequence, not the content's own
     layer: Layer
     final_norm: bool
     center: bool
@@ -40,13 +42,13 @@ class Recipe:
     max_pixels: int
 
     @classmethod
-    def resolve(cls, options: Options, config: EmbedderConfig, sizes: Sizes) -> Self:
-        """A request's options over the server's defaults.
+    def resolve(cls, options: Options, config: EmbedderConfig, sizes: Sizes, published: Published) -> Self:
+        """A request's options over the server's defaults, which are its settings over the checkpoint's own.
 
         Raises:
             InvalidInput: an option is impossible for this checkpoint or this server.
         """
-        template = prompt(options.prompt or config.prompt)
+        template = prompt(options.prompt or config.prompt, published.prompts)
         instruction = config.instruction if options.instruction is None else options.instruction
         chosen = {name: given(getattr(options, name), getattr(config, name)) for name in CHOICES}
         low, high = _pixels(options, sizes)
@@ -55,7 +57,8 @@ class Recipe:
             raise InvalidInput(f"options.dimensions: at most {sizes.dimension}, the size of this model's vectors")
         return cls(
             prompt=template,
-            system=template.system if instruction is None else instruction or None,
+            system=template.system if instruction is None else template.instructed(instruction) or None,
+            whole=published.whole and chosen["pooling"] == "mean",
             layer=_layer(given(options.layer, config.layer), sizes.layers),
             dimensions=dimensions,
             min_pixels=low,

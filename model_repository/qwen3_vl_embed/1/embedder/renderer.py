@@ -1,7 +1,8 @@
 """The one renderer: text, image or both become a token sequence, all ending in the same tokens. Knows no pixels.
 
 The checkpoint's own chat template draws the frame around the content. What a caller wrote (text, instruction, template)
-is tokenized without any added token, so `<|im_end|>` in it is ten characters of text and never a control token.
+is tokenized without control tokens, so `<|im_end|>` in it is ten characters of text. Control tokens are those that the
+tokenizer calls special; words that a fine-tune added are tokens in anybody's text, as in transformers.
 """
 
 import json
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from embedder.bounded import comes_to_an_end
-from embedder.checkpoint import IMAGE_TOKEN
+from embedder.checkpoint import IMAGE_TOKEN, line
 from embedder.errors import InvalidInput, UnsupportedCheckpoint
 from embedder.prompts import Prompt
 
@@ -25,7 +26,6 @@ TURN_END = "<|im_end|>"
 SLOT = "\ue000"  # private use: no template holds it
 TEXT_SLOT, SYSTEM_SLOT = f"{SLOT}text{SLOT}", f"{SLOT}system{SLOT}"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-LONGEST_TOKEN = 128  # characters; no token of Qwen's vocabulary holds more (it is 128 spaces)
 
 DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames together; honest ones take milliseconds
 CONTENTS = {"text": ["{text}"], "image": ["{image}"], "both": ["{image}", "{text}"]}
@@ -58,9 +58,12 @@ class Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_text_tokens: int) -> None:
         self.max_text_tokens = max_text_tokens
         self._tokenizer = tokenizer
-        self._special = tokenizer.get_added_vocab()
+        added = tokenizer.added_tokens_decoder
+        self._special = {str(token): number for number, token in added.items() if token.special}
         self._split = re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
-        self._plain = _without_added_tokens(tokenizer)
+        self._plain = _without_control_tokens(tokenizer)
+        self._head, self._tail = _added_around(tokenizer)
+        self._longest = max(map(len, tokenizer.get_vocab()))  # characters of a token; Qwen's is 128 spaces
         self._frame = lru_cache(maxsize=256)(self._render_frame)
         if not comes_to_an_end(self._draw_every_shape, DRAW_SECONDS, DRAW_BYTES):
             raise UnsupportedCheckpoint(
@@ -94,15 +97,24 @@ class Renderer:
             raise InvalidInput("the text is blank: send at least one visible character")
         if _SURROGATE.search(text):
             raise InvalidInput("the text has half of a surrogate pair, which is no character: send valid Unicode")
-        if len(text) > LONGEST_TOKEN * self.max_text_tokens:
+        if len(text) > self._longest * self.max_text_tokens:
             raise InvalidInput(f"the text is longer than {self.max_text_tokens} tokens; nothing is truncated here")
 
     def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> Frame:
         """The chat template around the content's slots: ids, but for what stands before and after the text."""
         pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", getattr(prompt, kind)) if piece]
         words = {f"{SLOT}{n}{SLOT}": piece for n, piece in enumerate(pieces)} | {SYSTEM_SLOT: system or ""}
-        drawn = self._draw(prompt, pieces, system) + (close or "")
-        return [self._part(part, words) for part in self._split.split(drawn) if part]
+        drawn = self._draw(prompt, pieces, system)
+        wanted = [
+            slot for slot, there in ((TEXT_SLOT, "{text}" in pieces), (IMAGE_TOKEN, "{image}" in pieces)) if there
+        ]
+        if any(drawn.count(slot) != 1 for slot in [*wanted, *([SYSTEM_SLOT] if system is not None else [])]):
+            raise InvalidInput(
+                f"this checkpoint's chat template does not draw what it is given ({kind}"
+                f"{' with an instruction' if system is not None else ''}) exactly once"
+            )
+        parts = [self._part(part, words) for part in self._split.split(drawn + (close or "")) if part]
+        return [part for part in (self._head, *parts, self._tail) if part]
 
     def _part(self, part: str, words: dict[str, str]) -> list[int] | tuple[str, str]:
         """One of the template's own special tokens, or what stands between two, with the caller's words in it."""
@@ -112,13 +124,16 @@ class Renderer:
         return (before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids
 
     def _draw_every_shape(self) -> None:
-        """All that the template will ever be given: words before and after the content or none, a system turn or none.
+        """All that the template will ever be given: words before and after the content or none, a system turn or none,
+        a generation prompt or none.
 
         Raises MemoryError. What else it raises is told to whoever asks for that shape.
         """
-        for before, content, after, system in product(([], ["a"]), CONTENTS.values(), ([], ["a"]), (None, "a")):
+        words: tuple[list[str], ...] = ([], ["a"])
+        shapes = product(words, CONTENTS.values(), words, (None, "a"), (True, False))
+        for before, content, after, system, generation in shapes:
             try:
-                self._draw(Prompt(), [*before, *content, *after], system)
+                self._draw(Prompt(generation=generation), [*before, *content, *after], system)
             except MemoryError:
                 raise
             except Exception:
@@ -135,7 +150,15 @@ class Renderer:
         messages = [{"role": "user", "content": parts}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]})
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt.generation)
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
+            turns = "a system turn and a user turn" if system is not None else "a user turn"
+            raise InvalidInput(f"this checkpoint's chat template does not draw {turns}: {line(error)}") from None
 
     def _fill(self, frame: Frame, text: str, image_tokens: int) -> Tokens:
         ids: list[int] = []
@@ -174,8 +197,17 @@ def _covering(offsets: list[Span], start: int, stop: int) -> Span:
     return inside[0], inside[-1] + 1
 
 
-def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The same BPE without added tokens: nothing that it encodes can become a control token."""
+def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The same tokenizer, to which control tokens are text: nothing that it encodes can become one."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    definition |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps(definition))
+    definition |= {"post_processor": None, "truncation": None, "padding": None}
+    plain = Tokenizer.from_str(json.dumps(definition))
+    plain.encode_special_tokens = True
+    return plain
+
+
+def _added_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts before and after every sequence: nothing for Qwen3-VL's own."""
+    bare, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return whole[:before], whole[before + len(bare) :]
