@@ -49,22 +49,17 @@ class AccessLog:
             if not status:
                 await error_response(_failed(own_id))(scope, receive, send_with_id)
         finally:
-            endpoint = scope["path"] if scope["path"] in self._paths else "other"
-            note(endpoint, scope["method"], scope["raw_path"], status, time.perf_counter() - started, own_id)
-
-
-def note(endpoint: str, method: str, raw_path: bytes, status: int, seconds: float, request_id: str) -> None:
-    """One request was answered: into the figures, under one of few names, and into the log."""
-    metrics.answered(endpoint, status, seconds)
-    if logger.isEnabledFor(logging.INFO):
-        line = {
-            "method": method,
-            "path": raw_path[:LONGEST_PATH].decode("latin-1"),
-            "status": status,
-            "ms": round(seconds * 1e3, 1),
-            "request_id": request_id,
-        }
-        logger.info("%(method)s %(path)s %(status)d %(ms)sms id=%(request_id)s", line)
+            seconds = time.perf_counter() - started
+            metrics.answered(scope["path"] if scope["path"] in self._paths else "other", status, seconds)
+            if logger.isEnabledFor(logging.INFO):
+                line = {
+                    "method": scope["method"],
+                    "path": scope["raw_path"][:LONGEST_PATH].decode("latin-1"),
+                    "status": status,
+                    "ms": round(seconds * 1e3, 1),
+                    "request_id": own_id,
+                }
+                logger.info("%(method)s %(path)s %(status)d %(ms)sms id=%(request_id)s", line)
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -19,7 +19,7 @@ _MESSAGE = "This server wants its key: send it in the header Authorization: Bear
 
 
 class ApiKey:
-    """ASGI middleware: nothing of a request without a good key is read or run."""
+    """ASGI middleware: nothing of a request without a good key is kept or run."""
 
     def __init__(self, app: ASGIApp, digests: list[bytes]) -> None:
         self._app = app

@@ -38,6 +38,7 @@ from client.errors import (
     error_response,
     shaped,
 )
+from client.framing import Drained, Unambiguous
 from client.items import EmbedInput
 from client.openapi import Endpoint
 from client.readiness import Readiness
@@ -80,13 +81,14 @@ def create_app(settings: Settings) -> Adapter:
     """
     routes = _routes(settings.max_items)
     paths = [route.path for route in routes if isinstance(route, Route)]
-    middleware = [Middleware(AccessLog, paths)]
+    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths)]
     traces = None
     if settings.traces_url:
         from client.traces import Traced, Traces  # imports that nobody else needs
 
         traces = Traces.to(settings.traces_url)
         middleware.append(Middleware(Traced, traces, paths))
+    middleware.append(Middleware(Unambiguous))
     if digests := api_key.digests(settings):
         middleware.append(Middleware(ApiKey, digests))
     app = Adapter(
@@ -205,7 +207,7 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
     started = time.perf_counter()
     max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
-    if request.app.state.admission.full:  # of those who could not be turned away at the head: before the body is read
+    if request.app.state.admission.full:  # before the body is read
         raise Overloaded
     async with _received(request) as (body, seconds):
         if len(body) > OFF_LOOP_BYTES:

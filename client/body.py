@@ -4,7 +4,6 @@ Knows HTTP. Does not know what the JSON inside means.
 """
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,14 +41,17 @@ async def read_body(request: Request, body: bytearray, max_bytes: int, intake: I
 
     Raises:
         UnsupportedMediaType, TooLarge, Overloaded: by the headers or on the way.
-        ClientDisconnect: the client left in the middle of it.
+        InvalidInput: the client left in the middle of it, or its chunks are malformed: the server tells them not apart.
     """
     _check(dict(request.scope["headers"]), max_bytes)
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > max_bytes:
-            raise _too_large(max_bytes)
-        intake.take(len(chunk))
-        body += chunk  # not a list of chunks: a thousand chunks of one byte would take forty thousand
+    try:
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > max_bytes:
+                raise _too_large(max_bytes)
+            intake.take(len(chunk))
+            body += chunk  # not a list of chunks: a thousand chunks of one byte would take forty thousand
+    except ClientDisconnect:
+        raise InvalidInput("The body broke off, or its chunks are malformed: send it whole.") from None
 
 
 def _check(headers: dict[bytes, bytes], max_bytes: int) -> None:
@@ -57,14 +59,9 @@ def _check(headers: dict[bytes, bytes], max_bytes: int) -> None:
         raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")
-    length = headers.get(b"content-length")
-    if length is not None and declared(length) > max_bytes:
+    length = headers.get(b"content-length", b"0").lstrip(b"0")  # digits, as the server has seen to
+    if len(length) > 20 or int(length or b"0") > max_bytes:
         raise _too_large(max_bytes)
-
-
-def declared(length: bytes) -> float:
-    """The bytes that a Content-Length announces; infinity for what is none, or has thousands of zeros in front."""
-    return int(length) if length.isdigit() and len(length) <= 20 else math.inf
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -8,7 +8,6 @@
     ├── TooLarge              413  the body is over the limit
     ├── UnsupportedMediaType  415  not JSON, or compressed
     ├── Overloaded            429  too much is waiting; come back
-    ├── HeadTooLarge          431  path and headers are over the limit
     ├── InferenceFailed       500  our fault; only an id is told, the log has the rest
     ├── Unavailable           503  the model is not there, and nothing says that it is coming back
     └── DeadlinePassed        504  it took too long, or the model did not come back in time
@@ -63,7 +62,7 @@ class UnsupportedMediaType(ApiError):
 
 
 class Overloaded(ApiError):
-    """Too many items (where nothing else is said), bytes or connections are here already."""
+    """Too many items (where nothing else is said) or bytes are here already."""
 
     def __init__(
         self,
@@ -71,10 +70,6 @@ class Overloaded(ApiError):
         param: str | None = None,
     ) -> None:
         super().__init__(message, param)
-
-
-class HeadTooLarge(ApiError):
-    """The request's path and headers are larger than the limit."""
 
 
 class InferenceFailed(ApiError):
@@ -109,7 +104,6 @@ TOLD: dict[type[ApiError], Told] = {
     TooLarge: Told(413, "invalid_request_error", "too_large", _CLOSE),
     UnsupportedMediaType: Told(415, "invalid_request_error", "unsupported_media_type", _CLOSE),
     Overloaded: Told(429, "overloaded_error", "overloaded", {"retry-after": "1"}),
-    HeadTooLarge: Told(431, "invalid_request_error", "head_too_large", _CLOSE),
     InferenceFailed: Told(500, "server_error", "inference_failed"),
     Unavailable: Told(503, "server_error", "unavailable", {"retry-after": "5"}),
     DeadlinePassed: Told(504, "timeout_error", "deadline_passed"),

@@ -5,7 +5,9 @@ folder, and whichever worker is asked adds them up. Labels have few values, what
 """
 
 import os
+from pathlib import Path
 
+import psutil
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
     CollectorRegistry,
@@ -67,7 +69,7 @@ CACHE_BYTES = _gauge("adapter_cache_bytes", "Bytes of the vector cache.")
 IN_FLIGHT = _gauge("adapter_items_in_flight", "Items that are waiting or at Triton.")
 ROOM = _gauge("adapter_items_room", "Items that may be in flight: fewer while so many would miss the deadline.")
 HELD_BYTES = _gauge("adapter_held_bytes", "Bytes of the bodies that are being read or worked on.")
-CONNECTIONS = _gauge("adapter_connections", "Open connections.")
+OPEN_FILES = _gauge("adapter_open_files", "Open files of the workers: one a connection, and some twenty of their own.")
 MODEL_UP = _gauge("adapter_model_up", "1 while embeddings come back, in every worker.", "livemin")
 
 _requests: dict[tuple[str, int], Counter] = {}
@@ -103,6 +105,9 @@ def exposition() -> bytes:
     return generate_latest(together)
 
 
-def forget(pid: int) -> None:
-    """This process is gone: what it counted stays, what it held is no more."""
-    multiprocess.mark_process_dead(pid)
+def forget_the_dead() -> None:
+    """Of processes that are gone what they counted stays, what they held is no more."""
+    if FOLDER in os.environ:
+        pids = {int(file.stem.rpartition("_")[2]) for file in Path(os.environ[FOLDER]).glob("gauge_live*.db")}
+        for pid in pids.difference(psutil.pids()):
+            multiprocess.mark_process_dead(pid)

@@ -5,6 +5,8 @@ Every second, for the other workers' sake, and whenever this one is asked. Knows
 
 import asyncio
 
+import psutil
+
 from client import metrics
 from client.admission import Admission
 from client.body import Intake
@@ -19,6 +21,7 @@ class Sampler:
 
     def __init__(self, readiness: Readiness, cache: VectorCache, admission: Admission, intake: Intake) -> None:
         self._readiness, self._cache, self._admission, self._intake = readiness, cache, admission, intake
+        self._process = psutil.Process()
         self._hits = self._misses = 0  # that were told already
 
     def sample(self) -> None:
@@ -27,6 +30,7 @@ class Sampler:
         metrics.IN_FLIGHT.set(self._admission.pending)
         metrics.ROOM.set(self._admission.room)
         metrics.HELD_BYTES.set(self._intake.held)
+        metrics.OPEN_FILES.set(self._process.num_fds())
         metrics.CACHE_BYTES.set(self._cache.bytes)
         metrics.CACHE_HITS.inc(self._cache.hits - self._hits)
         metrics.CACHE_MISSES.inc(self._cache.misses - self._misses)

@@ -1,79 +1,142 @@
-"""The application in uvicorn: with our connections, until a signal says stop, then what is in flight is finished.
+"""The application in granian: HTTP/1.1 by hyper, in worker processes that are replaced when they die.
 
-Knows how it is served; not what, and not how many processes serve it.
+Knows how it is served; not what.
 """
 
+import asyncio
 import faulthandler
 import gc
 import logging
+import multiprocessing
+import os
 import resource
 import signal
-import sys
-from socket import socket
+import socket
+from functools import partial
+from typing import Any
 
-import uvicorn
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.net import SocketHolder  # type: ignore[attr-defined]
+from granian.server import MPServer
+from starlette.types import ASGIApp
 
-from client.app import create_app
-from client.connection import IDLE_SECONDS, Limits, limited
-from client.settings import Settings
+from client import api_key
+from client.settings import PREFIX, Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
+HEAD_BYTES = 64 * 1024  # of the read buffer: a head that fills it is refused
+# Longer than usual HTTP clients keep an idle connection: they close it, and no request meets one that is just closing.
+# As long may a head take to arrive, and an answer wait for its reader to take some of it.
+IDLE_SECONDS = 75.0
+BACKLOG = 2048
 # New objects until the collector looks for cycles. With Python's 700 it went through the thousand requests that wait in
 # a full adapter again and again: a sixth of all its CPU time, and pauses of 0.1 s.
 COLLECT_AFTER = 50_000
-EMBEDDING = {b"/txt/embed", b"/img/embed"}
 HANG_SECONDS = 20.0  # no work of ours holds the event loop for a second
-TICKS_PER_SECOND = 10  # of uvicorn
 SPARE_FILES = 64  # beside connections: Triton's channel, listening sockets, the log
 
 
-def serve(settings: Settings, listening: socket | None = None) -> None:
-    """One process's part: on the settings' own address, or on a socket that listens there already."""
-    for stop in (signal.SIGTERM, signal.SIGINT):  # uvicorn repeats the signal to itself when it has stopped for it
-        signal.signal(stop, lambda *_: sys.exit(0))
+def serve(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT; then what is in flight is finished.
+
+    Raises:
+        SettingsError: somebody else listens there, or the key cannot be used.
+        SystemExit: 1, when a worker ended and its successor did within seconds: the next would, too.
+    """
+    api_key.digests(settings)  # what is wrong with it is said once, and before there is a worker
     _allow_files(settings.share(settings.max_connections) + SPARE_FILES)
-    running = server(settings)
+    server = Server(
+        "the adapter",
+        **options(settings),
+        workers=settings.workers,
+        respawn_failed_workers=True,
+        workers_kill_timeout=int(settings.deadline_seconds) + 1,
+        loop=Loops.uvloop,
+        log_level=LogLevels(settings.log_level),
+    )
+    server.listening = listen(settings.host, settings.port)
+    server.serve(target_loader=partial(_application, settings), wrap_loader=False)
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    """What one worker's HTTP server is told."""
+    return {
+        "address": settings.host,
+        "port": settings.port,
+        "interface": Interfaces.ASGI,
+        "http": HTTPModes.http1,
+        "websockets": False,
+        "http1_settings": HTTP1Settings(header_read_timeout=int(IDLE_SECONDS * 1000), max_buffer_size=HEAD_BYTES),
+        "backlog": BACKLOG,
+        "backpressure": settings.share(settings.max_connections),
+        "log_dictconfig": {"incremental": True, "formatters": {}, "handlers": {}, "loggers": {}},  # ours stays as it is
+    }
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """One socket for all workers: a connection that a killed one did not take is another's.
+
+    hyper would wait for ever for whoever takes nothing of an answer. The kernel does not (RFC 5482, and tcp(7)).
+
+    Raises:
+        SettingsError: somebody else listens there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        where = f"{host} port {port} cannot be listened on ({error.strerror})"
+        raise SettingsError(f"{PREFIX}HOST, {PREFIX}PORT: {where}. Set another one.") from None
+    # Linux hands both on to the connections.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
+    return listening
+
+
+class Server(MPServer):
+    """granian's, but on a socket that listens already."""
+
+    listening: socket.socket
+
+    def _init_shared_socket(self) -> None:
+        self._ssp = self._sso = None
+        self._shd = SocketHolder(self.listening.fileno(), False, BACKLOG)  # type: ignore
+
+    def _drop_shared_socket(self) -> None:
+        self.listening.close()  # or connections would wait for workers that take no more
+
+
+def _application(settings: Settings) -> ASGIApp:
+    """In a worker, before its event loop runs. The parent imports nothing of this: it only watches."""
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, signal.SIG_DFL)  # the parent's would only say so to the parent
+    from client import metrics
+    from client.app import create_app
+
+    metrics.forget_the_dead()
+    app = create_app(settings)
+    loop = asyncio.get_event_loop()
+    _end_if_it_hangs(loop)
+    if parent := multiprocessing.parent_process():
+        loop.add_reader(parent.sentinel, _stop_without, parent.sentinel, loop)
     gc.freeze()  # what is there by now stays: no collection has to go through it again
     gc.set_threshold(COLLECT_AFTER)
-    running.run([listening] if listening else None)
+    return app
 
 
-class Server(uvicorn.Server):
-    """Ends, with every thread's traceback, when its event loop hangs: whoever started it starts another."""
-
-    async def on_tick(self, counter: int) -> bool:
-        if counter % TICKS_PER_SECOND == 0:
-            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        faulthandler.cancel_dump_traceback_later()  # from here on nobody counts the ticks
-        await super().shutdown(sockets)
+def _end_if_it_hangs(loop: asyncio.AbstractEventLoop) -> None:
+    """With every thread's traceback, by a timer that needs neither the loop nor the GIL, which the loop sets back."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    loop.call_later(1, _end_if_it_hangs, loop)
 
 
-def server(settings: Settings) -> Server:
-    """Not yet running."""
-    app = create_app(settings)
-
-    def is_full(path: bytes) -> bool:
-        return path in EMBEDDING and app.state.admission.full
-
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http=limited(Limits(settings.share(settings.max_connections), settings.max_body_bytes, is_full)),
-        ws="none",
-        proxy_headers=False,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=int(settings.deadline_seconds) + 1,
-    )
-    return Server(config)
+def _stop_without(parent: int, loop: asyncio.AbstractEventLoop) -> None:
+    """It was killed: nobody would stop this worker, or replace it."""
+    loop.remove_reader(parent)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _allow_files(count: int) -> None:

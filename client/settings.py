@@ -30,7 +30,9 @@ class Settings(BaseSettings):
     model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
     api_key: SecretStr | None = Field(default=None, description="Whoever asks must know it; unset: anybody may ask.")
     api_key_file: Path | None = Field(default=None, description="The same from a file, one key a line: any will do.")
-    max_connections: int = Field(default=4096, ge=1, description="Most connections at once; one more is told a 429.")
+    max_connections: int = Field(
+        default=4096, ge=1, description="Most connections at once; one more waits for another to close."
+    )
     max_items: int = Field(default=256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     max_concurrency: int = Field(

@@ -76,9 +76,9 @@ def pipelined_stack(stack: RunningStack) -> Iterator[RunningStack]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle connections are closed after a third of a second."""
-    for module in ("client.connection", "client.server"):
-        monkeypatch.setattr(f"{module}.IDLE_SECONDS", 0.3)
+    """Idle connections are closed after a third of a second, and nothing else is waited for longer."""
+    monkeypatch.setattr("client.server.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("client.framing.LINGER_SECONDS", 0.3)
 
 
 def pytest_configure(config: pytest.Config) -> None:

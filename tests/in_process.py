@@ -6,27 +6,26 @@ What stands behind the line is the real Triton with the real model.
 import asyncio
 import base64
 import io
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from granian.server.embed import Server
 from PIL import Image
 
+from client import server
 from client.app import create_app
-from client.server import server
 from client.settings import Settings
 
 DEAD = "127.0.0.1:1"  # nobody listens here
 
 
 class Client(httpx.AsyncClient):
-    """An HTTP client that also knows the application, its port and its open connections, where it has them."""
+    """An HTTP client that also knows the application and, where it listens, its port."""
 
     app: Any
     port: int
-    connections: set[Any]
 
 
 @asynccontextmanager
@@ -41,23 +40,31 @@ async def adapter(triton_url: str = DEAD, **settings) -> AsyncIterator[Client]:
         yield client
 
 
+class Embedded(Server):
+    """granian in the caller's event loop, on the adapter's own socket."""
+
+    _init_shared_socket = server.Server._init_shared_socket
+
+
 @asynccontextmanager
 async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[Client]:
-    """The same on a real port, in the server that it runs in; `client.connections` is what the server holds."""
-    running = server(Settings(triton_url=triton_url, **settings))
-    with socket.create_server(("127.0.0.1", 0)) as own:
-        serving = asyncio.create_task(running.serve([own]))
-        while not running.started:
-            await asyncio.sleep(0.01)
-        url = f"http://127.0.0.1:{own.getsockname()[1]}"
-        try:
-            async with Client(base_url=url, timeout=60) as client:
-                client.app, client.port = running.config.app, own.getsockname()[1]
-                client.connections = running.server_state.connections
-                yield client
-        finally:
-            running.should_exit = True
-            await serving
+    """The same on a real port, in the server that it runs in, told the same; but in this process and event loop."""
+    given = Settings(triton_url=triton_url, **settings)
+    app = create_app(given)
+    running = Embedded(app, **server.options(given))
+    running.listening = server.listen("127.0.0.1", 0)
+    serving = asyncio.create_task(running.serve())
+    port = running.listening.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient() as once:
+            await once.get(f"{url}/health/live", timeout=60)
+        async with Client(base_url=url, timeout=60) as client:
+            client.app, client.port = app, port
+            yield client
+    finally:
+        running.stop()
+        await serving
 
 
 async def eventually(condition, seconds: float = 3.0) -> None:

@@ -168,8 +168,15 @@ async def call(app, body: bytes, disconnected: asyncio.Event) -> int:
     async def send(message):
         status.append(message.get("status"))
 
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/txt/embed", "raw_path": b"/txt/embed", "query_string": b""}
+    headers = [(b"host", b"adapter"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/txt/embed",
+        "raw_path": b"/txt/embed",
+        "query_string": b"",
+    }
     await app({**scope, "headers": headers}, receive, send)
     return status[0]
 

@@ -57,7 +57,7 @@ async def test_a_charset_and_identity_are_accepted():
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_a_body_over_the_limit_is_413_before_it_is_read(declared):
+async def test_a_body_over_the_limit_is_413_and_is_not_read_to_its_end(declared):
     sent = 0
 
     async def chunks():
@@ -71,7 +71,7 @@ async def test_a_body_over_the_limit_is_413_before_it_is_read(declared):
         response = await http.post("/txt/embed", content=chunks(), headers=headers)
     refused(response, 413)
     assert response.headers["connection"] == "close"
-    assert sent == (0 if declared else 5)
+    assert sent <= 10  # as much again as is allowed is thrown away behind the answer
 
 
 async def test_unknown_paths_and_methods_have_the_same_body():
@@ -112,9 +112,13 @@ def test_an_impossible_content_length_is_400(stack, length):
     assert b" 400 " in exchange(stack.adapter_url, raw(JSON, b"Content-Length: " + length))[:20]
 
 
-def test_a_declared_gigabyte_is_413_at_once_and_the_connection_closed(stack):
-    answer = exchange(stack.adapter_url, raw(JSON, b"Content-Length: 1000000000", body=b"{"))
+def test_a_declared_gigabyte_is_413_at_once(stack):
+    host, port = stack.adapter_url.removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(raw(JSON, b"Content-Length: 1000000000", body=b"{"))
+        answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
     assert b'"too_large"' in answer
 
 

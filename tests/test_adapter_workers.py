@@ -13,13 +13,14 @@ import httpx
 import psutil
 import pytest
 
-from client.settings import Settings
-from client.workers import YOUNG_SECONDS, PortTaken, Workers
+from client.server import listen
+from client.settings import Settings, SettingsError
 from serving.settings import ROOT
 from tests.conftest import free_ports
 from tests.in_process import DEAD
 
 COUNT = 3
+YOUNG_SECONDS = 5.5  # granian's: a worker that ends when its predecessor has just done so ends them all
 
 
 class Running:
@@ -104,16 +105,16 @@ def test_ctrl_c_reaches_them_all_at_once_and_stops_them_all(start):
     assert "Traceback" not in running.end()
 
 
+@pytest.mark.parametrize("count", ["1", "3"])
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
-def test_a_worker_that_is_ended_from_outside_is_replaced_and_no_caller_is_refused(start, sign):
-    running = start()
-    time.sleep(YOUNG_SECONDS)
+def test_a_worker_that_is_ended_from_outside_is_replaced_and_no_caller_is_refused(start, sign, count):
+    running = start(ADAPTER_WORKERS=count)
     before = running.workers()
     before[0].send_signal(sign)
     for _ in range(30):
         assert running.get("/health/live").status_code == 200
     eventually(lambda: before[0] not in running.workers())
-    assert len(running.workers()) == COUNT
+    assert len(running.workers()) == len(before)
     assert len({*running.workers()} - {*before}) == 1
 
 
@@ -126,12 +127,14 @@ def test_workers_that_keep_dying_end_the_whole(start):
                 worker.kill()
         time.sleep(0.01)
     assert running.popen.returncode == 1
-    assert "stopping" in running.end()
+    assert "crash loop" in running.end()
 
 
-def test_no_worker_outlives_its_parent(start):
-    running = start()
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_no_worker_outlives_its_parent(start, count):
+    running = start(ADAPTER_WORKERS=count)
     workers = running.workers()
+    assert len(workers) == int(count)
     running.popen.kill()
     assert gone(workers)
 
@@ -155,8 +158,8 @@ def test_wrong_settings_end_it_before_there_is_a_worker(variables, words):
 
 def test_a_taken_port_is_a_sentence_also_when_the_other_would_share_it(start):
     for taken in (socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0), reuse_port=True)):
-        with taken, pytest.raises(PortTaken, match=f"port {taken.getsockname()[1]} cannot be listened on"):
-            Workers("127.0.0.1", taken.getsockname()[1], 2, print, print)
+        with taken, pytest.raises(SettingsError, match=f"port {taken.getsockname()[1]} cannot be listened on"):
+            listen("127.0.0.1", taken.getsockname()[1])
     running = start()
     second = Running(ADAPTER_PORT=str(running.port))
     assert second.popen.wait(20) == 1
@@ -202,6 +205,35 @@ def test_requests_in_flight_are_answered_when_it_is_told_to_stop(start, stack):
     assert running.popen.wait(10) == 0
 
 
+def test_a_stopping_adapter_refuses_new_connections_and_waits_for_no_idle_ones(start):
+    running = start()
+    with (
+        socket.create_connection(("127.0.0.1", running.port)),  # that never says anything
+        httpx.Client(base_url=running.url) as idle,
+        socket.create_connection(("127.0.0.1", running.port)) as busy,
+    ):
+        assert idle.get("/health/live").status_code == 200
+        busy.sendall(
+            b"POST /txt/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{"
+        )
+        time.sleep(0.3)
+        running.popen.terminate()
+        time.sleep(0.5)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", running.port))
+        busy.sendall(b"}")
+        assert busy.recv(65536).startswith(b"HTTP/1.1 400 ")
+        assert running.popen.wait(10) == 0
+
+
+def test_it_listens_on_ipv6(start):
+    running = Running(ADAPTER_HOST="::1")
+    try:
+        eventually(lambda: httpx.get(f"http://[::1]:{running.port}/health/live").status_code == 200)
+    finally:
+        running.end()
+
+
 HANGING = """
 import time
 from client import app, server
@@ -215,7 +247,7 @@ server.serve(Settings.from_environment())
 """
 
 
-def test_a_process_whose_event_loop_hangs_ends_and_says_where():
+def test_a_process_whose_event_loop_hangs_ends_says_where_and_is_replaced():
     port = free_ports(1)[0]
     environment = os.environ | {"ADAPTER_PORT": str(port), "ADAPTER_TRITON_URL": DEAD, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
@@ -226,7 +258,9 @@ def test_a_process_whose_event_loop_hangs_ends_and_says_where():
             time.sleep(3)  # longer than it may hang, and it does not
             with pytest.raises(httpx.TransportError):
                 httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=20)
-            assert process.wait(10) == 1
+            assert httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=20).status_code == 503
+            process.terminate()
+            assert process.wait(10) == 0
         finally:
             process.kill()
         assert "in hang" in process.communicate()[1]
