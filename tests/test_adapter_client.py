@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
 from cli import adapter_client
 from cli.adapter_client import AdapterClient, AdapterError
-from tests.in_process import adapter
+from tests.in_process import listening
 
 Answer = tuple[int, dict[str, str], bytes]
 BUSY = (429, {"Retry-After": "1"}, b'{"error": {"message": "429: too busy.", "param": null}}')
@@ -60,15 +59,10 @@ def serve() -> Iterator[Callable[..., AdapterClient]]:
 
 async def test_the_key_of_a_server_that_wants_one(monkeypatch):
     """The real adapter: without its key a sentence says where to put it, with it /info answers."""
-    async with adapter(api_key="s3cret-Key") as http:
-        server = uvicorn.Server(uvicorn.Config(http.app, port=0, lifespan="off", log_level="error"))
-        running = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    async with listening(api_key="s3cret-Key") as http:
 
         def info() -> dict[str, Any]:
-            with AdapterClient(url) as client:
+            with AdapterClient(str(http.base_url)) as client:
                 return client.info()
 
         with pytest.raises(AdapterError, match="put it into the environment variable QWEN3_VL_EMBED_API_KEY") as told:
@@ -76,8 +70,6 @@ async def test_the_key_of_a_server_that_wants_one(monkeypatch):
         assert told.value.status == 401
         monkeypatch.setenv("QWEN3_VL_EMBED_API_KEY", "s3cret-Key")
         assert "adapter" in await asyncio.to_thread(info)
-        server.should_exit = True
-        await running
 
 
 @pytest.fixture

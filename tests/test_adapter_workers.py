@@ -50,6 +50,9 @@ class Running:
         """On a connection of its own, so that any worker may be the one."""
         return httpx.get(self.url + path, timeout=10)
 
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
     def end(self) -> str:
         """Whatever is left of it is killed; what it said."""
         with contextlib.suppress(ProcessLookupError):
