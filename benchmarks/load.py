@@ -59,7 +59,7 @@ class Connection:
 
     @property
     def hung_up(self) -> bool:
-        """Whether the server has closed it, as servers do with idle ones (uvicorn by default after 5 s)."""
+        """Whether the server has closed it, as servers do with idle ones (uvicorn, the plan's, after 5 s)."""
         return self._reader.at_eof()
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ import os
 from typing import Annotated
 
 import typer
-import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
@@ -56,6 +55,8 @@ def main(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8021,
 ) -> None:
     """Serve until it is stopped. Example: python -m benchmarks.plan_service --port 8021"""
+    import uvicorn  # in requirements/bench.txt alone: nothing of ours runs in it
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     uvicorn.run(create_app(str(checkpoints.folder(checkpoint, device)), device), port=port, log_level="warning")
 

@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client import __version__, api_key, docs, metrics, openapi
 from client.access_log import AccessLog
@@ -49,6 +50,7 @@ from client.triton_client import TritonClient
 
 # Parsing, base64 and hashing of a body above this would hold up the other requests for more than half a millisecond.
 OFF_LOOP_BYTES = 256 * 1024
+EMBEDDING = {"/txt/embed", "/img/embed"}
 LIMITS = {
     "max_items",
     "max_body_bytes",
@@ -81,7 +83,7 @@ def create_app(settings: Settings) -> Adapter:
     """
     routes = _routes(settings.max_items)
     paths = [route.path for route in routes if isinstance(route, Route)]
-    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths)]
+    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths), Middleware(Shed)]
     traces = None
     if settings.traces_url:
         from client.traces import Traced, Traces  # imports that nobody else needs
@@ -99,6 +101,21 @@ def create_app(settings: Settings) -> Adapter:
     )
     app.state.settings, app.state.traces = settings, traces
     return app
+
+
+class Shed:
+    """ASGI middleware: an embedding that there is no room for gets its 429 before it costs routing or the key."""
+
+    _answer = error_response(Overloaded())
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") in EMBEDDING and scope["method"] == "POST" and scope["app"].state.admission.full:
+            await self._answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def _routes(max_items: int) -> list[BaseRoute]:
@@ -207,8 +224,6 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
     started = time.perf_counter()
     max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
-    if request.app.state.admission.full:  # before the body is read
-        raise Overloaded
     async with _received(request) as (body, seconds):
         if len(body) > OFF_LOOP_BYTES:
             items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)

@@ -50,17 +50,27 @@ class Drained:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ended = scope["type"] != "http" or any(name == b"expect" for name, _ in scope["headers"])
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0" if b"transfer-encoding" not in headers else b"")
+        came, ended = 0, length == b"0" or b"expect" in headers
 
         async def received() -> Message:
-            nonlocal ended
+            nonlocal came, ended
             message = await receive()
+            came += len(message.get("body", b""))
+            if b"%d" % came == length:  # that it was all would be another message, and another turn between two threads
+                message["more_body"] = False
             ended = not message.get("more_body", False)
             return message
 
         await self._app(scope, received, send)
-        left = self._max_bytes
+        if ended:
+            return
+        most = came + self._max_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                while not ended and left >= 0:
-                    left -= len((await received()).get("body", b""))
+                while not ended and came <= most:
+                    await received()

@@ -15,9 +15,16 @@ from tests.gateways import KINDS, gateway
 from tests.wire import JSON, embedding, raw
 
 NAMES = ["red", "green", "blue", "teal", "dusty rose", "black"]
-# A head that takes in the next request's first line as the value of a header, and a request whose answer comes late.
-UNFINISHED = b"GET /docs HTTP/1.1\r\nHost: x\r\nX-A: "
-SLOW = embedding(json.dumps({"input": "the attacker's " + "word " * 3000}).encode())
+
+
+def unfinished(_: str) -> bytes:
+    """A head that takes in the next request's first line as the value of a header."""
+    return b"GET /docs HTTP/1.1\r\nHost: x\r\nX-A: "
+
+
+def slow(mark: str) -> bytes:
+    """A request whose answer comes late, and never from the cache."""
+    return embedding(json.dumps({"input": f"the attacker's {mark} " + "word " * 3000}).encode())
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +48,11 @@ def url(request, stack, tmp_path_factory):
         yield address
 
 
-def send(url: str, *segments: bytes, seconds: float = 2.0) -> bytes:
-    """What is answered to these bytes, each sent by itself."""
+def send(url: str, *segments: bytes) -> bytes:
+    """What is answered to these bytes, each sent by itself, until it is quiet."""
     host, port = url.removeprefix("http://").split(":")
     answer = b""
-    with socket.create_connection((host, int(port)), timeout=seconds) as caller:
+    with socket.create_connection((host, int(port)), timeout=30) as caller:
         caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             for segment in segments:
@@ -53,6 +60,7 @@ def send(url: str, *segments: bytes, seconds: float = 2.0) -> bytes:
                 time.sleep(0.05)
             while part := caller.recv(65536):
                 answer += part
+                caller.settimeout(0.3)
         except (TimeoutError, ConnectionError):
             pass
     return answer
@@ -65,17 +73,17 @@ def offering(body: bytes, *headers: bytes, path: bytes = b"/health/live") -> tup
 
 
 @pytest.mark.parametrize("pad", [0, 40_000])
-@pytest.mark.parametrize("smuggled", [UNFINISHED, SLOW], ids=["unfinished", "slow"])
+@pytest.mark.parametrize("smuggled", [unfinished, slow])
 def test_nobody_gets_anothers_answer(url, expected, smuggled, pad):
-    for name in NAMES:
-        send(url, *offering(b"\r\n" * (pad // 2) + smuggled), seconds=0.1)
+    for name in NAMES[: len(NAMES) if pad else 2]:
+        send(url, *offering(b"\r\n" * (pad // 2) + smuggled(f"{url} {name}")))
         assert embed(url, name) == pytest.approx(expected[name], abs=1e-6)
 
 
 def test_the_body_of_a_request_that_offers_an_upgrade_is_a_body(url):
     head, body = offering(raw(first=b"GET /openapi.json HTTP/1.1"))
     for segments in ([head + body], [head, body], [head, body[:20], body[20:]]):
-        answer = send(url, *segments, seconds=0.5)
+        answer = send(url, *segments)
         assert answer.count(b"HTTP/1.1 200 ") == 1
         assert b'"live"' in answer
 
@@ -101,14 +109,16 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(RED), RED)
     ids=["length", "length, later", "length, in pieces", "chunked", "chunked, in pieces"],
 )
 def test_an_offer_of_http_2_is_not_taken_and_the_request_answered(url, expected, segments):
-    answer = send(url, *segments, seconds=1.0)
+    answer = send(url, *segments)
     assert answer.startswith(b"HTTP/1.1 200 "), answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["embedding"] == pytest.approx(expected["red"], abs=1e-6)
 
 
 def test_pipelined_requests_behind_an_offer_are_each_answered_in_order(url):
     head, _ = offering(b"")
-    answer = send(url, head + raw(first=b"GET /nowhere HTTP/1.1") + raw(first=b"GET /openapi.json HTTP/1.1"))
+    answer = send(
+        url, head + raw(first=b"GET /nowhere HTTP/1.1") + raw(b"Connection: close", first=b"GET /docs HTTP/1.1")
+    )
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
 
 
