@@ -55,7 +55,7 @@ def main(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8021,
 ) -> None:
     """Serve until it is stopped. Example: python -m benchmarks.plan_service --port 8021"""
-    import uvicorn  # in requirements/bench.txt alone: nothing of ours runs in it
+    import uvicorn  # in requirements/dev.txt alone: nothing that is served runs in it
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     uvicorn.run(create_app(str(checkpoints.folder(checkpoint, device)), device), port=port, log_level="warning")

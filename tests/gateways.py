@@ -71,12 +71,12 @@ def gateway(kind: str, adapter: str, port: int, folder: Path) -> Iterator[str]:
     configuration, log = folder / f"{program}.conf", folder / "log"
     if program == "haproxy":
         configuration.write_text(HAPROXY.format(adapter=adapter, port=port))
-        command = [path, "-db", "-f", configuration]
+        command = [path, "-db", "-f", str(configuration)]
     else:
         lines = PLAIN if kind == "nginx" else WEBSOCKET
         user = "user root;" if os.geteuid() == 0 else ""  # who else may not write into a test's folder
         configuration.write_text(NGINX.format(folder=folder, user=user, adapter=adapter, port=port, lines=lines))
-        command = [path, "-p", folder, "-c", configuration]
+        command = [path, "-p", str(folder), "-c", str(configuration)]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             _await(url := f"http://127.0.0.1:{port}", process, log)

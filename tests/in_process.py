@@ -6,6 +6,7 @@ What stands behind the line is the real Triton with the real model.
 import asyncio
 import base64
 import io
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,6 +44,7 @@ async def adapter(triton_url: str = DEAD, **settings) -> AsyncIterator[Client]:
 class Embedded(Server):
     """granian in the caller's event loop, on the adapter's own socket."""
 
+    listening: socket.socket
     _init_shared_socket = server.Server._init_shared_socket
 
 
