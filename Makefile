@@ -31,10 +31,13 @@ serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=
 	@$(BIN)/python -m serving
 
 test: check  ## format, lint, types, then the whole suite with the real tritonserver and the adapter
-	@$(BIN)/python -m pytest -m "not containers"
+	@$(BIN)/python -m pytest -m "not containers and not chromium"
 
 test-containers: setup  ## build and run the containers with podman (as root)
 	@$(BIN)/python -m pytest -m containers
+
+test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt install chromium)
+	@$(BIN)/python -m pytest -m chromium
 
 check: setup  ## format, lint, types: half a minute
 	@$(BIN)/ruff format --check .
@@ -112,4 +115,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-containers check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-containers test-chromium check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

@@ -14,7 +14,7 @@ from PIL import Image
 
 from client.errors import InvalidInput
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # that the model reads
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # that the model reads
 MOST_PIXELS = 40_000_000  # that the model decodes, by its default
 _MOST_READS = 1000  # of a header; a camera's JPEG takes a hundred, hostile ones a million
 _MOST_TEXTS, _MOST_SCANS = 4, 16  # of a PNG, each of which is inflated; of a JPEG, each of which goes over all of it

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from PIL import Image
+from PIL import Image, ImageCms
 from rich.progress import track
 
 from embedder import images
@@ -42,7 +42,14 @@ def seeds() -> list[bytes]:
     plain = [_file(rgb, name) for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")]
     jpegs = [_file(rgb, "JPEG", progressive=True, exif=exif), _file(rgba.convert("CMYK"), "JPEG"), _file(grey, "JPEG")]
     pngs = [_file(image, "PNG", exif=exif) for image in (rgba, palette, deep, rgba.convert("LA"), rgb.convert("1"))]
-    pngs.append(_file(palette, "PNG", transparency=3, icc_profile=images.SRGB.tobytes()))
+    pngs.append(
+        _file(
+            palette,
+            "PNG",
+            transparency=3,
+            icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        )
+    )
     webps = [_file(rgba, "WEBP", lossless=True), _file(rgb, "WEBP", exif=exif), _film(rgb, "WEBP")]
     tiffs = [_file(rgb, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")]
     tiffs += [_file(image, "TIFF") for image in (deep, rgba, grey.convert("F").point(lambda v: v / 255))]

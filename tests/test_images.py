@@ -1,6 +1,10 @@
 """Decoding: the colour that a viewer shows, whatever the file; what is no single image is refused with a sentence."""
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from time import thread_time
 
 import numpy as np
@@ -10,11 +14,25 @@ from transformers import AutoImageProcessor
 
 from embedder import images
 from embedder.errors import InvalidInput
-from tests.bad_inputs import COLOUR, ENDLESS, IMAGES, LIMIT, PNG, animated, encoded, png, solid
+from embedder.images import colour, decoding
+from tests import viewer_files
+from tests.bad_inputs import COLOUR, ENDLESS, IMAGES, LIMIT, NOISE, PNG, animated, encoded, png, solid
 
 
-def decoded(data: bytes) -> Image.Image:
+def decoded(data: bytes) -> np.ndarray:
     return images.decode(data, max_bytes=20 * 2**20, max_pixels=LIMIT)
+
+
+def attempt(data: bytes) -> np.ndarray | str:
+    """The image, or the sentence that refuses it."""
+    try:
+        return decoded(data)
+    except InvalidInput as error:
+        return str(error)
+
+
+def pixel(data: bytes) -> tuple[int, ...]:
+    return tuple(decoded(data)[0, 0].tolist())
 
 
 def half_transparent() -> Image.Image:
@@ -49,6 +67,15 @@ def tiff(values: np.ndarray) -> bytes:
     return encoded(Image.fromarray(values), "TIFF")
 
 
+def with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A TIFF whose tag, one short number, has another value."""
+    start = int.from_bytes(data[4:8], "little")
+    for at in range(start + 2, start + 2 + 12 * int.from_bytes(data[start : start + 2], "little"), 12):
+        if int.from_bytes(data[at : at + 2], "little") == tag:
+            return data[: at + 8] + value.to_bytes(4, "little") + data[at + 12 :]
+    raise KeyError(tag)
+
+
 ON_WHITE = tuple(round(channel * 128 / 255 + 255 * 127 / 255) for channel in COLOUR)
 CASES = {
     "png": (encoded(solid("RGB", COLOUR)), COLOUR, 0),
@@ -78,17 +105,17 @@ CASES = {
     "16-bit grey, middle": (grey16(30000), (117,) * 3, 0),
     "16-bit grey, dark": (grey16(300), (1,) * 3, 0),
     "16-bit grey, transparent": (grey16_keyed(30000), (255,) * 3, 0),
-    "32-bit grey of 16 bits": (tiff(np.full((40, 40), 30000, dtype=np.int32)), (117,) * 3, 0),
+    "32-bit grey": (with_tag(tiff(np.full((40, 40), 2**30, dtype=np.int32)), 339, 1), (64,) * 3, 0),
     "float grey": (tiff(np.full((40, 40), 0.5, dtype=np.float32)), (128,) * 3, 0),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_colour_a_viewer_shows(name):
-    data, colour, tolerance = CASES[name]
+    data, expected, tolerance = CASES[name]
     image = decoded(data)
-    assert (image.mode, image.size) == ("RGB", (40, 40))
-    assert np.abs(np.asarray(image).astype(int) - colour).max() <= tolerance
+    assert (image.dtype, image.shape) == (np.uint8, (40, 40, 3))
+    assert np.abs(image.astype(int) - expected).max() <= tolerance
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -98,7 +125,7 @@ def test_exif_orientation_is_applied(orientation):
     stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(np.asarray(decoded(encoded(stored, exif=exif))), np.asarray(upright))
+    np.testing.assert_array_equal(decoded(encoded(stored, exif=exif)), np.asarray(upright))
 
 
 def wide_gamut_profile() -> bytes:
@@ -110,15 +137,15 @@ def wide_gamut_profile() -> bytes:
 
 
 def test_icc_profiles_are_honoured():
-    assert decoded(encoded(solid("RGB", COLOUR), icc_profile=wide_gamut_profile())).getpixel((0, 0)) == COLOUR[::-1]
+    assert pixel(encoded(solid("RGB", COLOUR), icc_profile=wide_gamut_profile())) == COLOUR[::-1]
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert decoded(encoded(solid("RGB", COLOUR), icc_profile=srgb)).getpixel((0, 0)) == COLOUR
-    assert decoded(encoded(solid("RGB", COLOUR), icc_profile=b"nonsense")).getpixel((0, 0)) == COLOUR
+    assert pixel(encoded(solid("RGB", COLOUR), icc_profile=srgb)) == COLOUR
+    assert pixel(encoded(solid("RGB", COLOUR), icc_profile=b"nonsense")) == COLOUR
 
 
 def test_a_profile_and_alpha_together():
     data = encoded(half_transparent(), icc_profile=wide_gamut_profile())
-    assert np.abs(np.array(decoded(data).getpixel((0, 0))) - ON_WHITE[::-1]).max() <= 1
+    assert np.abs(np.array(pixel(data)) - ON_WHITE[::-1]).max() <= 1
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -138,8 +165,8 @@ def test_a_picture_or_a_sentence(name):
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_what_takes_too_long_is_given_up(name, monkeypatch):
-    monkeypatch.setattr(images, "HEADER_SECONDS", 0.05)
-    monkeypatch.setattr(images, "DECODE_SECONDS", 0.05)
+    monkeypatch.setattr(decoding, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(decoding, "DECODE_SECONDS", 0.05)
     started = thread_time()
     with pytest.raises(InvalidInput, match="too long to read"):
         decoded(ENDLESS[name])
@@ -147,7 +174,7 @@ def test_what_takes_too_long_is_given_up(name, monkeypatch):
 
 
 def test_size_is_checked_before_decoding(monkeypatch):
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(decoding, "rendered", lambda picture: pytest.fail("decoded"))
     with pytest.raises(InvalidInput, match="9000×9000 pixels; at most 10000000"):
         images.decode(png((9000, 9000), pixels=b""), 10**7, 10**7)
     with pytest.raises(InvalidInput, match="bytes; at most 10"):
@@ -169,26 +196,27 @@ def test_size_is_checked_before_decoding(monkeypatch):
     ],
 )
 def test_resized_once_within_the_bounds(size, bounds, expected):
-    image = images.resize(solid("RGB", COLOUR, size), 16, *bounds)
-    assert all(side % 32 == 0 for side in image.size)
-    assert image.width * image.height <= bounds[1]
-    assert expected is None or image.size == expected
-    assert image.getpixel((5, 5)) == COLOUR
+    image = images.resize(np.asarray(solid("RGB", COLOUR, size)), 16, *bounds)
+    height, width, _ = image.shape
+    assert width % 32 == height % 32 == 0
+    assert width * height <= bounds[1]
+    assert expected is None or (width, height) == expected
+    assert tuple(image[5, 5]) == COLOUR
 
 
 def test_every_shape_has_a_size():
     """Reduced images keep the bound; enlarged ones may pass it by qwen-vl-utils' rounding up to multiples of 32."""
     for side in range(1, 200, 7):
         for size in ((1, side), (side, 1), (5, 5 * side), (40, 20 * side)):
-            width, height = images.resize(solid("RGB", COLOUR, size), 16, 4096, 4096).size
+            height, width, _ = images.resize(np.asarray(solid("RGB", COLOUR, size)), 16, 4096, 4096).shape
             assert width % 32 == height % 32 == 0
             assert 2048 <= width * height <= (4096 if size[0] * size[1] > 4096 else 200 * 32 * 32)
 
 
 def test_patches_are_transformers_patches():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8))
+    image = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
     processor = AutoImageProcessor.from_pretrained("tests/data/configs/Qwen3-VL-4B-Instruct")
-    expected = processor(images=[image], do_resize=False, return_tensors="np")
+    expected = processor(images=[Image.fromarray(image)], do_resize=False, return_tensors="np")
     patches = images.to_patches(image, 16)
     assert expected["image_grid_thw"].tolist() == [[1, *patches.grid]]
     assert patches.tokens == 15
@@ -197,5 +225,144 @@ def test_patches_are_transformers_patches():
 
 
 def test_all_grey_levels_stay_apart():
-    levels = [images.to_patches(images.resize(solid("L", v).convert("RGB"), 16, 4096, 4096), 16) for v in range(256)]
+    greys = [np.full((40, 40, 3), value, np.uint8) for value in range(256)]
+    levels = [images.to_patches(images.resize(grey, 16, 4096, 4096), 16) for grey in greys]
     assert [int(p.pixels.min()) for p in levels] == [int(p.pixels.max()) for p in levels] == list(range(256))
+
+
+CASES_OF_VIEWERS = (
+    Path(__file__).parent / "data/images"
+)  # made with Pillow, struct and avifenc; right.json: Chromium's values
+RIGHT = json.loads((CASES_OF_VIEWERS / "right.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", RIGHT, ids=[case["file"] for case in RIGHT])
+def test_right_values(case):
+    """The colours that browsers show, or a sentence: with some words, or without those that would not be true."""
+    data = (CASES_OF_VIEWERS / case["file"]).read_bytes()
+    outcome = attempt(data)
+    if isinstance(outcome, str):
+        assert {"refuse", "refused_or_right", "or_refused_without", "sentence"} & {*case}, outcome
+        assert "mean" not in case or "or_refused_without" in case, outcome
+        assert all(word in outcome.lower() for word in case.get("sentence", []))
+        assert not any(
+            word in outcome for word in case.get("or_refused_without", []) + case.get("sentence_without", [])
+        )
+        return
+    image = outcome
+    assert not case.get("refuse"), "shown"
+    assert [image.shape[1], image.shape[0]] == case["size"]
+    np.testing.assert_allclose(image.mean(axis=(0, 1)), case["mean"], atol=case["tolerance"])
+    if "top_left" in case:
+        np.testing.assert_allclose(image[1:5, 1:5].mean(axis=(0, 1)), case["top_left"], atol=case["tolerance"] + 1)
+
+
+@pytest.mark.parametrize("name", viewer_files.HDR)
+def test_hdr_is_refused(name):
+    with pytest.raises(InvalidInput, match="HDR"):
+        decoded(viewer_files.HDR[name])
+
+
+def test_a_profile_is_known_by_what_it_does():
+    """A cube of colours decides: one that moves by two levels at most is sRGB, whatever its name; kept by its hash."""
+    assert colour.transform(viewer_files.SRGB, "RGB") is None
+    almost = colour.profile(colour.PRIMARIES[1], (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.0400))
+    assert colour.transform(almost, "RGB") is None
+    made = colour.transform(viewer_files.P3, "RGB")
+    assert made is not None
+    assert colour.transform(bytes(bytearray(viewer_files.P3)), "RGB") is made
+
+
+@pytest.mark.parametrize("cut", [0.05, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_cut_jpeg_is_refused_whatever_stands_behind_it(cut, progressive, mode):
+    data = encoded(NOISE.convert(mode), "JPEG", progressive=progressive)
+    start = data.index(b"\xff\xda")
+    part = data[: start + 20 + int((len(data) - start - 20) * cut)]
+    for end in (b"", b"\xff\xd9", bytes(50) + b"\xff\xd9", b"\xff\xd9 and more"):
+        with pytest.raises(InvalidInput, match="is cut"):
+            decoded(part + end)
+
+
+def test_a_jpeg_cut_between_two_scans_is_refused():
+    data = encoded(NOISE.convert("RGB"), "JPEG", progressive=True)
+    scans = [match.start() for match in re.finditer(b"\xff\xda", data)]
+    assert len(scans) > 5
+    for at in scans[1:]:
+        with pytest.raises(InvalidInput, match="is cut"):
+            decoded(data[:at] + b"\xff\xd9")
+    np.testing.assert_array_equal(decoded(data[:-2]), decoded(data))  # only its end is missing
+
+
+@pytest.mark.parametrize("name", viewer_files.SENTENCES)
+def test_what_is_not_read_is_named(name):
+    data, words = viewer_files.SENTENCES[name]
+    with pytest.raises(InvalidInput) as caught:
+        decoded(data)
+    assert all(word in str(caught.value) for word in words.split("; "))
+    assert "video" not in str(caught.value)
+
+
+def test_resized_within_two_levels_of_pillow():
+    """And so of transformers, whose pixels the parity tests compare: the mean differs by a hundredth of a level."""
+    random = np.random.default_rng(0)
+    for size, target in (
+        ((480, 640), (256, 320)),
+        ((100, 90), (320, 288)),
+        ((200, 400), (256, 320)),
+        ((1500, 700), (704, 320)),
+    ):
+        coarse = random.integers(0, 256, (size[0] // 10, size[1] // 10, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+        area = target[0] * target[1]
+        ours = images.resize(np.asarray(image), 16, area, area).astype(int)
+        theirs = np.asarray(image.resize(ours.shape[1::-1], Image.Resampling.BICUBIC)).astype(int)
+        assert np.abs(ours - theirs).max() <= 2
+        assert np.abs(ours - theirs).mean() <= 0.01
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+import numpy as np
+from embedder import images
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+images.resize(np.zeros((64, 64, 3), np.uint8), 16, 4096, 4096)
+for path in sys.argv[1:]:
+    data = Path(path).read_bytes()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = kilobytes("VmRSS")
+    shape = images.decode(data, 2**30, 40_000_000).shape
+    print((kilobytes("VmHWM") - before) * 1024 / (shape[0] * shape[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak")
+def test_memory(tmp_path):
+    """At most 5 bytes a pixel beyond the decoded image of 4 (Pillow's RGB, or alpha), but for AVIF's planes."""
+    files = viewer_files.large((1600, 1200))
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    command = [sys.executable, "-c", MEASURED, *(str(tmp_path / name) for name in files)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert output.stderr == ""
+    taken = dict(zip(files, map(float, output.stdout.split()), strict=True))
+    most = dict.fromkeys(files, 9.0) | {"avif, alpha": 12.5, "avif, 4:4:4": 10.0}
+    assert {name: value for name, value in taken.items() if value > most[name] + 1.5} == {}  # and what does not grow
+
+
+def test_libraries_write_nothing(capfd):
+    """Neither libtiff nor LittleCMS nor Pillow, whatever they find."""
+    broken_tiff = encoded(NOISE.convert("RGB"), "TIFF", compression="tiff_lzw")
+    for data in (
+        broken_tiff[:8] + bytes(200) + broken_tiff[208:],
+        broken_tiff[: len(broken_tiff) // 2],
+        encoded(solid("RGB", COLOUR), icc_profile=viewer_files.P3[:200] + bytes(len(viewer_files.P3) - 200)),
+        encoded(solid("RGB", COLOUR), "TIFF", compression="tiff_lzw", tiffinfo={60000: "a tag"}),
+    ):
+        attempt(data)
+    assert capfd.readouterr() == ("", "")

@@ -13,9 +13,10 @@ from threading import Condition, Lock
 
 from PIL import Image
 
-from embedder.images import FORMATS, TILE_LENGTH, TILE_WIDTH
+from embedder.images.tiff import TILE_LENGTH, TILE_WIDTH
 from embedder.inputs import EmbedInput
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # Pillow's names of what is decoded
 SMALL = 512 * 512  # up to here an image costs about what a text costs: some milliseconds
 MOST_READS = 1000  # of a header; a camera's JPEG takes a hundred, hostile ones a million
 MOST_TEXTS, MOST_SCANS = 4, 16  # of a PNG, each of which is inflated; of a JPEG, each of which goes over all of it
