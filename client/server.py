@@ -58,7 +58,11 @@ def serve(settings: Settings) -> None:
         log_level=LogLevels(settings.log_level),
     )
     server.listening = listen(settings.host, settings.port)
-    server.serve(target_loader=partial(_application, settings), wrap_loader=False)
+    try:
+        server.serve(target_loader=partial(_application, settings), wrap_loader=False)
+    except SystemExit:
+        if not server.interrupt_signal:  # a worker that heard the signal too, and stopped for it, has not failed
+            raise
 
 
 def options(settings: Settings) -> dict[str, Any]:
@@ -111,14 +115,15 @@ class Server(MPServer):
 
 def _application(settings: Settings) -> ASGIApp:
     """In a worker, before its event loop runs. The parent imports nothing of this: it only watches."""
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, signal.SIG_DFL)  # the parent's would only say so to the parent
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the handlers that it has are its parent's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from client import metrics
     from client.app import create_app
 
     metrics.forget_the_dead()
     app = create_app(settings)
     loop = asyncio.get_event_loop()
+    loop.call_soon(_ignore_ctrl_c, loop)  # once granian has set its own handlers
     _end_if_it_hangs(loop)
     if parent := multiprocessing.parent_process():
         loop.add_reader(parent.sentinel, _stop_without, parent.sentinel, loop)
@@ -131,6 +136,12 @@ def _end_if_it_hangs(loop: asyncio.AbstractEventLoop) -> None:
     """With every thread's traceback, by a timer that needs neither the loop nor the GIL, which the loop sets back."""
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
     loop.call_later(1, _end_if_it_hangs, loop)
+
+
+def _ignore_ctrl_c(loop: asyncio.AbstractEventLoop) -> None:
+    """A terminal sends it to all; the parent stops its workers, and a second signal may block granian's handler."""
+    loop.remove_signal_handler(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stop_without(parent: int, loop: asyncio.AbstractEventLoop) -> None:

@@ -61,6 +61,7 @@ async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[Client]
     try:
         async with httpx.AsyncClient() as once:
             await once.get(f"{url}/health/live", timeout=60)
+        running.listening.detach()  # the server closes it
         async with Client(base_url=url, timeout=60) as client:
             client.app, client.port = app, port
             yield client
