@@ -58,6 +58,7 @@ def serve(settings: Settings) -> None:
         log_level=LogLevels(settings.log_level),
     )
     server.listening = listen(settings.host, settings.port)
+    os.register_at_fork(after_in_child=_forget_the_parents_handlers)
     try:
         server.serve(target_loader=partial(_application, settings), wrap_loader=False)
     except SystemExit:
@@ -113,10 +114,14 @@ class Server(MPServer):
         self.listening.close()  # or connections would wait for workers that take no more
 
 
+def _forget_the_parents_handlers() -> None:
+    """In a worker at once: a SIGTERM while it starts would only be noted for the parent, and lost."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _application(settings: Settings) -> ASGIApp:
     """In a worker, before its event loop runs. The parent imports nothing of this: it only watches."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the handlers that it has are its parent's
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from client import metrics
     from client.app import create_app
 
