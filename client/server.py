@@ -129,6 +129,8 @@ def _application(settings: Settings) -> ASGIApp:
     app = create_app(settings)
     loop = asyncio.get_event_loop()
     loop.call_soon(_ignore_ctrl_c, loop)  # once granian has set its own handlers
+    # uvloop hands on a SIGTERM that came between two runs of the loop, as granian starts, only with the next signal.
+    loop.add_signal_handler(signal.SIGCONT, int)
     _end_if_it_hangs(loop)
     if parent := multiprocessing.parent_process():
         loop.add_reader(parent.sentinel, _stop_without, parent.sentinel, loop)
@@ -140,6 +142,7 @@ def _application(settings: Settings) -> ASGIApp:
 def _end_if_it_hangs(loop: asyncio.AbstractEventLoop) -> None:
     """With every thread's traceback, by a timer that needs neither the loop nor the GIL, which the loop sets back."""
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    signal.raise_signal(signal.SIGCONT)
     loop.call_later(1, _end_if_it_hangs, loop)
 
 
