@@ -43,7 +43,8 @@ def resize(image: NDArray[np.uint8], patch: int, min_pixels: int, max_pixels: in
     if size[0] > width or size[1] > height:  # there torch's is another; such images are small
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     writable = image if image.flags.writeable else image.copy()  # AVIF's is not; torch would warn
-    planes = torch.from_numpy(writable).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
+    # (1, 3, H, W), channels last in memory; the batch comes first, or torch would not see that and answer in planes.
+    planes = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
     along, down = _taps(width, size[0]), _taps(height, size[1])
     if size[1] * (width * down + size[0] * along) < size[0] * (height * along + size[1] * down):
         # Rows first where that is less work, as Pillow 13 does: what is between the steps is rounded to 8 bits.
