@@ -221,7 +221,7 @@ TEXTS: dict[str, tuple[str, str | None]] = {
     "a template": ("{content} {text} {image} {{ 7 * 7 }} {% raw %}", None),
     "a megabyte of emoji": ("🎨" * 2**18, "tokens; at most 8192"),
     "a million letters": ("a" * 10**6, "tokens; at most 8192"),
-    "more letters than any token holds": ("a" * (128 * 8192 + 1), "longer than 8192 tokens"),
+    "more letters than any token holds": ("a" * (128 * 8192 + 1), "too many tokens; at most 8192"),
     "more than the context": ("1" * 5000, "reads at most 4096"),
 }
 

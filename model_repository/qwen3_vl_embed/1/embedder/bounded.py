@@ -24,6 +24,8 @@ def comes_to_an_end(work: Callable[[], object], cpu_seconds: int, more_bytes: in
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     try:
         most = more_bytes + resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
+        allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))  # a child's time starts at none

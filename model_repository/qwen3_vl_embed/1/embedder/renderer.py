@@ -98,7 +98,7 @@ class Renderer:
         if _SURROGATE.search(text):
             raise InvalidInput("the text has half of a surrogate pair, which is no character: send valid Unicode")
         if len(text) > self._longest * self.max_text_tokens:
-            raise InvalidInput(f"the text is longer than {self.max_text_tokens} tokens; nothing is truncated here")
+            raise InvalidInput(f"the text has too many tokens; at most {self.max_text_tokens} are allowed")
 
     def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> Frame:
         """The chat template around the content's slots: ids, but for what stands before and after the text."""
