@@ -63,12 +63,14 @@ class Arrivals:
         for task in waiting:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # a connection that broke is an outcome too
+        for connection in self._idle:
+            connection.close()
         self.outcomes += [Outcome(0, 0.0, PATIENCE_SECONDS, False)] * (len(tasks) - len(self.outcomes))
 
     async def _one(self, content: bytes, planned: float) -> None:
         async with self._slots:
             while self._idle and self._idle[-1].hung_up:
-                self._idle.pop()
+                self._idle.pop().close()
             connection = self._idle.pop() if self._idle else await Asking.open(self._url)
             status, says_when = await connection.ask(content)
             self._idle.append(connection)

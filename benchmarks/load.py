@@ -144,7 +144,7 @@ async def _arrive(url: str, requests: Iterable[bytes], arrivals: np.ndarray, lat
     async def one(content: bytes, planned: float) -> None:
         async with slots:
             while idle and idle[-1].hung_up:
-                idle.pop()
+                idle.pop().close()
             connection = idle.pop() if idle else await Connection.open(url)
             await connection.send(content)
             idle.append(connection)
