@@ -193,9 +193,7 @@ def test_each_worker_embeds_within_its_share(start, stack):
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     computed = sum(answer.headers["x-cache-hits"] == "0" for answer in answers)
-    assert (
-        1 < computed <= COUNT
-    )  # once in each worker that was asked; that one was asked forty times is all but impossible
+    assert 1 <= computed <= COUNT  # once in each worker that was asked; who takes a connection is the kernel's choice
     assert caches == {1_000_000}
 
 

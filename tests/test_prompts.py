@@ -116,7 +116,7 @@ def test_the_limit_is_exact_and_nothing_is_truncated(renderer):
     assert stop - start == 512
     with pytest.raises(InvalidInput, match="513 tokens; at most 512 are allowed"):
         renderer.render(EOL, None, "z" * 513)
-    with pytest.raises(InvalidInput, match="longer than 512 tokens"):
+    with pytest.raises(InvalidInput, match="too many tokens; at most 512"):
         renderer.render(EOL, None, "z" * 10**6)
 
 
