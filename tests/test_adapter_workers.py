@@ -10,6 +10,7 @@ import sys
 import time
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -191,7 +192,8 @@ def test_each_worker_embeds_within_its_share(start, stack):
         assert about["adapter"]["workers"] == COUNT
         assert about["adapter"]["limits"]["max_pending_items"] == Settings().max_pending_items
     assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.content for answer in answers}) == 1
+    vectors = np.array([answer.json()["embedding"] for answer in answers])
+    assert (vectors @ vectors[0]).min() >= 0.99999  # a recorded pass and an ordinary one may round differently
     computed = sum(answer.headers["x-cache-hits"] == "0" for answer in answers)
     assert 1 <= computed <= COUNT  # once in each worker that was asked; who takes a connection is the kernel's choice
     assert caches == {1_000_000}
