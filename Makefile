@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := .cache/uv/bin/uv
 FUZZ_STAMP := .cache/fuzz/.installed
-FUZZ = PYTHONPATH=.:model_repository/qwen3_vl_embed/1 $(BIN)/python -m fuzzing
+FUZZ = PYTHONPATH=.:model_repository/qwen3_vl_embed/1 $(BIN)/python -m lab.fuzzing
 BENCH_STAMP := .venv/.bench-installed
 BENCH_PYTHON ?= $(BIN)/python
-BENCH = $(BENCH_PYTHON) -m benchmarks
+BENCH = $(BENCH_PYTHON) -m lab.benchmarks
 BENCH_GPU = PYTHONPATH=model_repository/qwen3_vl_embed/1$${PYTHONPATH:+:$$PYTHONPATH} $(BENCH)
 BENCH_ON ?= --checkpoint 4b --device cuda
 BENCH_FLAGS ?=
@@ -28,7 +28,7 @@ $(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
 	@touch $@
 
 serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=… another, SERVE_PORT=… elsewhere)
-	@$(BIN)/python -m serving
+	@$(BIN)/python -m qwen3_vl_embed.serving
 
 test: check  ## format, lint, types, then the whole suite with the real tritonserver and the adapter
 	@$(BIN)/python -m pytest -m "not containers and not chromium"
@@ -48,10 +48,10 @@ format: setup  ## write the format that `make check` asks for
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
 train: setup  ## train checkpoints/qwen3-vl-color-tiny anew (two cores, up to 20 minutes)
-	@$(BIN)/python -m checkpoints.train
+	@$(BIN)/python -m lab.training.train
 
 measure: setup  ## the shipped checkpoint's figures
-	@$(BIN)/python -m checkpoints.measure
+	@$(BIN)/python -m lab.training.measure
 
 bench-setup: $(BENCH_STAMP)  ## what the benchmarks compare with: sentence-transformers, perf_analyzer
 

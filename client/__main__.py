@@ -4,8 +4,9 @@ import os
 import sys
 from tempfile import TemporaryDirectory
 
-from client import logs, server
+from client import server
 from client.settings import Settings, SettingsError
+from client.telemetry import logs
 
 
 def main() -> None:

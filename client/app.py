@@ -21,14 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from client import __version__, api_key, docs, metrics, openapi
-from client.access_log import AccessLog
-from client.admission import Admission
-from client.answers import Form, accepted, answer, stages_ms
-from client.api_key import ApiKey
-from client.body import Intake, cancelled_on_disconnect, parse_object, read_body
-from client.cache import VectorCache
-from client.dispatcher import Dispatcher
+from client import __version__
 from client.errors import (
     ApiError,
     DeadlinePassed,
@@ -39,14 +32,23 @@ from client.errors import (
     error_response,
     shaped,
 )
-from client.framing import Drained, Unambiguous
+from client.http import api_key, docs, openapi
+from client.http.answers import Form, accepted, answer, stages_ms
+from client.http.api_key import ApiKey
+from client.http.body import Intake, cancelled_on_disconnect, parse_object, read_body
+from client.http.framing import Drained, Unambiguous
+from client.http.openapi import Endpoint
+from client.http.schemas import ImageRequest, RenderRequest, TextRequest
 from client.items import EmbedInput
-from client.openapi import Endpoint
-from client.readiness import Readiness
 from client.sampler import Sampler
-from client.schemas import ImageRequest, RenderRequest, TextRequest
 from client.settings import Settings
-from client.triton_client import TritonClient
+from client.telemetry import metrics
+from client.telemetry.access_log import AccessLog
+from client.triton.admission import Admission
+from client.triton.cache import VectorCache
+from client.triton.dispatcher import Dispatcher
+from client.triton.readiness import Readiness
+from client.triton.triton_client import TritonClient
 
 # Parsing, base64 and hashing of a body above this would hold up the other requests for more than half a millisecond.
 OFF_LOOP_BYTES = 256 * 1024
@@ -86,7 +88,7 @@ def create_app(settings: Settings) -> Adapter:
     middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths), Middleware(Shed)]
     traces = None
     if settings.traces_url:
-        from client.traces import Traced, Traces  # imports that nobody else needs
+        from client.telemetry.traces import Traced, Traces  # imports that nobody else needs
 
         traces = Traces.to(settings.traces_url)
         middleware.append(Middleware(Traced, traces, paths))

@@ -7,11 +7,11 @@ import asyncio
 
 import psutil
 
-from client import metrics
-from client.admission import Admission
-from client.body import Intake
-from client.cache import VectorCache
-from client.readiness import Readiness
+from client.http.body import Intake
+from client.telemetry import metrics
+from client.triton.admission import Admission
+from client.triton.cache import VectorCache
+from client.triton.readiness import Readiness
 
 SECONDS = 1.0
 

@@ -22,7 +22,7 @@ from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server import MPServer
 from starlette.types import ASGIApp
 
-from client import api_key
+from client.http import api_key
 from client.settings import PREFIX, Settings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -122,8 +122,8 @@ def _forget_the_parents_handlers() -> None:
 
 def _application(settings: Settings) -> ASGIApp:
     """In a worker, before its event loop runs. The parent imports nothing of this: it only watches."""
-    from client import metrics
     from client.app import create_app
+    from client.telemetry import metrics
 
     metrics.forget_the_dead()
     app = create_app(settings)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from serving.settings import ROOT, ServeSettings
-from serving.stack import Stack
+from qwen3_vl_embed.serving.settings import ROOT, ServeSettings
+from qwen3_vl_embed.serving.stack import Stack
 
 CHECKPOINT = ROOT / "checkpoints" / "qwen3-vl-color-tiny"
 
@@ -78,7 +78,7 @@ def pipelined_stack(stack: RunningStack) -> Iterator[RunningStack]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle connections are closed after a third of a second, and nothing else is waited for longer."""
     monkeypatch.setattr("client.server.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("client.framing.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("client.http.framing.LINGER_SECONDS", 0.3)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from checkpoints import architecture
+from lab.training import architecture
 
 TEXTS = ["red", "very dark teal", "a longer sentence, with punctuation!\nand a second line", "ночь 夜 🎨", "x" * 300]
 SIZES = [(244, 244), (64, 64), (1, 1), (100, 300), (333, 97), (640, 480)]

@@ -1,6 +1,6 @@
 """Podman for the container tests, and stand-ins for the base images, which no registry can be asked for here.
 
-`docker/stand-in/Dockerfile` says what is in them. They are built once, a minute, and kept under a name that changes
+`deploy/stand-in/Dockerfile` says what is in them. They are built once, a minute, and kept under a name that changes
 with their recipe. Knows the engine; not what the product's containers do.
 """
 
@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "docker" / "stand-in" / "Dockerfile"
+RECIPE = ROOT / "deploy" / "stand-in" / "Dockerfile"
 WHEEL = ROOT / "requirements" / "tritonserver.txt"
 TOOLS = ("podman", "podman-compose", "buildah", "runc", "debootstrap", "iptables")
 PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,libpython3.11,ca-certificates"

@@ -7,8 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
-from client.answers import JSON, MEDIA_TYPES, NPY, RAW, Form, accepted, answer, stages_ms
 from client.errors import InvalidInput, NotAcceptable
+from client.http.answers import JSON, MEDIA_TYPES, NPY, RAW, Form, accepted, answer, stages_ms
 from client.items import Embedding, EmbedInput, Recipe
 from tests.in_process import adapter, png64, refused
 

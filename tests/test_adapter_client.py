@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli import adapter_client
-from cli.adapter_client import AdapterClient, AdapterError
+from qwen3_vl_embed.cli import adapter_client
+from qwen3_vl_embed.cli.adapter_client import AdapterClient, AdapterError
 from tests.in_process import listening
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -10,7 +10,7 @@ from grpc import StatusCode
 from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from client import errors
-from client.triton_client import read_embedding, translated
+from client.triton.triton_client import read_embedding, translated
 from tests.in_process import adapter, eventually, line_to, refused
 
 RED = {"input": "red"}

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from client import api_key
+from client.http import api_key
 from client.settings import Settings, SettingsError
 from tests.in_process import adapter, listening, refused
 from tests.wire import JSON, connected, raw, told

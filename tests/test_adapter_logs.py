@@ -9,7 +9,7 @@ import sys
 import httpx
 import pytest
 
-from client.logs import JsonLine
+from client.telemetry.logs import JsonLine
 from tests.in_process import png
 from tests.test_adapter_workers import Running, start  # noqa: F401 (a fixture)
 

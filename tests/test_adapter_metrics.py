@@ -6,8 +6,8 @@ import time
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from client import metrics
 from client.errors import TOLD
+from client.telemetry import metrics
 from tests.in_process import adapter, eventually, line_to, refused
 from tests.test_adapter_workers import COUNT, start  # noqa: F401 (a fixture)
 from tests.test_adapter_workers import eventually as until

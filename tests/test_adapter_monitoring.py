@@ -8,7 +8,7 @@ import httpx
 import pytest
 import yaml
 
-FOLDER = Path("docker/monitoring")
+FOLDER = Path("deploy/monitoring")
 DASHBOARD = json.loads((FOLDER / "grafana" / "dashboard.json").read_text())
 ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
 COMPOSE = yaml.safe_load(Path("docker-compose.yml").read_text())

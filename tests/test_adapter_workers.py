@@ -16,7 +16,7 @@ import pytest
 
 from client.server import listen
 from client.settings import Settings, SettingsError
-from serving.settings import ROOT
+from qwen3_vl_embed.serving.settings import ROOT
 from tests.conftest import free_ports
 from tests.in_process import DEAD
 

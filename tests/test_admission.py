@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from client import admission
-from client.admission import MARGIN, Admission
 from client.errors import Overloaded
+from client.triton import admission
+from client.triton.admission import MARGIN, Admission
 
 MOST, SECONDS, BUSY = 1000, 60.0, 128
 

@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tritonclient.utils import InferenceServerException
 
-from evaluation.colours import png, swatch
+from qwen3_vl_embed.evaluation.colours import png, swatch
 from tests import bad_inputs
 from tests.conftest import CHECKPOINT
 from tests.in_process import refused

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from evaluation.colours import png, swatch, xkcd
-from evaluation.retrieval import cosine, retrieval
+from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
+from qwen3_vl_embed.evaluation.retrieval import cosine, retrieval
 from tests.benchmark_client import LocalProvider
 
 NAME = "qwen3-vl-color-tiny-dev"

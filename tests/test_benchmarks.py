@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoProcessor, Qwen3VLModel
 from typer.testing import CliRunner
 
-from benchmarks import (
+from embedder import Embedder, EmbedderConfig, EmbedInput
+from lab.benchmarks import (
     blocks,
     checkpoints,
     contenders,
@@ -33,7 +34,6 @@ from benchmarks import (
     table,
     targets,
 )
-from embedder import Embedder, EmbedderConfig, EmbedInput
 from tests import reference
 
 TINY = str(checkpoints.TINY)
@@ -156,7 +156,8 @@ def assert_is_result(document: dict):
 @pytest.mark.parametrize("program", [forward, peers, growth, serve, overload, soak, table])
 def test_help_has_an_example(program):
     assert (
-        "Example: python -m benchmarks." in CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "200"}).stdout
+        "Example: python -m lab.benchmarks."
+        in CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "200"}).stdout
     )
 
 
@@ -169,7 +170,7 @@ def test_committed_results_are_whole_and_not_quick():
 
 @pytest.mark.parametrize("page", table.PAGES, ids=lambda page: page.name)
 def test_pages_hold_what_the_results_say(page):
-    assert page.read_text() == table.filled(page.read_text(), results.read()), "run: python -m benchmarks.table"
+    assert page.read_text() == table.filled(page.read_text(), results.read()), "run: python -m lab.benchmarks.table"
 
 
 def test_a_missed_target_stays_with_what_stands_in_its_way():

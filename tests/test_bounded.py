@@ -5,10 +5,10 @@ import time
 import pytest
 from transformers import AutoTokenizer
 
-from embedder import renderer
-from embedder.bounded import comes_to_an_end
 from embedder.errors import UnsupportedCheckpoint
-from embedder.renderer import Renderer
+from embedder.prepare import renderer
+from embedder.prepare.bounded import comes_to_an_end
+from embedder.prepare.renderer import Renderer
 from tests.conftest import CHECKPOINT
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

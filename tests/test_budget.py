@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoConfig
 
 from embedder import Embedder, EmbedderConfig, EmbedInput
-from embedder.budget import MOST, free_bytes, text_bytes, token_budget, vision_bytes
+from embedder.forward.budget import MOST, free_bytes, text_bytes, token_budget, vision_bytes
 from tests.reference import png, random_checkpoint
 
 GIB = 2**30

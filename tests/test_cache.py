@@ -7,9 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from client.cache import ENTRY_OVERHEAD_BYTES, SingleFlight, VectorCache
 from client.errors import Overloaded
 from client.items import EmbedInput, Recipe
+from client.triton.cache import ENTRY_OVERHEAD_BYTES, SingleFlight, VectorCache
 from tests.in_process import adapter
 
 VECTOR = np.arange(4, dtype=np.float32)

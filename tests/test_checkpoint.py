@@ -7,12 +7,12 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration, Qwen3VLModel
 
-from checkpoints import architecture
-from checkpoints.compositions import HELD_OUT, Composer, split
-from checkpoints.data import tokenizer_corpus
-from checkpoints.measure import FOLDER, measure, texts
 from embedder import Embedder, EmbedderConfig
-from evaluation.colours import xkcd
+from lab.training import architecture
+from lab.training.compositions import HELD_OUT, Composer, split
+from lab.training.data import tokenizer_corpus
+from lab.training.measure import FOLDER, measure, texts
+from qwen3_vl_embed.evaluation.colours import xkcd
 
 CARD = FOLDER / "README.md"
 

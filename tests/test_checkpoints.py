@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from embedder import Embedder, EmbedderConfig, UnsupportedCheckpoint
 from embedder.checkpoint import MODELS, open_checkpoint
-from embedder.weights import placement
+from embedder.forward.weights import placement
 from tests.reference import random_checkpoint
 
 PUBLISHED = sorted(Path("tests/data/configs").iterdir())

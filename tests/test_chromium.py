@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from embedder import images
+from embedder.prepare import images
 from tests import viewer_files
 
 pytestmark = pytest.mark.chromium

@@ -8,8 +8,8 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli.__main__ import app
-from cli.validation import NAMES, swatch
+from qwen3_vl_embed.cli.__main__ import app
+from qwen3_vl_embed.cli.validation import NAMES, swatch
 
 runner = CliRunner()
 

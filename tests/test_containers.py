@@ -28,9 +28,9 @@ from embedder import EmbedderConfig
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
-DOCKERFILES = {"triton": ROOT / "model_repository" / "Dockerfile", "adapter": ROOT / "client" / "Dockerfile"}
+DOCKERFILES = {"triton": ROOT / "deploy" / "triton.Dockerfile", "adapter": ROOT / "deploy" / "adapter.Dockerfile"}
 TINY = ROOT / "checkpoints" / "qwen3-vl-color-tiny"
-WATCHDOG = ROOT / "docker" / "watchdog.py"
+WATCHDOG = ROOT / "qwen3_vl_embed" / "serving" / "watchdog.py"
 
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 each_image = pytest.mark.parametrize("kind", DOCKERFILES)

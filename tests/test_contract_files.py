@@ -10,10 +10,10 @@ from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
-from client.schemas import ImageRequest, TextRequest
+from client.http.schemas import ImageRequest, TextRequest
 from client.settings import Settings
 from embedder import EmbedderConfig, Options
-from serving.settings import ServeSettings
+from qwen3_vl_embed.serving.settings import ServeSettings
 
 MODEL = Path("model_repository/qwen3_vl_embed")
 CONFIG = text_format.Parse((MODEL / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())

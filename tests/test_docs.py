@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from client import docs
+from client.http import docs
 from tests.in_process import adapter, refused
 
 KEY = "s3cret-Key"

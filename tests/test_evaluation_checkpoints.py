@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from checkpoints import architecture
-from checkpoints.measure import FOLDER, swatches, texts
 from embedder import Embedder, EmbedderConfig
-from evaluation.colours import xkcd
-from evaluation.pairs import Pairs
-from evaluation.report import Report, report
+from lab.training import architecture
+from lab.training.measure import FOLDER, swatches, texts
+from qwen3_vl_embed.evaluation.colours import xkcd
+from qwen3_vl_embed.evaluation.pairs import Pairs
+from qwen3_vl_embed.evaluation.report import Report, report
 
 PALETTE = xkcd()
 SUBSET = slice(None, None, 5)  # 190 colours say the same, in a fifth of the time

@@ -7,13 +7,13 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from evaluation import distances, retrieval
-from evaluation.colours import delta_e, xkcd
-from evaluation.pairs import EvaluationError, Pairs
-from evaluation.perception import of_first
-from evaluation.report import Report, report
-from evaluation.resampling import Resampling, mean, median, pair_mean, std
-from evaluation.space import centred, raw
+from qwen3_vl_embed.evaluation import distances, retrieval
+from qwen3_vl_embed.evaluation.colours import delta_e, xkcd
+from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs
+from qwen3_vl_embed.evaluation.perception import of_first
+from qwen3_vl_embed.evaluation.report import Report, report
+from qwen3_vl_embed.evaluation.resampling import Resampling, mean, median, pair_mean, std
+from qwen3_vl_embed.evaluation.space import centred, raw
 
 N = 120
 PALETTE = xkcd()

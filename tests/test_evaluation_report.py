@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation import captions, colours
-from evaluation.labels import GROUPS
-from evaluation.page import page
-from evaluation.pairs import EvaluationError, Pairs, load
-from evaluation.report import Report, report
-from evaluation.tsv import COLUMNS, tsv
+from qwen3_vl_embed.evaluation import captions, colours
+from qwen3_vl_embed.evaluation.labels import GROUPS
+from qwen3_vl_embed.evaluation.page import page
+from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs, load
+from qwen3_vl_embed.evaluation.report import Report, report
+from qwen3_vl_embed.evaluation.tsv import COLUMNS, tsv
 
 N = 40
 PALETTE = colours.xkcd()

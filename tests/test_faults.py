@@ -24,12 +24,12 @@ import torch
 import yaml
 from safetensors.numpy import load_file, save_file
 
-import serving.stack
 from embedder import Embedder, EmbedderConfig, EmbedInput
-from evaluation.colours import png, swatch, xkcd
-from evaluation.retrieval import cosine
-from serving.reaper import SHARED_MEMORY
-from serving.settings import ROOT
+from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
+from qwen3_vl_embed.evaluation.retrieval import cosine
+from qwen3_vl_embed.serving import stack as serving_stack
+from qwen3_vl_embed.serving.reaper import SHARED_MEMORY
+from qwen3_vl_embed.serving.settings import ROOT
 from tests.benchmark_client import LocalProvider
 from tests.conftest import CHECKPOINT, running, serve_settings
 from tests.in_process import adapter, eventually, line_to, png64, refused
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.stack
 def watched():
     """A stack that is watched as `make serve` watches it; each fault is the first one for it, so no pause grows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving.stack, "STEADY_SECONDS", 0)
+        patch.setattr(serving_stack, "STEADY_SECONDS", 0)
         with running(ADAPTER_CACHE_BYTES="0", ADAPTER_LOG_LEVEL="error") as started:
             watcher = threading.Thread(target=started.stack.watch, args=(0.2,), daemon=True)
             watcher.start()
@@ -240,10 +240,10 @@ async def test_a_clock_that_jumps_moves_no_deadline(stack, monkeypatch, hours):
 
 
 def serve(checkpoint=CHECKPOINT, stderr=subprocess.PIPE, **settings) -> tuple[subprocess.Popen, str]:
-    """`python -m serving`, and its address."""
+    """`python -m qwen3_vl_embed.serving`, and its address."""
     ports = serve_settings().ports | settings
     environment = os.environ | {name: str(value) for name, value in ports.items()} | {"CHECKPOINT": str(checkpoint)}
-    command = [sys.executable, "-m", "serving"]
+    command = [sys.executable, "-m", "qwen3_vl_embed.serving"]
     started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stderr, stderr=stderr, text=True)
     return started, f"http://localhost:{ports['SERVE_PORT']}"
 

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from embedder.errors import InvalidInput
-from fuzzing import findings, http, images, mutations, text
-from fuzzing.findings import Findings
+from lab.fuzzing import findings, http, images, mutations, text
+from lab.fuzzing.findings import Findings
 from tests.in_process import adapter
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
-from embedder.attention import Bounds, packed_attention
-from embedder.replay import OFTEN
+from embedder.forward.attention import Bounds, packed_attention
+from embedder.forward.replay import OFTEN
 from tests.reference import TEXTS, cosine, png, random_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -17,12 +17,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import gpu_check
-from benchmarks.checkpoints import ROOT
-from benchmarks.gpu_check import Runner
-from benchmarks.gpu_checks import CHECKS, Check, attention, vectors
-from benchmarks.gpu_checks.bench import Bench
-from benchmarks.gpu_checks.figures import Figure, Verdict, fast, right, told
+from lab.benchmarks import gpu_check
+from lab.benchmarks.checkpoints import ROOT
+from lab.benchmarks.gpu_check import Runner
+from lab.benchmarks.gpu_checks import CHECKS, Check, attention, vectors
+from lab.benchmarks.gpu_checks.bench import Bench
+from lab.benchmarks.gpu_checks.figures import Figure, Verdict, fast, right, told
 from tests.test_benchmarks import assert_is_result
 
 # What a CPU does not have: kernels, page-locked memory, launches and their gaps, graphs' memory.
@@ -31,7 +31,7 @@ CUDAS_OWN = {0: 1, 1: 1, 2: 3, 5: 4, 6: 1, 8: 3, 10: 3}
 
 def run(*options: str) -> tuple[int, dict, str]:
     """Exit status, the JSON of the last line, and what people see."""
-    command = [sys.executable, "-m", "benchmarks.gpu_check", *options]
+    command = [sys.executable, "-m", "lab.benchmarks.gpu_check", *options]
     path = os.pathsep.join([".", "model_repository/qwen3_vl_embed/1"])
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": path})
     assert found.stdout, found.stderr
@@ -193,7 +193,7 @@ def test_without_a_gpu_it_says_so():
 
 def test_help_has_examples():
     said = CliRunner().invoke(gpu_check.app, ["--help"], env={"COLUMNS": "200"}).stdout
-    assert "python -m benchmarks.gpu_check --only 5,8" in " ".join(said.split())
+    assert "python -m lab.benchmarks.gpu_check --only 5,8" in " ".join(said.split())
 
 
 # The Makefile and the documented command.
@@ -218,7 +218,7 @@ def test_bench_gpu_extends_the_path_and_runs_every_line(tmp_path):
 def test_what_asks_a_served_model_says_what_it_lacks(tmp_path):
     (tmp_path / "orjson.py").write_text("raise ModuleNotFoundError(\"No module named 'orjson'\", name='orjson')")
     path = os.pathsep.join([str(tmp_path), ".", "model_repository/qwen3_vl_embed/1"])
-    command = [sys.executable, "-m", "benchmarks.serve", "--checkpoint", "tiny"]
+    command = [sys.executable, "-m", "lab.benchmarks.serve", "--checkpoint", "tiny"]
     found = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert found.returncode == 1
     assert found.stderr.splitlines()[-1].startswith("orjson is not installed")

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 from transformers import AutoImageProcessor
 
-from embedder import images
 from embedder.errors import InvalidInput
-from embedder.images import colour, decoding
+from embedder.prepare import images
+from embedder.prepare.images import colour, decoding
 from tests import viewer_files
 from tests.bad_inputs import COLOUR, ENDLESS, IMAGES, LIMIT, NOISE, PNG, animated, encoded, png, solid
 

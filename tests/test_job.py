@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cli import job
-from cli.adapter_client import AdapterError
-from cli.job import ItemError, batches
-from cli.sources import Item
+from qwen3_vl_embed.cli import job
+from qwen3_vl_embed.cli.adapter_client import AdapterError
+from qwen3_vl_embed.cli.job import ItemError, batches
+from qwen3_vl_embed.cli.sources import Item
 
 RED, BLUE = Item.text("red"), Item.text("blue")
 

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import Qwen3VLModel
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options
-from embedder.calibration import Calibration, fit, save
-from embedder.packing import pack
+from embedder.forward.packing import pack
+from embedder.prepare.calibration import Calibration, fit, save
 from tests.reference import Reference, cosine, png, random_checkpoint
 
 LAYERS = 4

@@ -9,7 +9,8 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from embedder import Embedder, EmbedderConfig, Embedding, EmbedInput, Options, UnsupportedCheckpoint, weights
+from embedder import Embedder, EmbedderConfig, Embedding, EmbedInput, Options, UnsupportedCheckpoint
+from embedder.forward import weights
 from tests.layouts import LAYOUTS, TEXT, Refused, adapted, by_sentence_transformers, edit, quantized, served, vectors
 from tests.reference import cosine, png, random_checkpoint
 

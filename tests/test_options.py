@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
-from evaluation.colours import png, swatch
+from qwen3_vl_embed.evaluation.colours import png, swatch
 from tests.reference import cosine
 
 RED = base64.b64encode(png(swatch((255, 0, 0)))).decode()

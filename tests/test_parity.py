@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import Qwen3VLModel, Qwen3VLMoeModel
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
-from embedder.packing import pack, plan
+from embedder.forward.packing import pack, plan
 from tests.reference import SIZES, TEXTS, Reference, cosine, png, random_checkpoint
 
 INPUTS = [EmbedInput(text=text) for text in TEXTS] + [EmbedInput(image=png(size, i)) for i, size in enumerate(SIZES)]

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import images, items
-from client.dispatcher import Pixels
-from client.schemas import ImageRequest
+from client import items
+from client.http import images
+from client.http.schemas import ImageRequest
+from client.triton.dispatcher import Pixels
 from embedder import EmbedInput, Options
-from embedder import pixels as model
 from embedder.config import EmbedderConfig
+from embedder.prepare import pixels as model
 from tests.bad_inputs import (
     EXIF,
     IMAGES,

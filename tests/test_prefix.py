@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from embedder import Embedder, EmbedderConfig, EmbedInput, Options, packing
+from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from embedder.forward import packing
 from tests.reference import cosine, png, random_checkpoint
 
 TEXTS = ["red", "dark teal", "a longer sentence, with punctuation!"]

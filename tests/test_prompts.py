@@ -7,8 +7,8 @@ from tokenizers import AddedToken
 
 from embedder import InvalidInput
 from embedder.checkpoint import load_tokenizer, open_checkpoint
-from embedder.prompts import PROMPTS, prompt
-from embedder.renderer import Renderer
+from embedder.prepare.prompts import PROMPTS, prompt
+from embedder.prepare.renderer import Renderer
 from tests.reference import TEXTS, random_checkpoint
 
 

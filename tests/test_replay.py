@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
-from embedder.packing import pack
-from embedder.recordings import tensors
-from embedder.replay import CAPACITY, OFTEN, shape_of
+from embedder.forward.packing import pack
+from embedder.forward.recordings import tensors
+from embedder.forward.replay import CAPACITY, OFTEN, shape_of
 from tests.reference import png, random_checkpoint
 
 TEXTS = [EmbedInput(text=text) for text in ("red", "tan", "blue", "sky")]  # two of one length
@@ -50,7 +50,7 @@ def test_what_comes_seldom_is_not_recorded(embedder):
 
 
 def test_recordings_are_bounded(embedder, monkeypatch):
-    monkeypatch.setattr("embedder.replay.CAPACITY", 2)
+    monkeypatch.setattr("embedder.forward.replay.CAPACITY", 2)
     assert CAPACITY > 2
     for length in range(1, 5):
         for _ in range(OFTEN + 1):

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cli.contract import read_contract
 from client import __version__, errors
-from client.answers import MEDIA_TYPES
 from client.app import create_app
-from client.body import parse_object
 from client.errors import TOLD, ApiError, InvalidInput
-from client.images import decode_image
-from client.schemas import ImageRequest, RenderRequest, TextRequest
+from client.http.answers import MEDIA_TYPES
+from client.http.body import parse_object
+from client.http.images import decode_image
+from client.http.schemas import ImageRequest, RenderRequest, TextRequest
 from client.settings import Settings, SettingsError
+from qwen3_vl_embed.cli.contract import read_contract
 
 JPEG = b"\xff\xd8\xff\xe0 not a whole JPEG, but it begins like one"
 JPEG64 = base64.b64encode(JPEG).decode()

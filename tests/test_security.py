@@ -19,8 +19,8 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from serving.reaper import SHARED_MEMORY
-from serving.stack import WATCHDOG
+from qwen3_vl_embed.serving.reaper import SHARED_MEMORY
+from qwen3_vl_embed.serving.stack import WATCHDOG
 from tests.conftest import RunningStack, running, serve_settings
 from tests.test_triton import MODEL, Client
 
@@ -88,7 +88,7 @@ def test_it_is_so_however_triton_was_started(monkeypatch, tmp_path):
     program = WATCHDOG.read_text()
     assert program.count("    keep_private()\n") == 1
     watchdog.write_text(program.replace("    keep_private()\n", ""))
-    monkeypatch.setattr("serving.stack.WATCHDOG", watchdog)
+    monkeypatch.setattr("qwen3_vl_embed.serving.stack.WATCHDOG", watchdog)
     with running() as started:
         [region] = regions(started)
         assert stat.S_IMODE(region.stat().st_mode) == 0o600

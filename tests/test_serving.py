@@ -15,10 +15,10 @@ import httpx
 import pytest
 from rich.console import Console
 
-from serving import logs, tritonserver
-from serving.settings import ROOT, ServeSettings, ServingError, checkpoint
-from serving.stack import WATCHDOG, Stack, check_port
-from serving.tritonserver import Tritonserver
+from qwen3_vl_embed.serving import logs, tritonserver
+from qwen3_vl_embed.serving.settings import ROOT, ServeSettings, ServingError, checkpoint
+from qwen3_vl_embed.serving.stack import WATCHDOG, Stack, check_port
+from qwen3_vl_embed.serving.tritonserver import Tritonserver
 from tests.conftest import CHECKPOINT, serve_settings
 from tests.in_process import png64
 
@@ -207,7 +207,7 @@ def test_make_serve_answers_what_is_under_way_and_stops_with_everything_it_start
     settings = serve_settings()
     environment = os.environ | {name: str(port) for name, port in settings.ports.items()}
     served = subprocess.Popen(
-        [sys.executable, "-m", "serving"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "qwen3_vl_embed.serving"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
     printed = []
     with ThreadPoolExecutor(4) as pool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cli.sources import Item, SourceError, from_csv, from_folder, from_image, from_lines, from_word
+from qwen3_vl_embed.cli.sources import Item, SourceError, from_csv, from_folder, from_image, from_lines, from_word
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cli import calibrate as calibrating
-from cli import sweep as sweeping
-from cli.sources import SourceError
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
-from evaluation.calibrate import default_images, default_texts
-from evaluation.colours import Palette, png, swatch, xkcd
-from evaluation.sweep import Block, figures, load, ranking, readable, recommended, vectors
+from qwen3_vl_embed.cli import calibrate as calibrating
+from qwen3_vl_embed.cli import sweep as sweeping
+from qwen3_vl_embed.cli.sources import SourceError
+from qwen3_vl_embed.evaluation.calibrate import default_images, default_texts
+from qwen3_vl_embed.evaluation.colours import Palette, png, swatch, xkcd
+from qwen3_vl_embed.evaluation.sweep import Block, figures, load, ranking, readable, recommended, vectors
 from tests.reference import cosine, random_checkpoint
 
 COLOURS = 24

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli import terminal
-from cli.sources import Item
-from cli.validation import NAMES, Check, Validation
-from cli.vectors import Embedded
-from serving.__main__ import banner
-from serving.console import Console
-from serving.settings import ROOT
+from qwen3_vl_embed.cli import terminal
+from qwen3_vl_embed.cli.sources import Item
+from qwen3_vl_embed.cli.validation import NAMES, Check, Validation
+from qwen3_vl_embed.cli.vectors import Embedded
+from qwen3_vl_embed.serving.__main__ import banner
+from qwen3_vl_embed.serving.console import Console
+from qwen3_vl_embed.serving.settings import ROOT
 
 COSINES = np.eye(len(NAMES), dtype=np.float32)
 COSINES[NAMES.index("grey"), NAMES.index("black")] = 2
@@ -130,7 +130,9 @@ def test_a_line_break_in_a_name_makes_no_line_of_ours(both):
 @pytest.mark.parametrize("arguments", [["embed", EVIL], ["report", "--vectors", EVIL], ["info", "--url", EVIL], [EVIL]])
 def test_what_was_typed_does_not_either(arguments):
     """A shell puts file names there: `embed *`."""
-    done = subprocess.run([sys.executable, "-m", "cli", *arguments], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen3_vl_embed.cli", *arguments], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode != 0
     assert steered(done.stderr + done.stdout) == []
     assert "no\\x1b[31mimg" in done.stderr
@@ -143,6 +145,6 @@ def test_nor_does_what_is_served(monkeypatch):
     assert steered(shown.file.getvalue()) == []
     assert "Serving /nowhere/[bold]x[/nope] no\\x1b[31mimg" in shown.file.getvalue()
     monkeypatch.setenv("SERVE_PORT", "\x1b[31mx[/nope]")
-    done = subprocess.run([sys.executable, "-m", "serving"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "qwen3_vl_embed.serving"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

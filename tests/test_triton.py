@@ -12,7 +12,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from evaluation.colours import png, swatch
+from qwen3_vl_embed.evaluation.colours import png, swatch
 from tests.reference import cosine
 
 pytestmark = pytest.mark.stack

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli import validation
-from cli.contract import ContractError, read_contract
-from cli.validation import BASIC_COLOURS, NAMES, SWATCH_SIDE, Validation, swatch
+from qwen3_vl_embed.cli import validation
+from qwen3_vl_embed.cli.contract import ContractError, read_contract
+from qwen3_vl_embed.cli.validation import BASIC_COLOURS, NAMES, SWATCH_SIDE, Validation, swatch
 
 LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 32}]}
 GONE = {"$ref": "#/components/schemas/Gone"}

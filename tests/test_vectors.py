@@ -7,8 +7,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from cli.sources import Item
-from cli.vectors import Embedded, VectorFileError, check_writable, replacing, write_vectors
+from qwen3_vl_embed.cli.sources import Item
+from qwen3_vl_embed.cli.vectors import Embedded, VectorFileError, check_writable, replacing, write_vectors
 
 VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
 ITEMS = [Item.text("red"), Item.image(Path("photos/b.png")), Item.text('色 "quoted"\n')]

@@ -14,10 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
-from embedder.images import Patches
-from embedder.model import PackedModel
-from embedder.packing import Sequence, pack
-from embedder.renderer import Tokens
+from embedder.forward.model import PackedModel
+from embedder.forward.packing import Sequence, pack
+from embedder.prepare.images import Patches
+from embedder.prepare.renderer import Tokens
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
-from embedder.images import colour
+from embedder.prepare.images import colour
 from tests.bad_inputs import chunk, encoded
 
 PATCHES = [(200, 60, 40), (60, 160, 90), (40, 60, 200), (128, 128, 128), (24, 24, 24), (230, 220, 60)]

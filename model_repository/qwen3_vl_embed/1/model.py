@@ -16,7 +16,16 @@ from threading import Event, Thread
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from embedder import Abandoned, Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput, InvalidInput, Options
+from embedder import (
+    Abandoned,
+    Embedder,
+    EmbedderConfig,
+    Embedding,
+    EmbedError,
+    EmbedInput,
+    InvalidInput,
+    Options,
+)
 from embedder.embedder import COUNTS
 from embedder.pipeline import Pipeline, Request
 

@@ -16,16 +16,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # Of the default, 16 MB, each thread that decodes keeps up to a gigabyte (docs/log.md, 2026-11-25).
 os.environ.setdefault("PILLOW_BLOCK_SIZE", "256m")
 
-from embedder.config import EmbedderConfig
-from embedder.embedder import Embedder, Embedding
-from embedder.errors import (
-    Abandoned,
-    EmbedError,
-    InferenceFailed,
-    InvalidInput,
-    UnsupportedCheckpoint,
-)
-from embedder.inputs import EmbedInput, Options
+from .config import EmbedderConfig
+from .embedder import Embedder, Embedding
+from .errors import Abandoned, EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
+from .inputs import EmbedInput, Options
 
 __all__ = [
     "Abandoned",

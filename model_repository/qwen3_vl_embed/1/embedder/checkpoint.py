@@ -23,7 +23,7 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from embedder.errors import UnsupportedCheckpoint
+from .errors import UnsupportedCheckpoint
 
 CONFIGS: dict[str, type[Qwen3VLConfig] | type[Qwen3VLMoeConfig]] = {
     "qwen3_vl": Qwen3VLConfig,

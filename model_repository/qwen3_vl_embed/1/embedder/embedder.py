@@ -17,18 +17,19 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
-from embedder import images, pooling
-from embedder.budget import free_bytes, token_budget
-from embedder.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
-from embedder.config import EmbedderConfig
-from embedder.errors import EmbedError, InferenceFailed, UnsupportedCheckpoint
-from embedder.inputs import EmbedInput, Options
-from embedder.model import PackedModel
-from embedder.packing import Packed, pack, plan
-from embedder.preparer import Prepared, Preparer
-from embedder.published import published
-from embedder.recipes import Recipe
-from embedder.renderer import Renderer
+from .checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from .config import EmbedderConfig
+from .errors import EmbedError, InferenceFailed, UnsupportedCheckpoint
+from .forward import pooling
+from .forward.budget import free_bytes, token_budget
+from .forward.model import PackedModel
+from .forward.packing import Packed, pack, plan
+from .inputs import EmbedInput, Options
+from .prepare import images
+from .prepare.preparer import Prepared, Preparer
+from .prepare.recipes import Recipe
+from .prepare.renderer import Renderer
+from .published import published
 
 COUNTS = {
     "passes": "Forward passes.",

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from embedder.errors import InvalidInput
+from .errors import InvalidInput
 
 MAX_OPTIONS_BYTES = 2**14  # a prompt and an instruction are some sentences; a thousand different ones are remembered
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from threading import Condition, Semaphore, Thread
 from time import monotonic
 
-from embedder.embedder import WORKERS, Embedder, Embedding
-from embedder.errors import Abandoned, EmbedError
-from embedder.inputs import EmbedInput
-from embedder.pixels import SMALL, Budget, cost
-from embedder.preparer import Prepared
+from .embedder import WORKERS, Embedder, Embedding
+from .errors import Abandoned, EmbedError
+from .inputs import EmbedInput
+from .prepare.pixels import SMALL, Budget, cost
+from .prepare.preparer import Prepared
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from embedder.checkpoint import Checkpoint
-from embedder.errors import UnsupportedCheckpoint
-from embedder.prompts import PROMPTS, Prompt
+from .checkpoint import Checkpoint
+from .errors import UnsupportedCheckpoint
+from .prepare.prompts import PROMPTS, Prompt
 
 # Qwen3-VL-Embedding, src/models/qwen3_vl_embedding.py: MIN_PIXELS, MAX_PIXELS.
 SERIES_PIXELS = (4 * 32 * 32, 1800 * 32 * 32)

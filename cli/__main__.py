@@ -1,9 +1,0 @@
-"""The command line `qwen3-vl-embed` with all its commands."""
-
-from cli import commands, offline  # noqa: F401  (each adds its commands)
-from cli.app import app
-
-__all__ = ["app"]
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,255 @@
+"""The JSON bodies: what is accepted, field by field, and what the answers look like in /openapi.json.
+
+Types are strict (true is not 1, "64" is not 64) and unknown fields are refused: a misspelt option must not give a
+plausible vector of another kind. An option that is null is the server's default, as if it was not sent. Knows nothing
+of limits that only the model knows, such as the largest number of dimensions.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
+
+from client.errors import InvalidInput
+from client.http.answers import JSON, Form
+from client.http.images import decode_image, pixels
+from client.items import EmbedInput
+
+
+def _check_strings(value: object, info: ValidationInfo[dict[str, int]]) -> str | list[str]:
+    name, max_items = info.field_name, info.context["max_items"]
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise InvalidInput(f'"{name}" must be a string or a list of strings.', name)
+    if not 1 <= len(value) <= max_items:
+        raise InvalidInput(f'"{name}" holds {len(value)} items: send between 1 and {max_items} in one request.', name)
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            raise InvalidInput(
+                f'"{name}" must hold strings only, no token ids, nested lists or null.', f"{name}[{index}]"
+            )
+    return value
+
+
+_STRING = {"type": "string", "minLength": 1}
+_CHECK = PlainValidator(_check_strings)
+# maxItems is a setting: `openapi.py` adds it.
+_SCHEMA = WithJsonSchema({"anyOf": [_STRING, {"type": "array", "items": _STRING, "minItems": 1}]})
+Strings = Annotated[str | list[str], _CHECK, _SCHEMA]
+MaybeStrings = Annotated[str | list[str] | None, _CHECK, _SCHEMA]  # may be absent, but not null
+
+
+class _Request(BaseModel):
+    """The options that texts and images share."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: str | None = Field(None, description="A preset (GET /info lists them), or a template with {content}.")
+    pooling: Literal["last", "mean", "eos"] | None = Field(
+        None, description="Last token, mean of the content's own, or an appended end-of-text token."
+    )
+    layer: int | Literal["attn"] | None = Field(
+        None, description="0 (the input) … L (the last), or from the end (-1); attn: before the last MLP."
+    )
+    final_norm: bool | None = Field(None, description="Apply the model's final norm, whatever the layer.")
+    center: bool | None = Field(None, description="Take away what all vectors share, by the server's calibration.")
+    normalize: bool | None = Field(None, description="Scale the vector to length 1.")
+    dimensions: int | None = Field(None, ge=8, description="Keep the first dimensions only; at most the model's own.")
+    instruction: str | None = Field(None, description="What the vector is for; becomes the system turn of the prompt.")
+
+    @classmethod
+    def parse(cls, body: dict[str, Any], max_items: int) -> Self:
+        """Validate a JSON object.
+
+        Raises:
+            InvalidInput: the first thing that is wrong with it; `param` names the field or the item.
+        """
+        try:
+            return cls.model_validate(body, context={"max_items": max_items})
+        except ValidationError as error:
+            raise _first(error, cls) from None
+
+    def options(self) -> bytes:
+        """The model's options that were sent, as canonical JSON; empty when there were none."""
+        names = sorted(self.model_fields_set - _NO_OPTIONS)
+        sent = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return orjson.dumps(sent) if sent else b""
+
+
+class _Pixels(BaseModel):
+    """The options of images alone."""
+
+    min_pixels: int | None = Field(None, ge=1024, description="Scale smaller images up to this many pixels.")
+    max_pixels: int | None = Field(None, ge=4096, description="Scale larger images down to this many pixels.")
+
+    def cost(self, image: bytes) -> int:
+        """Pixels of an image that are decoded, or made by enlarging it."""
+        return max(pixels(image), self.min_pixels or 0)
+
+
+class _Answered(BaseModel):
+    """How the vectors are written, which is no option of the model."""
+
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="In JSON: lists of numbers (default), or base64 of a vector's little-endian numbers."
+    )
+    dtype: Literal["float32", "float16"] | None = Field(
+        None, description="The numbers' precision in every form of the answer; float32 is the default, and exact."
+    )
+
+    def form(self, media_type: str, is_list: bool) -> Form:
+        """The whole form of the answer: the media type is the Accept header's, and a list is answered with a list.
+
+        Raises:
+            InvalidInput: base64 was asked for in an answer that is not JSON.
+        """
+        if self.encoding_format == "base64" and media_type != JSON:
+            raise InvalidInput(f'"encoding_format" is for JSON: leave it out, or accept {JSON}.', "encoding_format")
+        return Form(is_list, media_type, self.encoding_format or "float", self.dtype or "float32")
+
+
+_NO_OPTIONS = {"input", "content", "text", "image", *_Answered.model_fields}
+
+
+class TextRequest(_Request, _Answered):
+    """The body of POST /txt/embed."""
+
+    input: Strings = Field(description="One text, or a list of texts.")
+
+    def is_list(self) -> bool:
+        return isinstance(self.input, list)
+
+    def items(self) -> list[EmbedInput]:
+        """One item for each text.
+
+        Raises:
+            InvalidInput: a text is empty.
+        """
+        options = self.options()
+        return [EmbedInput(_encode(text, name), b"", options, name) for name, text in _named("input", self.input)]
+
+
+class ImageRequest(_Request, _Pixels, _Answered):
+    """The body of POST /img/embed: exactly one of `input` and `content`."""
+
+    input: MaybeStrings = Field(
+        None, description="One base64-encoded image, or a list; bare or as data:image/…;base64,… ."
+    )
+    content: MaybeStrings = Field(None, description="Another name for `input`.")
+    text: MaybeStrings = Field(None, description="A text for each image: one vector of both.")
+
+    def _source(self) -> tuple[str, str | list[str]]:
+        sent = [
+            (name, value) for name, value in (("input", self.input), ("content", self.content)) if value is not None
+        ]
+        if len(sent) != 1:
+            raise InvalidInput('Send the image in exactly one of "input" and "content".', "input")
+        return sent[0]
+
+    def is_list(self) -> bool:
+        return isinstance(self._source()[1], list)
+
+    def items(self) -> list[EmbedInput]:
+        """One item for each image.
+
+        Raises:
+            InvalidInput: not exactly one of the two fields, or an image is not base64.
+        """
+        options = self.options()
+        images = _named(*self._source())
+        return [
+            EmbedInput(text, content := decode_image(image, name), options, name, self.cost(content))
+            for (name, image), text in zip(images, self._texts(len(images)), strict=True)
+        ]
+
+    def _texts(self, images: int) -> list[bytes]:
+        if self.text is None:
+            return [b""] * images
+        named = _named("text", self.text)
+        if isinstance(self.text, list) != self.is_list() or len(named) != images:
+            raise InvalidInput('Send as many texts in "text" as there are images, in the same form.', "text")
+        return [_encode(text, name) for name, text in named]
+
+
+class RenderRequest(_Request, _Pixels):
+    """The body of POST /debug/render: a text, an image, or both, and options."""
+
+    text: str | None = None
+    image: str | None = Field(None, description="One base64-encoded image, bare or as a data URL.")
+
+    def item(self) -> EmbedInput:
+        """What to render.
+
+        Raises:
+            InvalidInput: there is neither, the text is empty, or the image is not base64.
+        """
+        if self.text is None and self.image is None:
+            raise InvalidInput('Send "text", "image" or both.', "text")
+        text = b"" if self.text is None else _encode(self.text, "text")
+        image = b"" if self.image is None else decode_image(self.image, "image")
+        sent = orjson.loads(self.options() or b"{}") | {"render": True}
+        cost = self.cost(image) if image else 0
+        return EmbedInput(text, image, orjson.dumps(sent, option=orjson.OPT_SORT_KEYS), "input", cost)
+
+
+def _named(field: str, value: str | list[str]) -> list[tuple[str, str]]:
+    """Each string with what an error calls it: `input`, or `input[7]` in a list."""
+    if isinstance(value, str):
+        return [(field, value)]
+    return [(f"{field}[{index}]", item) for index, item in enumerate(value)]
+
+
+def _encode(text: str, param: str) -> bytes:
+    if not text:  # on the wire to the model, empty means that there is no text
+        raise InvalidInput("The text is empty: send at least one character.", param)
+    return text.encode()
+
+
+def _first(error: ValidationError, model: type[BaseModel]) -> InvalidInput:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = str(problem["loc"][0])[:64]
+    if problem["type"] == "extra_forbidden":
+        return InvalidInput(f'Unknown field "{name}": the fields are {", ".join(model.model_fields)}.', name)
+    if problem["type"] == "missing":
+        return InvalidInput(f'The field "{name}" is missing.', name)
+    return InvalidInput(f'"{name}" is wrong: {problem["msg"]}.', name)
+
+
+Pair = Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class RenderResponse(BaseModel):
+    """What the model sees of one input. Documentation only: orjson writes the answers."""
+
+    recipe: str
+    prompt: str = Field(description="The whole sequence as a string, special tokens included.")
+    ids: list[int]
+    positions: list[list[int]] = Field(description="Time, height and width of each token (M-RoPE).")
+    grid: list[int] | None = Field(description="Patches of the image: 1, rows, columns.")
+    content: list[Pair] = Field(description="The input's own tokens, as half-open ranges.")
+    pooled: list[Pair] = Field(description="The tokens whose states make the vector.")
+
+
+class EmbeddingResponse(BaseModel):
+    """One vector for a string, a list of vectors for a list; strings are base64, when that was asked for.
+
+    Documentation only: orjson writes the answers.
+    """
+
+    embedding: list[float] | list[list[float]] | str | list[str]
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str = Field(description="A sentence that says what to do.")
+    type: str
+    param: str | None = Field(description='The field or item at fault, as "input[7]".')
+    code: str
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail

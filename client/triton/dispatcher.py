@@ -1,0 +1,168 @@
+"""From the items of one request to their vectors: cache, admission, fan-out, shared computations, one repeat.
+
+Knows neither HTTP nor tensors. One item is one request to Triton, all at once: Triton makes the batches.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from functools import partial
+
+from client.errors import ApiError, DeadlinePassed, Unavailable
+from client.items import Embedding, EmbedInput
+from client.triton.admission import Admission
+from client.triton.cache import Flight, SingleFlight, VectorCache
+from client.triton.readiness import Readiness
+from client.triton.triton_client import TritonClient
+
+
+class Pixels:
+    """At most so many pixels of large images at Triton at once; an image that has more is there alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._free = most
+        self._turn = asyncio.Lock()  # one waits for room, the others behind it: no image is overtaken for ever
+        self._freed = asyncio.Event()
+
+    @asynccontextmanager
+    async def taken(self, pixels: int, own_turn: asyncio.Lock) -> AsyncIterator[None]:
+        """Waits until there is room for them; they are free again when the block ends.
+
+        First come, first served, but of each request only one image, which holds `own_turn`: so requests take turns.
+        """
+        pixels = min(pixels, self._most)
+        async with own_turn, self._turn:
+            while self._free < pixels:
+                self._freed.clear()
+                await self._freed.wait()
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            self._free += pixels
+            self._freed.set()
+
+
+class Dispatcher:
+    """Embeds the items of all requests of this process."""
+
+    def __init__(
+        self,
+        client: TritonClient,
+        readiness: Readiness,
+        cache: VectorCache,
+        admission: Admission,
+        large: Admission,
+        max_concurrency: int,
+        max_pixels: int,
+        deadline_seconds: float,
+    ) -> None:
+        self._client = client
+        self._readiness = readiness
+        self._cache = cache
+        self._flights: SingleFlight[Embedding] = SingleFlight()
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._pixels = Pixels(max_pixels)
+        # Each caller's own deadline ends his waiting; a computation that others have joined since must outlive his.
+        self._seconds = 2 * deadline_seconds
+        self._admission = admission  # of all items
+        self._large = large  # of large images, by their pixels
+
+    async def embed(self, items: list[EmbedInput], request_id: str, seconds: float) -> list[Embedding]:
+        """One embedding for each item, in order; nobody waits for longer than `seconds`.
+
+        When one item fails, the others are cancelled.
+
+        Raises:
+            ApiError: of the item that failed; `param` names it.
+        """
+        embeddings = [self._cached(item) for item in items]
+        missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
+        if missing:
+            asked = [items[index] for index in missing]
+            with self._admitted(asked, seconds):
+                computed = await self._embed_all(asked, request_id)
+            for index, embedding in zip(missing, computed, strict=True):
+                embeddings[index] = embedding
+        return _of_one_model([embedding for embedding in embeddings if embedding is not None])
+
+    async def render(self, item: EmbedInput, request_id: str, seconds: float) -> Embedding:
+        """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
+        with self._admitted([item], seconds):
+            return await self._compute(item, request_id, asyncio.Lock())
+
+    @contextmanager
+    def _admitted(self, items: list[EmbedInput], seconds: float) -> Iterator[None]:
+        """Large images are overtaken by what is small: how long they take says nothing of the pace of items."""
+        pixels = sum(item.large for item in items)
+        large = self._large.admitted(pixels, seconds) if pixels else nullcontext()
+        with self._admission.admitted(len(items), seconds, teaches=not pixels), large:
+            yield
+
+    def _cached(self, item: EmbedInput) -> Embedding | None:
+        model = self._readiness.model
+        if model is None or (cached := self._cache.get((model["id"], item.digest))) is None:
+            return None
+        return Embedding(cached.vector, model, cached.recipe)
+
+    async def _embed_all(self, items: list[EmbedInput], request_id: str) -> list[Embedding]:
+        flights, shared, turn = [], [], asyncio.Lock()
+        try:
+            for item in items:
+                compute = partial(self._compute_and_remember, item, request_id, turn)
+                flights.append(self._flights.join(item.digest, compute))
+                shared.append(flights[-1].waiters > 1)
+            await asyncio.wait({flight.task for flight in flights}, return_when=asyncio.FIRST_EXCEPTION)
+            for item, flight in zip(items, flights, strict=True):
+                _raise_failure(flight, item)
+        finally:
+            for flight in flights:
+                self._flights.leave(flight)
+        embeddings = [flight.task.result() for flight in flights]
+        return [_free(embedding) if free else embedding for embedding, free in zip(embeddings, shared, strict=True)]
+
+    async def _compute_and_remember(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:
+        embedding = await self._compute(item, request_id, turn)
+        self._cache.put((embedding.model["id"], item.digest), embedding.vector, embedding.recipe)
+        return embedding
+
+    async def _compute(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:
+        async with self._pixels.taken(item.large, turn) if item.large else nullcontext(), self._slots:
+            try:
+                return await self._send(item, request_id)
+            except Unavailable:  # once more, and no more: if it is this item that kills the model, it must not go on
+                return await self._send(item, request_id)
+
+    async def _send(self, item: EmbedInput, request_id: str) -> Embedding:
+        await self._readiness.wait()
+        generation = self._readiness.generation
+        try:
+            embedding = await self._client.embed(item, self._seconds, request_id)
+        except Unavailable:
+            self._readiness.lost(generation)
+            raise
+        self._readiness.answered(embedding, generation)
+        return embedding
+
+
+def _raise_failure(flight: Flight[Embedding], item: EmbedInput) -> None:
+    """Not by asking for the result: that would tie flight, error and frame into a cycle, and keep the item's image."""
+    error = flight.task.exception() if flight.task.done() else None
+    if isinstance(error, ApiError):
+        raise error.at(item.param)
+    if error is not None:
+        raise RuntimeError("an item failed by our own fault") from error
+
+
+def _free(embedding: Embedding) -> Embedding:
+    """The same vector for somebody who did not start its computation."""
+    return Embedding(embedding.vector, embedding.model, embedding.recipe)
+
+
+def _of_one_model(embeddings: list[Embedding]) -> list[Embedding]:
+    if len({embedding.model["id"] for embedding in embeddings}) > 1:
+        raise DeadlinePassed(
+            "timeout: the model was replaced while this request ran, and its vectors would not be comparable. "
+            "Send the request again."
+        )
+    return embeddings

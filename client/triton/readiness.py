@@ -1,0 +1,136 @@
+"""Whether a real embedding came back lately, and which model made it.
+
+Every answer to a caller counts; while there are none, a tiny text is sent. That is the only sign to trust: older
+Tritons report a dead model as ready. Knows nothing of HTTP requests; does not start or restart anything.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from client.errors import ApiError, DeadlinePassed, Unavailable
+from client.items import Embedding, EmbedInput
+from client.triton.triton_client import TritonClient
+
+logger = logging.getLogger(__name__)
+
+PROBE = EmbedInput(b"ready")
+PROBE_DEADLINE_SECONDS = 3.0
+RETRY_SECONDS = 0.25  # between probes of a model that is gone: it is noticed at once when it is back
+STALE_PROBES = 2  # without an answer for this many probe intervals, it is not ready any more
+
+
+class Readiness:
+    """The state of the model as this process has seen it.
+
+    `generation` counts losses. Whoever sends a request notes it, and reports with it what came of the request: news
+    from before a loss is no news.
+    """
+
+    def __init__(self, client: TritonClient, probe_seconds: float, wait_seconds: float) -> None:
+        self._client = client
+        self._probe_seconds = probe_seconds
+        self._wait_seconds = wait_seconds
+        self._up = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._answered_at: float | None = None  # of time.monotonic(); None until the very first answer
+        self.model: dict[str, Any] | None = None  # None while it is not known which model would answer
+        self.generation = 0
+
+    def answered(self, embedding: Embedding, generation: int) -> None:
+        """A vector came back for a request that was sent in `generation`."""
+        if generation != self.generation:
+            return
+        if not self._up.is_set():
+            logger.info("model %s answers", embedding.model["id"])
+        self.model = embedding.model
+        self._answered_at = time.monotonic()
+        self._gone.clear()
+        self._up.set()
+
+    def lost(self, generation: int) -> None:
+        """The model could not be reached: whatever answers next may be another one."""
+        if generation != self.generation:
+            return
+        if self._up.is_set():
+            logger.warning("the model is gone: waiting for it")
+        self.generation += 1
+        self.model = None
+        self._up.clear()
+        self._gone.set()
+
+    async def wait(self) -> None:
+        """Return at once while the model is there; wait for one that went away, it may be restarting.
+
+        Raises:
+            Unavailable: it never was there since this process started.
+            DeadlinePassed: it did not come back in time.
+        """
+        if self._up.is_set():
+            return
+        if self._answered_at is None:
+            raise Unavailable("The model has not started yet: GET /health says 200 when it has.")
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._up.wait()
+        except TimeoutError:
+            raise DeadlinePassed(
+                "timeout: the model went away and did not come back in time. It may be restarting: "
+                "send the request again in a few seconds."
+            ) from None
+
+    @property
+    def answers(self) -> bool:
+        """Whether an embedding came back lately."""
+        longest = STALE_PROBES * self._probe_seconds + PROBE_DEADLINE_SECONDS
+        return self._up.is_set() and self._silent_seconds() <= longest
+
+    async def check(self) -> None:
+        """Ask Triton too.
+
+        Raises:
+            Unavailable: the model is not ready; the message says in what way.
+        """
+        if not self._up.is_set():
+            raise Unavailable("The model does not answer: it is starting, restarting or gone.")
+        if not self.answers:
+            raise Unavailable(f"No embedding has come back for {self._silent_seconds():.0f} s.")
+        if not await self._client.model_ready(PROBE_DEADLINE_SECONDS):
+            raise Unavailable("Triton says that the model is not ready: its log says why.")
+
+    async def probe(self) -> None:
+        """Have one tiny text embedded. A slow answer is not a loss: that shows in `check` when it lasts."""
+        generation = self.generation
+        try:
+            self.answered(await self._client.embed(PROBE, PROBE_DEADLINE_SECONDS, "probe"), generation)
+        except Unavailable:
+            self.lost(generation)
+        except ApiError as error:
+            logger.warning("the probe got no embedding: %s", error)
+
+    async def keep_probing(self) -> None:
+        """Probe for ever: rarely while there are answers anyway, often while the model is gone."""
+        while True:
+            await self._pause()
+            if not self._up.is_set() or self._silent_seconds() >= self._probe_seconds:
+                await self.probe()
+
+    async def _pause(self) -> None:
+        if not self._up.is_set():
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        try:
+            async with asyncio.timeout(max(self._probe_seconds - self._silent_seconds(), RETRY_SECONDS)):
+                await self._gone.wait()
+        except TimeoutError:
+            pass
+
+    def _silent_seconds(self) -> float:
+        return time.monotonic() - (self._answered_at or 0.0)
+
+    async def keep_watching(self) -> None:
+        """For ever: a connection that breaks is a loss, even with no request on it."""
+        while True:
+            await self._client.disconnected()
+            self.lost(self.generation)

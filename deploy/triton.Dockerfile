@@ -1,0 +1,57 @@
+# Triton, the model repository and what its Python backend imports. The weights are not in it: EMBED_CHECKPOINT names
+# them, a hub id (downloaded to HF_HOME at the first start) or a mounted folder.
+#
+#   docker build -f deploy/triton.Dockerfile -t qwen3-vl-embed/triton .        (docker compose does this)
+#
+# BASE_IMAGE  26.08 or newer (before, the dynamic batcher could starve). The driver must run CUDA 13 (R580 or newer),
+#             whatever the image: torch is pinned with CUDA libraries of its own. Pin the image by digest where builds
+#             must repeat (docs/security.md).
+# FLASH_ATTN  empty: attention from torch. Or what pip shall install for it: a wheel's address (built for this image's
+#             Python, torch's version and CUDA 13), or `flash-attn==2.8.3`, which compiles for an hour and needs the
+#             CUDA compiler in the base image (it is there since 26.10).
+# REQUIREMENTS  server, or lora: with peft too, which merges the LoRA adapter of a checkpoint.
+ARG BASE_IMAGE=nvcr.io/nvidia/tritonserver:26.11-py3
+FROM ${BASE_IMAGE}
+
+# A virtual environment of its own, so that nothing which the base image brought is replaced. Triton's Python stub finds
+# it as the first `python3` on PATH. The image's pip fills it: not every base image could put a pip into it.
+RUN python3 -m venv --without-pip /opt/venv
+ARG REQUIREMENTS=server
+COPY requirements/${REQUIREMENTS}.txt /opt/requirements.txt
+RUN python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir --require-hashes -r /opt/requirements.txt
+
+ARG FLASH_ATTN=
+RUN if [ -n "${FLASH_ATTN}" ]; then \
+      python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir ninja wheel \
+      && python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir --no-build-isolation "${FLASH_ATTN}"; \
+    fi
+
+# A named volume that is mounted here first takes over this owner.
+RUN install -d -o 1000 -g 1000 /cache/huggingface
+
+# HOME: whatever wants to write there does so on the tmpfs, since the file system may be read-only.
+ENV PATH=/opt/venv/bin:$PATH \
+    HF_HOME=/cache/huggingface \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    TOKENIZERS_PARALLELISM=false
+
+# Last, so that changed code costs no new dependencies.
+COPY qwen3_vl_embed/serving/watchdog.py /opt/watchdog.py
+COPY model_repository/qwen3_vl_embed /models/qwen3_vl_embed
+
+# The base image's own user `triton-server`.
+USER 1000
+EXPOSE 8000 8001 8002
+HEALTHCHECK --interval=10s --timeout=65s --start-period=30m --retries=3 CMD ["python3", "/opt/watchdog.py", "check"]
+
+# Only flags that 24.10 knows already. The model's shared memory starts large, since it would grow a megabyte at a time.
+CMD ["python3", "/opt/watchdog.py", "tritonserver", \
+     "--model-repository=/models", \
+     "--model-control-mode=none", \
+     "--disable-auto-complete-config", \
+     "--exit-timeout-secs=40", \
+     "--log-format=ISO8601", \
+     "--backend-config=python,shm-default-byte-size=268435456", \
+     "--backend-config=python,shm-growth-byte-size=67108864"]

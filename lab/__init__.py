@@ -1,0 +1,1 @@
+"""What makes and measures: benchmarks, training, fuzzing. The product imports none of it."""

@@ -1,0 +1,171 @@
+"""The tables of the README and of docs/, as Markdown, from the results. One function for each block."""
+
+import re
+from collections.abc import Callable, Iterable
+
+from lab.benchmarks.targets import TARGETS, Key
+
+Results = dict[Key, dict]
+Rows = Iterable[Iterable[object]]
+LATENCIES = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
+
+
+def markdown(head: str, rows: Rows) -> str:
+    """`head` names the columns, divided by bars; a column that holds only numbers is aligned to the right."""
+    names, body = head.split("|"), [[str(cell) for cell in row] for row in rows]
+    if not body:
+        return "Not measured yet.\n"
+    rules = ["---:" if all(map(_is_number, column)) else "---" for column in zip(*body, strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [names, rules, *body])
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[\d.,e+]*( ?[%×s])?", cell) is not None
+
+
+def number(value: float) -> str:
+    """Three digits, thousands with commas."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def of(results: Results, program: str) -> list[tuple[str, dict]]:
+    """(checkpoint and device, figures) of every result of a program."""
+    mine = [(key[1], each) for key, each in results.items() if key[0] == program]
+    return [(f"{checkpoint}, {each['hardware']['device']}", each["figures"]) for checkpoint, each in mine]
+
+
+def targets(results: Results) -> str:
+    return markdown("where|what|at least|measured|", (each.cells(results) for each in TARGETS))
+
+
+def short(results: Results) -> str:
+    """The targets that were measured, for the README."""
+    rows = [each.cells(results) for each in TARGETS if each.value(results) is not None]
+    return markdown("where|what|measured|asked", ((row[0], row[1], row[3], row[2]) for row in rows))
+
+
+def forward(results: Results) -> str:
+    def cells(row: dict) -> tuple[object, ...]:
+        rates = (row["tokens"] / row["batch"], row["items_per_s"], row["tokens_per_s"], row["flops"] / 1e12)
+        return row["kind"], row["batch"], *map(number, rates), f"{row['mfu']:.0%}"
+
+    rows = ((where, *cells(row)) for where, figures in of(results, "forward") for row in figures["rows"])
+    return markdown("checkpoint|kind|batch|tokens each|items/s|tokens/s|TFLOP/s|MFU", rows)
+
+
+def peers(results: Results) -> str:
+    def cells(figures: dict, name: str, row: dict) -> tuple[str, ...]:
+        least = figures["cosines"].get(name)
+        cosines = "{texts:.5f}, {images:.5f}".format(**least) if least else ""
+        return name, number(row["items_per_s"]), f"{row['times_ours']:.2f}×", cosines
+
+    rows = (
+        (where, *cells(figures, name, row))
+        for where, figures in of(results, "peers")
+        for name, row in figures["contenders"].items()
+    )
+    return markdown("checkpoint|who|inputs/s|takes, of ours|least cosine to ours: texts, images", rows)
+
+
+def replay(results: Results) -> str:
+    ways = ("plan_s", "ours_s", "ours_batched_s")
+    rows = (
+        (where, each["requests"], *(f"{each[way]:.3g} s" for way in ways))
+        for where, figures in of(results, "serve")
+        if (each := figures.get("replay"))
+    )
+    return markdown("checkpoint|requests|plain service, singly|ours, singly|ours, by 64", rows)
+
+
+def loops(results: Results) -> str:
+    """Closed loops, Triton alone, open loops."""
+    rows = (
+        (where, how, row["service"], *(number(row[name]) for name in LATENCIES))
+        for where, figures in of(results, "serve")
+        for how, row in _loads(figures)
+    )
+    return markdown("checkpoint|load|service|requests/s|p50 ms|p95 ms|p99 ms", rows)
+
+
+def _loads(figures: dict) -> list[tuple[str, dict]]:
+    """(how hard, row)"""
+    load, triton = figures.get("load", {}), figures.get("triton", [])
+    alone = [row | {"service": "Triton alone"} for row in triton if "p50_ms" in row]
+    closed = [(f"{row['callers']} callers", row) for row in [*load.get("closed", []), *alone]]
+    return closed + [(f"{row['share_of_peak']:.0%} of its peak, at random", row) for row in load.get("open", [])]
+
+
+def growth(results: Results) -> str:
+    """The table, and under it the plots that `table` draws."""
+
+    def cells(row: dict) -> tuple[object, ...]:
+        return row["series"], row["value"], row["tokens"], f"{row['seconds']:.3g}", number(row["peak_bytes"] / 2**20)
+
+    rows = ((where, *cells(row)) for where, figures in of(results, "growth") for row in figures["rows"])
+    table = markdown("checkpoint|series|value|tokens each|seconds|peak MiB", rows)
+    measured = [key for key in results if key[0] == "growth"]
+    return table + "".join(f"\n![{key[1]}, {key[2]}](../lab/benchmarks/results/{picture(key)})\n" for key in measured)
+
+
+def picture(key: Key) -> str:
+    """The plot's file, beside its result."""
+    return f"{'-'.join(key)}.png"
+
+
+def overload(results: Results) -> str:
+    def cells(kind: dict, row: dict) -> tuple[str, ...]:
+        rates = (
+            f"{number(row['rate'])} ({row['times']:.2g}×)",
+            number(row["goodput_per_s"]),
+            f"{row['share_of_peak']:.2f}",
+        )
+        answers = ", ".join(f"{count:,} × {status}" for status, count in row["answers"].items())
+        memory = " → ".join(map(number, row["memory_mib"]))
+        return kind["kind"], *rates, answers, _latencies(row["good"]), _latencies(row["refused"]), memory
+
+    rows = (
+        (where, *cells(kind, row))
+        for where, figures in of(results, "overload")
+        for kind in figures["kinds"]
+        for row in kind["open"]
+    )
+    head = "checkpoint|what|arrivals/s (of the peak)|goodput/s|share of the peak|answers"
+    return markdown(f"{head}|200: p50, p99 ms|429: p50, p99 ms|memory MiB", rows)
+
+
+def _latencies(row: dict) -> str:
+    return "" if row["p50_ms"] is None else f"{number(row['p50_ms'])}, {number(row['p99_ms'])}"
+
+
+def soak(results: Results) -> str:
+    """A sentence for each run, and what was held."""
+    runs = of(results, "soak")
+    told = "".join(
+        f"{where}: {figures['requests']:,} requests in {figures['minutes']:.0f} minutes; in the first and second half "
+        f"{' and '.join(map(number, figures['requests_per_s']))} requests/s, "
+        f"p99 {' and '.join(map(number, figures['p99_ms']))} ms.\n\n"
+        for where, figures in runs
+    )
+    rows = (
+        (where, row["what"], *(number(row[name]) for name in ("first", "last", "most", "per_hour")))
+        for where, figures in runs
+        for row in figures["held"]
+    )
+    return told + markdown("checkpoint|what|after the warm-up|at the end|at most|an hour adds", rows)
+
+
+def machines(results: Results) -> str:
+    def cells(each: dict) -> tuple[object, ...]:
+        hardware, versions, ceiling = each["hardware"], each["versions"], each["ceiling"]
+        rates = f"{ceiling['matmul_flops'] / 1e12:.3g} TFLOP/s, {ceiling['copy_bytes'] / 1e9:.3g} GB/s"
+        device = f"{hardware['device']}, {hardware['processor']} × {hardware['cores']}"
+        packages = f"{versions['torch']}, {versions['transformers']}"
+        return f"`{each['command']}`", each["date"], each["commit"], device, packages, rates
+
+    rows = (cells(each) for each in results.values())
+    return markdown("command|date|commit|machine|torch, transformers|matrix products, copies", rows)
+
+
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    each.__name__: each for each in (targets, short, forward, peers, replay, loops, growth, overload, soak, machines)
+}

@@ -1,0 +1,185 @@
+"""Check 2: attention over packed sequences against softmax in float64, and how fast its kernels are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+
+from embedder.forward.attention import TORCH_HAS_GQA, Bounds, Kernel, Prefix, packed_attention, varlen_kernel
+from lab.benchmarks.gpu_checks.bench import Bench
+from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
+from lab.benchmarks.gpu_checks.timing import device_seconds, host_seconds
+
+PREFIX = 22  # tokens: Qwen3-VL-Embedding's own system turn
+ERROR = {torch.bfloat16: 1e-2, torch.float32: 1e-4}  # ‖out − exact‖ / ‖exact‖ of a sequence; TF32 has 3e-4 and more
+
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The 4B's two kinds of attention."""
+
+    name: str
+    queries: int
+    keys: int
+    width: int
+    causal: bool
+
+    @property
+    def scale(self) -> float:
+        return self.width**-0.5
+
+    def draw(self, tokens: int, bench: Bench, dtype: torch.dtype) -> Tensors:
+        """(1, heads, tokens, width) each, as they lie in memory in the model: in vision all three in one tensor."""
+        like = {"device": bench.device, "dtype": dtype}
+        if self.causal:
+            drawn = [torch.randn(tokens, heads, self.width, **like) for heads in (self.queries, self.keys, self.keys)]
+        else:
+            drawn = list(torch.randn(tokens, 3, self.queries, self.width, **like).unbind(1))
+        q, k, v = (each.transpose(0, 1)[None] for each in drawn)
+        return q, k, v
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What transformers hands to an attention function."""
+        module = torch.nn.Module()
+        module.is_causal, module.layer_idx = self.causal, 0
+        return module
+
+
+TEXT = Heads("text, 32 heads on 8 of 128, causal", 32, 8, 128, True)
+VISION = Heads("vision, 16 heads of 64", 16, 16, 64, False)
+
+
+def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads) -> torch.Tensor:
+    """Softmax attention of one sequence in float64, head by head: (heads, Q, width), (kv heads, K, width) twice.
+
+    Where there are more keys than queries, the last query sees the last key. Returns (Q, heads, width).
+    """
+    seen = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device)
+    if heads.causal:
+        seen = seen.tril(k.shape[1] - q.shape[1])
+    out = []
+    for head, query in enumerate(q.double()):
+        shared = head * heads.keys // heads.queries
+        scores = (query @ k[shared].double().T * heads.scale).masked_fill(~seen, float("-inf"))
+        out.append(scores.softmax(-1) @ v[shared].double())
+    return torch.stack(out, dim=1)
+
+
+def error(ours: torch.Tensor, exactly: list[torch.Tensor]) -> float:
+    """The worst sequence's ‖ours − exact‖ / ‖exact‖; `ours` (T, heads, width). NaN stays NaN."""
+    parts = ours.split([len(each) for each in exactly])
+    errors = [(part.double() - each).norm() / each.norm() for part, each in zip(parts, exactly, strict=True)]
+    return float(torch.stack(errors).max())
+
+
+@torch.inference_mode()
+def kernels(bench: Bench) -> Iterator[Figure]:
+    """Check 2."""
+    for heads in (TEXT, VISION):
+        for dtype in (torch.bfloat16, torch.float32):
+            yield _packed(bench, heads, dtype)
+    for dtype in (torch.bfloat16, torch.float32):
+        yield _after_a_prefix(bench, dtype)
+    if bench.on_gpu:
+        yield _more_keys_than_queries(bench)
+    else:
+        yield skipped("varlen kernel with more keys than queries")
+    for heads, expected in ((VISION, bench.card(h100=240, h200=240)), (TEXT, None)):
+        yield from _speed(bench, heads, expected)
+
+
+def _packed(bench: Bench, heads: Heads, dtype: torch.dtype) -> Figure:
+    lengths = list(bench.sizes.lengths)
+    q, k, v = heads.draw(sum(lengths), bench, dtype)
+    bounds = Bounds.of(lengths, bench.device)
+    ours, _ = packed_attention(heads.module, q, k, v, None, heads.scale, bounds)
+    parts = zip(*(each[0].split(lengths, dim=1) for each in (q, k, v)), strict=True)
+    exactly = [exact(query, key, value, heads) for query, key, value in parts]
+    return right(f"{heads.name}, {_name(dtype)}: error", error(ours[0], exactly), most=ERROR[dtype])
+
+
+def _after_a_prefix(bench: Bench, dtype: torch.dtype) -> Figure:
+    lengths = [5, 5, 12, 40]
+    q, k, v = TEXT.draw(sum(lengths), bench, dtype)
+    _, k_before, v_before = TEXT.draw(PREFIX, bench, dtype)
+    prefixes = (Prefix([(k_before, v_before)]),) * len(lengths)
+    bounds = Bounds.of(lengths, bench.device)
+    ours, _ = packed_attention(TEXT.module, q, k, v, None, TEXT.scale, bounds, prefixes)
+    exactly = [
+        exact(query, torch.cat([k_before[0], key], dim=1), torch.cat([v_before[0], value], dim=1), TEXT)
+        for query, key, value in zip(*(t[0].split(lengths, dim=1) for t in (q, k, v)), strict=True)
+    ]
+    return right(f"text after a prefix, {_name(dtype)}: error", error(ours[0], exactly), most=ERROR[dtype])
+
+
+def _more_keys_than_queries(bench: Bench) -> Figure:
+    """What a prefix would need to stay in the varlen kernel; nothing that is served does it yet."""
+    queries, keys = [5, 5, 12, 40], [27, 5, 34, 62]
+    q, _, _ = TEXT.draw(sum(queries), bench, torch.bfloat16)
+    _, k, v = TEXT.draw(sum(keys), bench, torch.bfloat16)
+    flat = [each[0].transpose(0, 1) for each in (q, k, v)]
+    offsets = [Bounds.of(lengths, bench.device).offsets for lengths in (queries, keys)]
+    grouped = {"enable_gqa": True} if TORCH_HAS_GQA else {}  # torch 2.11 takes fewer heads without being told
+    ours = varlen_attn(*flat, *offsets, max(queries), max(keys), scale=TEXT.scale, window_size=(-1, 0), **grouped)
+    parts = zip(q[0].split(queries, dim=1), k[0].split(keys, dim=1), v[0].split(keys, dim=1), strict=True)
+    exactly = [exact(query, key, value, TEXT) for query, key, value in parts]
+    return right("varlen kernel with more keys than queries: error", error(ours, exactly), most=ERROR[torch.bfloat16])
+
+
+def _aten(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float, causal: bool
+) -> torch.Tensor:
+    """The operator below `varlen_attn`; the same schema in torch 2.11 and 2.12."""
+    flash = torch.ops.aten._flash_attention_forward
+    return flash(q, k, v, offsets, offsets, longest, longest, 0.0, causal, False, scale=scale)[0]
+
+
+def _cudnn(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float, causal: bool
+) -> torch.Tensor:
+    cudnn = torch.ops.aten._cudnn_attention_forward
+    return cudnn(q, k, v, None, offsets, offsets, longest, longest, False, 0.0, causal, False, scale=scale)[0]
+
+
+def _speed(bench: Bench, heads: Heads, expected: float | None) -> Iterator[Figure]:
+    """TFLOP/s and host time over four long sequences, of what is served and of what could be."""
+    lengths = [bench.sizes.long] * 4
+    q, k, v = heads.draw(sum(lengths), bench, bench.dtype)
+    bounds = Bounds.of(lengths, bench.device)
+    flop = 4 * heads.queries * heads.width * sum(length**2 for length in lengths) / (2 if heads.causal else 1)
+    what = f"{heads.name}, 4 sequences of {bench.sizes.long:,}"
+
+    def served() -> object:
+        return packed_attention(heads.module, q, k, v, None, heads.scale, bounds)
+
+    took = device_seconds(served, bench.device)
+    yield fast(f"{what}: as served", flop / took / 1e12, "TFLOP/s", least=expected)
+    yield told(f"{what}: host time of a call", host_seconds(served, bench.device) * 1e6, "µs", "custom operator: 145")
+    if varlen_kernel(torch.device(bench.device), bench.dtype) is None:
+        yield skipped(f"{what}: other kernels")
+        return
+    flat_q, flat_k, flat_v = (each[0].transpose(0, 1) for each in (q, k, v))
+    exactly = [exact(q[0][:, : lengths[0]], k[0][:, : lengths[0]], v[0][:, : lengths[0]], heads)]
+    levers: dict[str, Kernel] = {"aten's operator": _aten} | ({} if heads.causal else {"cuDNN": _cudnn})
+    for name, kernel in levers.items():
+
+        def lever(kernel: Kernel = kernel) -> torch.Tensor:
+            return kernel(flat_q, flat_k, flat_v, bounds.offsets, bounds.longest, heads.scale, heads.causal)
+
+        try:
+            off = error(lever()[: lengths[0]], exactly)
+            rate = flop / device_seconds(lever, bench.device) / 1e12
+            host = host_seconds(lever, bench.device) * 1e6
+        except RuntimeError as problem:  # nothing that is served depends on it
+            yield told(f"{what}: {name}", f"not here: {str(problem).splitlines()[0]}")
+        else:
+            yield told(f"{what}: {name}, error {off:.2g}, host {host:.3g} µs", rate, "TFLOP/s")
+        torch.cuda.synchronize(bench.device)  # raises, when the device is lost to this process
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,147 @@
+"""Checks 5 and 6: what one pass costs the CPU and the device, called kernel by kernel and replayed."""
+
+import json
+import subprocess
+from collections.abc import Generator, Iterator
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedder import Embedder, EmbedInput, Options
+from embedder.forward.device import to_device
+from embedder.forward.packing import pack
+from embedder.forward.replay import CAPACITY, OFTEN, Replay
+from lab.benchmarks import inputs, subject
+from lab.benchmarks.gpu_checks import faults
+from lab.benchmarks.gpu_checks.bench import Bench, eager, least_cosine, vectors
+from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
+from lab.benchmarks.gpu_checks.timing import Work, device_seconds, dispatches, host_seconds, profile
+
+INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
+SAME = 0.9999  # cosine of a replayed vector and of the pass that it was recorded from: the same kernels
+CHILD_SECONDS = 90.0  # to start, to load and to fail
+
+
+def one_pass(bench: Bench) -> Iterator[Figure]:
+    """Check 5: passes that are called kernel by kernel."""
+    kind, count = bench.sizes.large
+    batch = bench.sizes.batch
+    cases = (
+        ("a name", inputs.batch("name", 1), bench.card(h100=45, h200=45)),
+        (f"{batch} names", inputs.batch("name", batch), bench.card(h100=45, h200=45)),
+        (f"{batch} swatches", inputs.batch("swatch", batch), bench.card(h100=145, h200=130)),
+        (f"{count} images of {kind}", inputs.batch(kind, count), bench.card(h100=620, h200=565)),
+    )
+    for what, items, most in cases:
+        work = _pass(bench.embedder, items)
+        with eager(bench.embedder.model), torch.inference_mode():
+            took = device_seconds(work, bench.device, budget=1.0) * 1e3
+            host = host_seconds(work, bench.device) * 1e3
+            calls = dispatches(work)
+            profiled = profile(work, bench.device)
+        yield fast(f"{what}: time on the device", took, "ms", most=most)
+        yield told(f"{what}: host time to launch it", host, "ms", "20 to 35 while the queue is not full")
+        yield told(f"{what}: operators asked for", calls, "", "texts 990, images 1,690")
+        if bench.on_gpu:
+            yield told(f"{what}: kernels", profiled.kernels)
+            yield told(f"{what}: in no kernel", 1 - profiled.seconds * 1e3 / took, "of the time")
+        else:
+            yield skipped(f"{what}: kernels and gaps")
+
+
+def _pass(embedder: Embedder, items: list[EmbedInput]) -> Work:
+    """The forward pass over inputs that are on the device already, without the copy of its result."""
+    model = embedder.model
+    packed = pack([embedder.prepare(item).sequence for item in items], model.device)
+    last = to_device(np.array(packed.ends) - 1, model.device)
+    return lambda: model.hidden(packed, [model.layers], last)
+
+
+def graphs(bench: Bench) -> Iterator[Figure]:
+    """Check 6: what is recorded is right, quick to make, small and quick to play."""
+    name, swatch = inputs.batch("name", 1)[0], inputs.batch("swatch", 1)[0]
+    replayed_ms = yield from _recorded(bench, "a name", name, bench.card(h100=5, h200=5))
+    yield from _recorded(bench, "a swatch", swatch)
+    yield from _recorded(bench, "a name after a prefix", EmbedInput(name.text, None, INSTRUCTION))
+    yield from _in_turn(bench, replayed_ms)
+    yield from _many_shapes(bench)
+    yield from _failed_capture(bench)
+
+
+def _recorded(bench: Bench, what: str, item: EmbedInput, most: float | None = None) -> Generator[Figure, None, float]:
+    """Returns the milliseconds of a replayed pass."""
+    embedder = bench.embedder
+    replay = _replay(embedder)
+    with eager(embedder.model):
+        expected = vectors(embedder, [item])
+        as_it_is = median(subject.timed(embedder, [item])[1] for _ in range(5))
+    before, held = len(replay.recordings), _held(bench)
+    took = [subject.timed(embedder, [item])[1] for _ in range(OFTEN)]
+    yield right(f"{what}: recordings made", len(replay.recordings) - before, least=1)
+    yield fast(f"{what}: making it", took[-1] - as_it_is, "s", most=0.2 if bench.on_gpu else None)
+    if bench.on_gpu:
+        yield told(f"{what}: memory more", (_held(bench) - held) / 2**20, "MiB")
+    yield right(f"{what}: cosine of replayed and not", least_cosine(vectors(embedder, [item]), expected), least=SAME)
+    yield told(f"{what}: a pass as it is", as_it_is * 1e3, "ms")
+    replayed = median(subject.timed(embedder, [item])[1] for _ in range(20)) * 1e3
+    yield fast(f"{what}: a pass replayed", replayed, "ms", most=most)
+    return replayed
+
+
+def _in_turn(bench: Bench, replayed_ms: float) -> Iterator[Figure]:
+    """Where a batch that is called kernel by kernel overtakes its inputs replayed one after the other."""
+    for count in (2, 4, 8, 16):
+        batch = inputs.batch("name", count)
+        vectors(bench.embedder, batch)
+        together = median(subject.timed(bench.embedder, batch)[1] for _ in range(5)) * 1e3
+        what = f"{count} names together: {together:.3g} ms, that over {count} replays"
+        yield told(what, together / (count * replayed_ms), "", "above 1 up to about 6 names")
+
+
+def _many_shapes(bench: Bench) -> Iterator[Figure]:
+    embedder = bench.embedder
+    texts = [EmbedInput(text=" ".join(["red"] * count)) for count in range(1, bench.sizes.shapes + 1)]
+    held, started = _held(bench), perf_counter()
+    with eager(embedder.model):
+        expected = np.concatenate([vectors(embedder, [text]) for text in texts])
+    for _ in range(OFTEN + 1):
+        found = np.concatenate([vectors(embedder, [text]) for text in texts])
+    shapes = len({len(embedder.prepare(text).sequence) for text in texts})
+    yield right(f"{shapes} lengths in turn: least cosine to a pass as it is", least_cosine(found, expected), least=SAME)
+    recordings = len(_replay(embedder).recordings)
+    yield right("recordings held", recordings, least=min(CAPACITY, shapes), most=CAPACITY)
+    yield told("all of it", perf_counter() - started, "s")
+    if bench.on_gpu:
+        yield fast("memory of the recordings", (_held(bench) - held) / 2**20, "MiB", most=1024)
+    else:
+        yield skipped("memory of the recordings")
+
+
+def _failed_capture(bench: Bench) -> Iterator[Figure]:
+    """A recording that is made to fail, in a process of its own: does that process go on, and rightly?"""
+    command = faults.command("capture", bench.device)
+    child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
+    status = child.returncode
+    became = faults.last_line(child.stderr) if status else "the process goes on"
+    yield right(f"a failed recording ({became}): exit status", status, least=0, most=0)
+    if status == 0:
+        told_by_it: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+        yield right("after a failed recording: recordings", told_by_it["recordings"], most=0)
+        yield right("after a failed recording: least cosine", told_by_it["least_cosine"], least=SAME)
+
+
+def _replay(embedder: Embedder) -> Replay:
+    replay = embedder.model._pass
+    assert isinstance(replay, Replay)
+    return replay
+
+
+def _held(bench: Bench) -> int:
+    """Bytes that torch holds on the device when it has given back what it can."""
+    if not bench.on_gpu:
+        return 0
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(bench.device)

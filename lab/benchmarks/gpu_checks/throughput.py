@@ -1,0 +1,70 @@
+"""Check 8: every kind of input at several batch sizes, and where the device's time goes."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from lab.benchmarks import flops, inputs
+from lab.benchmarks.forward import BYTES, Row, measure
+from lab.benchmarks.gpu_checks.bench import Bench, full
+from lab.benchmarks.gpu_checks.figures import Figure, fast, skipped, told
+from lab.benchmarks.gpu_checks.timing import device_seconds, profile
+
+LONGEST = 4.0  # seconds of a call; larger batches are left out
+TOLERANCE = 0.85  # of what is predicted
+
+
+def throughput(bench: Bench) -> Iterator[Figure]:
+    """Check 8. Predicted are shares of the measured ceiling (MFU), from traffic and operations counted per input."""
+    predicted = {
+        "swatch": bench.card(h100=0.49, h200=0.56),
+        "512×512": bench.card(h100=0.47, h200=0.54),
+        "1024×1024": bench.card(h100=0.46, h200=0.51),
+    }
+    for kind in inputs.KINDS:
+        rows = list(_rows(bench, kind))
+        if kind == "name":
+            yield _lone_name(bench, rows[0])
+        best = max(rows, key=lambda row: row.flop / row.forward_s)
+        figures = best.figures(bench.ceiling)
+        rates = ", ".join(f"{row.batch}: {row.batch / row.forward_s:.4g}" for row in rows)
+        yield told(f"{kind}: items/s of the forward pass by batch", rates)
+        items = figures["items_per_s"] / figures["forward_per_s"]
+        yield told(f"{kind}: items/s with decoding and tokenizing, of that", items)
+        least = predicted.get(kind)
+        yield fast(
+            f"{kind}, batch {best.batch}: MFU",
+            figures["mfu"],
+            least=least and TOLERANCE * least,
+            expected=f"predicted {least:g}" if least else "",
+        )
+    yield from _split(bench)
+
+
+def _rows(bench: Bench, kind: str) -> Iterator[Row]:
+    row = None
+    for size in sorted({*bench.sizes.batches, len(full(bench.embedder, kind))}):
+        if row is None or row.call_s * size / row.batch <= LONGEST:
+            row = measure(bench.embedder, bench.config, kind, inputs.batch(kind, size), bench.sizes.calls)
+            yield row
+
+
+def _lone_name(bench: Bench, row: Row) -> Figure:
+    weights_s = flops.language_weights(bench.config) * BYTES[bench.ceiling.dtype] / bench.ceiling.copy_bytes
+    most = bench.card(h100=2.3, h200=2.75)
+    return fast("a lone name, of the time to read the weights once", row.forward_s / weights_s, "times", most=most)
+
+
+def _split(bench: Bench) -> Iterator[Figure]:
+    """A pass under torch's profiler; the time without it tells what no kernel fills."""
+    embedder = bench.embedder
+    for kind in ("name", "swatch", bench.sizes.large[0]):
+        prepared = [embedder.prepare(item) for item in full(embedder, kind)]
+        whole = device_seconds(partial(embedder.forward, prepared), bench.device, budget=1.0)
+        found = profile(partial(embedder.forward, prepared), bench.device)
+        shares = ", ".join(f"{part} {took / found.seconds:.0%}" for part, took in found.parts.items())
+        elementwise = found.parts["elementwise"] / found.seconds
+        yield told(f"a full pass of {kind}: {shares}; elementwise", elementwise, "", "images on a GPU 0.3 to 0.4")
+        if bench.on_gpu:
+            yield told(f"a full pass of {kind}: in no kernel", 1 - found.seconds / whole, "of the time", "0.04 to 0.08")
+        else:
+            yield skipped(f"a full pass of {kind}: in no kernel")

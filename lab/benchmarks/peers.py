@@ -1,0 +1,114 @@
+"""The same checkpoint, the same files and strings, one run: this project against what people would use instead.
+
+    python -m lab.benchmarks.peers --checkpoint 100m
+    python -m lab.benchmarks.peers --checkpoint 4b --device cuda --batch 64
+
+Half of a batch are texts (colour names and some of about 500 tokens), half images of many sizes. Everyone decodes the
+same files, says the same prompt (chat.py) and gives unit vectors, which are compared before anything is timed: a peer
+that computes something else is not a peer. Then everyone takes turns, A B C D A B C D, and what counts is the ratio of
+medians, so that a machine that is busy for a while slows all of them.
+
+sentence-transformers is `encode` of the installed release over Transformer, Pooling (last token) and Normalize. "One at
+a time" is what one would write first: the full model with head and `output_hidden_states=True`.
+"""
+
+from statistics import median
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.progress import track
+from rich.table import Table
+
+from embedder import EmbedInput
+from lab.benchmarks import checkpoints, flops, inputs, subject
+from lab.benchmarks.contenders import Contender, Ours, SentenceTransformers, present
+from lab.benchmarks.gpu import is_cuda, synchronize
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
+
+SAME = {"float32": 0.9999, "bfloat16": 0.99}  # least cosine to our vectors; roundings of 36 random layers add up
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def contenders(folder: str, device: str) -> list[Contender]:
+    """Everyone that is installed, ours first, with the checkpoint loaded."""
+    installed = present()
+    if SentenceTransformers not in installed:
+        console.print("sentence-transformers is not installed and left out: make bench-setup")
+    return [each(folder, device) for each in track(installed, "loading", console=console, transient=True)]
+
+
+def parity(everyone: list[Contender], batch: list[EmbedInput]) -> dict[str, dict[str, float]]:
+    """Each one's least cosine to our vectors, of texts and of images; also everyone's warm-up."""
+    ours, *peers = (each.embed(batch) for each in track(everyone, "comparing vectors", console=console, transient=True))
+    is_text = np.array([item.text is not None for item in batch])
+    cosines = [(vectors * ours).sum(axis=1) for vectors in peers]
+    return {
+        each.name: {"texts": float(found[is_text].min()), "images": float(found[~is_text].min())}
+        for each, found in zip(everyone[1:], cosines, strict=True)
+    }
+
+
+def take_turns(everyone: list[Contender], batch: list[EmbedInput], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each call, by name."""
+    took: dict[str, list[float]] = {each.name: [] for each in everyone}
+    for _ in track(range(rounds), "rounds", console=console, transient=True):
+        for each in everyone:
+            synchronize(device)
+            started = perf_counter()
+            each.embed(batch)
+            took[each.name].append(perf_counter() - started)
+    return took
+
+
+def figures(took: dict[str, list[float]], batch: int) -> dict[str, dict]:
+    """Inputs a second, and how many times longer than ours it takes."""
+    ours = median(took[Ours.name])
+    return {
+        name: {"items_per_s": batch / median(each), "times_ours": median(each) / ours, "calls_s": each}
+        for name, each in took.items()
+    }
+
+
+def table(found: dict[str, dict], cosines: dict[str, dict[str, float]]) -> Table:
+    drawn = Table("who", title="the same batch")
+    for name in ("inputs/s", "takes × ours", "least cosine: texts", "images"):
+        drawn.add_column(name, justify="right")
+    for name, row in found.items():
+        least = cosines.get(name, {"texts": 1.0, "images": 1.0})
+        cells = (f"{row['items_per_s']:.3g}", f"{row['times_ours']:.2f}")
+        drawn.add_row(name, *cells, *(f"{least[kind]:.5f}" for kind in ("texts", "images")))
+    return drawn
+
+
+@app.command(epilog="Example: python -m lab.benchmarks.peers --checkpoint 100m --batch 16 --rounds 3")
+def main(
+    checkpoint: CheckpointOption = "tiny",
+    device: DeviceOption = "cpu",
+    quick: QuickOption = False,
+    results: ResultsOption = None,
+    batch: Annotated[int | None, typer.Option(help="Inputs of a call [default: 16 on a CPU, 64 on a GPU].")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns of everyone.")] = 3,
+) -> None:
+    """Compare the embedder with transformers and sentence-transformers on one mixed batch."""
+    size, rounds = (8, 1) if quick else (batch or (64 if is_cuda(device) else 16), rounds)
+    run = Run("peers", checkpoint, device, quick, results, f"--batch {size} --rounds {rounds}")
+    ceiling = run.ceiling()
+    everyone, items = contenders(run.folder, device), inputs.mixed(size)
+    ours = next(each for each in everyone if isinstance(each, Ours))
+    shapes = subject.shapes(ours.embedder, items)
+    flop = sum(flops.count(checkpoints.config(checkpoint), *each).total for each in shapes)
+    console.print(f"at most {size * ceiling.matmul_flops / flop:.3g} inputs/s: {flop / size / 1e9:.3g} GFLOP each")
+    cosines = parity(everyone, items)
+    if min(least for each in cosines.values() for least in each.values()) < SAME[ceiling.dtype]:
+        fail(f"the vectors differ, so a comparison would be of different things: {cosines}")
+    took = take_turns(everyone, items, rounds, device)
+    found = figures(took, size)
+    console.print(table(found, cosines))
+    workload = f"{size} inputs: names, long texts, swatches, photos, 512×512; {rounds} rounds, median"
+    run.finish(ceiling, workload, {"contenders": found, "cosines": cosines, "tokens": [t for t, _ in shapes]})
+
+
+if __name__ == "__main__":
+    app()

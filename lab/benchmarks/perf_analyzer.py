@@ -1,0 +1,86 @@
+"""NVIDIA's perf_analyzer against Triton alone, past the adapter: names and swatches in turn, from an input file.
+
+Its binary comes in the wheel tritonclient 2.48 (requirements/perf_analyzer.txt, in an environment of its own: the
+project's tritonclient is newer) and needs two libraries beside it: Debian's libb64-0d, and a CUDA runtime, which the
+tritonserver wheel has. Throughput is taken over its measurement windows; its `--request-count` rounds the seconds.
+"""
+
+import base64
+import csv
+import json
+import os
+import struct
+import subprocess
+from ctypes.util import find_library
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from embedder import EmbedInput
+from lab.benchmarks.checkpoints import ROOT
+
+HOME = ROOT / ".cache" / "perf_analyzer"
+BINARY = HOME / "bin" / "perf_analyzer"
+WINDOW_MS = 4000
+STABILITY = 50  # percent that three windows may differ by: cores are shared here
+COLUMNS = {
+    "requests_per_s": ("Inferences/Second", 1.0),
+    "p50_ms": ("p50 latency", 1e-3),
+    "p95_ms": ("p95 latency", 1e-3),
+    "p99_ms": ("p99 latency", 1e-3),
+}
+
+
+def missing() -> str | None:
+    """The sentence that says what it lacks here; None when it can run."""
+    if not BINARY.is_file():
+        return "perf_analyzer is not installed: make bench-setup"
+    if find_library("b64") is None:
+        return "perf_analyzer needs libb64.so.0d: apt install libb64-0d"
+    if _cuda_runtime() is None:
+        return "perf_analyzer needs a CUDA runtime 12, which the tritonserver wheel brings: make setup"
+    return None
+
+
+def measure(address: str, batch: list[EmbedInput], callers: int, window_ms: int = WINDOW_MS) -> dict[str, float | str]:
+    """Requests a second and latencies at `callers` concurrent requests; `address` is Triton's gRPC, host:port.
+
+    When it fails (on a busy machine it finds no steady windows), `failed` is the last line that it said.
+    """
+    with TemporaryDirectory() as folder:
+        data, report = Path(folder, "inputs.json"), Path(folder, "report.csv")
+        data.write_text(json.dumps({"data": [_entry(item) for item in batch]}))
+        command = [BINARY, "-m", "qwen3_vl_embed", "-u", address, "-i", "grpc", "--async", "--input-data", data]
+        command += ["--concurrency-range", str(callers), "-p", str(window_ms), "-s", str(STABILITY), "-f", report]
+        done = subprocess.run([*map(str, command)], env=_environment(), capture_output=True, text=True, timeout=300)
+        if not report.is_file():
+            return {"failed": (done.stderr or done.stdout).strip().splitlines()[-1]}
+        row = next(csv.DictReader(report.open()))
+    return {name: float(row[column]) * scale for name, (column, scale) in COLUMNS.items()}
+
+
+def _entry(item: EmbedInput) -> dict:
+    """One request: each input is a BYTES element, base64 of a 4-byte length and the content."""
+    contents = {"text": (item.text or "").encode(), "image": item.image or b"", "options": b""}
+    return {
+        name: {"content": {"b64": base64.b64encode(struct.pack("<I", len(each)) + each).decode()}, "shape": [1]}
+        for name, each in contents.items()
+    }
+
+
+def _environment() -> dict[str, str]:
+    """It asks for libcudart.so.12; the wheel's has a longer name."""
+    runtime, libraries = _cuda_runtime(), HOME / "lib"
+    assert runtime
+    link = libraries / "libcudart.so.12"
+    link.unlink(missing_ok=True)
+    link.symlink_to(runtime)
+    paths = [str(libraries), str(runtime.parent), os.environ.get("LD_LIBRARY_PATH", "")]
+    return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
+
+
+def _cuda_runtime() -> Path | None:
+    spec = find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        return None
+    return next((Path(spec.origin).parent.parent / "nvidia_pytriton.libs").glob("libcudart*.so.12*"), None)

@@ -1,0 +1,36 @@
+"""What is measured: the embedder as it is loaded by default, its answers checked, and how much work an input is."""
+
+from time import perf_counter
+
+from embedder import Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput
+from lab.benchmarks.gpu import synchronize
+
+
+def load(folder: str, device: str) -> Embedder:
+    """The embedder with its default settings."""
+    return Embedder.load(EmbedderConfig(checkpoint=folder, device=device))
+
+
+def embed(embedder: Embedder, batch: list[EmbedInput]) -> list[Embedding]:
+    """One embedding for each input. Raises the first error among the answers."""
+    found = []
+    for answer in embedder.embed(batch):
+        if isinstance(answer, EmbedError):
+            raise answer
+        found.append(answer)
+    return found
+
+
+def timed(embedder: Embedder, batch: list[EmbedInput]) -> tuple[float, float]:
+    """(seconds of the whole call, seconds of its forward passes)."""
+    synchronize(embedder.config.device)
+    started = perf_counter()
+    answers = embed(embedder, batch)
+    took = perf_counter() - started
+    return took, sum({answer.forward_ms for answer in answers}) / 1e3  # each pass once, whatever the inputs in it
+
+
+def shapes(embedder: Embedder, batch: list[EmbedInput]) -> list[tuple[int, int]]:
+    """(tokens, patches) of each input."""
+    sequences = [embedder.prepare(item).sequence for item in batch]
+    return [(len(each), each.patches.grid[0] * each.patches.grid[1] if each.patches else 0) for each in sequences]

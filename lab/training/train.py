@@ -1,0 +1,122 @@
+"""Train the tiny colour checkpoint: names and swatches of the same colour learn to point the same way.
+
+One loss, on the vectors that are served (last token, after the final norm, L2-normalised): softmax cross-entropy of
+cosine similarities in both directions, towards soft targets from CIEDE2000, so that a near colour is nearly right. It
+knows the embedder's forward pass; not how it is served.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.nn.functional import cross_entropy, normalize
+from transformers import Qwen3VLForConditionalGeneration
+
+from embedder.forward.model import PackedModel
+from embedder.forward.packing import pack
+from embedder.prepare.renderer import Renderer
+from lab.training import architecture
+from lab.training.compositions import Composer, split
+from lab.training.data import Batch, Sampler, SwatchPool, tokenizer_corpus
+from qwen3_vl_embed.evaluation.colours import delta_e, xkcd
+
+FOLDER = Path(__file__).parents[2] / "checkpoints" / "qwen3-vl-color-tiny"
+PAIRS, COMPOSED, GROUPS = 64, 16, 4  # in a batch: pairs of names, composed names, groups of random swatches
+POOL = 400  # groups of distinct swatches of random colours
+TEMPERATURE = 0.05
+LEARNING_RATE = 2e-3
+WARMUP = 0.03  # share of the steps
+app = typer.Typer(add_completion=False)
+
+
+def vectors(model: PackedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit vectors of the texts (texts, D) and images (images, D), with gradients, in one packed forward pass."""
+    sequences = batch.texts + batch.images
+    order = np.argsort([len(sequence) for sequence in sequences], kind="stable")  # equal lengths share attention calls
+    packed = pack([sequences[i] for i in order])
+    last = model.hidden(packed, [model.layers], torch.tensor(packed.ends) - 1)[model.layers]
+    rows = normalize(model.final_norm(last)[torch.from_numpy(np.argsort(order))], dim=1)
+    return rows[: len(batch.texts)], rows[len(batch.texts) :]
+
+
+def loss(text: torch.Tensor, image: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+    """Both directions' cross-entropy; `distances` is CIEDE2000, (texts, images): one unit is one e-fold of target."""
+    logits = text @ image.T / TEMPERATURE
+    return 0.5 * (
+        cross_entropy(logits, torch.softmax(-distances, dim=1))
+        + cross_entropy(logits.T, torch.softmax(-distances.T, dim=1))
+    )
+
+
+def schedule(step: int, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up, then a cosine to zero."""
+    warmup = WARMUP * steps
+    return min((step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * min(1.0, step / steps))))
+
+
+def train(model: PackedModel, batches: Iterator[Batch], steps: int) -> Iterator[float]:
+    """Take `steps` steps in place; yields each step's loss."""
+    optimizer = torch.optim.AdamW(model.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps))
+    for _ in range(steps):
+        batch = next(batches)
+        distances = torch.from_numpy(delta_e(batch.text_lab, batch.image_lab)).float()
+        value = loss(*vectors(model, batch), distances)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        yield value.item()
+
+
+def restore_convolution(model: Qwen3VLForConditionalGeneration, conv: torch.nn.Conv3d) -> None:
+    """Put the checkpoint's own patch embedding back: each of its two frames holds half of the trained still kernel."""
+    trained = model.model.visual.patch_embed.proj  # embedder.parts.StillPatchEmbed summed the frames
+    half = trained.weight.data.unflatten(1, (3, 1, *conv.kernel_size[1:])) / 2
+    conv.weight.data = half.expand_as(conv.weight).contiguous()
+    conv.bias.data = trained.bias.data
+    model.model.visual.patch_embed.proj = conv
+
+
+def progress(console: Console) -> Progress:
+    columns = [TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}")]
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+@app.command(epilog="Example: python -m lab.training.train --steps 200 --folder build/trial")
+def main(
+    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps; the default made what ships.")] = 1900,
+    seed: Annotated[int, typer.Option(help="Seeds the weights, the swatches and the order of the batches.")] = 949,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; their number changes rounding.")] = 2,
+    folder: Annotated[Path, typer.Option(help="Where to write the checkpoint; its other files stay.")] = FOLDER,
+) -> None:
+    """Train the tiny Qwen3-VL colour checkpoint on a CPU, from nothing."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    console = Console(stderr=True)
+    palette = xkcd()
+    tokenizer = architecture.train_tokenizer(tokenizer_corpus(palette))
+    whole = architecture.fresh_model(architecture.configuration(tokenizer))
+    convolution = whole.model.visual.patch_embed.proj
+    model = PackedModel(whole.model, architecture.MEAN, architecture.STD)
+    with console.status("drawing swatches"):
+        pool = SwatchPool(POOL, np.random.default_rng(seed))
+    composed, _ = split(Composer(palette).all())
+    sampler = Sampler(palette, composed, pool, Renderer(tokenizer, max_text_tokens=64), seed)
+    with progress(console) as bar:
+        task = bar.add_task("", total=steps, loss=float("nan"))
+        for value in train(model, sampler.batches(PAIRS, COMPOSED, GROUPS), steps):
+            bar.update(task, advance=1, loss=value)
+    restore_convolution(whole, convolution)
+    architecture.save(whole, tokenizer, folder)
+    console.print(f"{architecture.parameter_count(whole):,} parameters in {folder}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,167 @@
+"""Attention over packed sequences, plugged into transformers for the vision tower and the language model alike.
+
+Knows tensors and sequence lengths; not Qwen's layers. Every sequence attends to itself only; nothing is padded and no
+block mask is built. flash-attn's varlen kernel where it is installed, torch's own on other GPUs, and elsewhere one SDPA
+call for each run of equally long sequences.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from inspect import signature
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from .device import to_device
+
+try:
+    from flash_attn import flash_attn_varlen_func
+except ImportError:  # not every GPU has it, no CPU does
+    flash_attn_varlen_func = None
+
+# transformers hands over the whole packed sequence only if the name holds "flash" (is_flash_attention_requested).
+NAME = "packed_flash"
+HALF = (torch.bfloat16, torch.float16)  # what the varlen kernels compute in
+TORCH_HAS_GQA = "enable_gqa" in signature(varlen_attn).parameters  # torch 2.12
+
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where N packed sequences start and end. Known on the CPU, so that no kernel is waited for to learn a length."""
+
+    lengths: tuple[int, ...]  # (N,)
+    offsets: torch.Tensor  # (N + 1,) int32, on the model's device
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Bounds":
+        return cls(tuple(lengths), to_device(np.cumsum([0, *lengths], dtype=np.int32), device))
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What P tokens left behind in every layer, for all the sequences that begin with them.
+
+    `layers`: the keys and the values of each, (1, kv_heads, P, head_dim).
+    """
+
+    layers: list[KeysValues]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # (1, heads, T, head_dim)
+    key: torch.Tensor,  # (1, kv_heads, T, head_dim)
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float,
+    bounds: Bounds,  # of the texts' tokens or of the images' patches; `PackedModel` passes it and the next two down
+    prefixes: tuple[Prefix | None, ...] | None = None,  # what stands before each sequence
+    kept: list[KeysValues] | None = None,  # gets this layer's keys and values
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Softmax attention within each sequence, causal in the language model; returns (1, T, heads, head_dim)."""
+    if kept is not None:
+        kept.append((key, value))
+    kernel = varlen_kernel(query.device, query.dtype)
+    if kernel is None or prefixes is not None:
+        before = [each.layers[module.layer_idx] if each else None for each in prefixes or [None] * len(bounds.lengths)]
+        return _grouped(query, key, value, bounds.lengths, before, scaling, module.is_causal), None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, head_dim)
+    offsets = bounds.offsets.to(query.device)  # elsewhere only where a checkpoint is spread over several GPUs
+    return kernel(q, k, v, offsets, bounds.longest, scaling, module.is_causal)[None], None
+
+
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float, bool], torch.Tensor]
+
+
+@cache
+def varlen_kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """The kernel that takes packed sequences whole, where there is one: in half precision, since Ampere."""
+    if device.type != "cuda" or dtype not in HALF or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    return _torch_varlen if flash_attn_varlen_func is None else _flash_attn
+
+
+def _flash_attn(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float, causal: bool
+) -> torch.Tensor:
+    return flash_attn_varlen_func(q, k, v, offsets, offsets, longest, longest, softmax_scale=scale, causal=causal)
+
+
+def _torch_varlen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float, causal: bool
+) -> torch.Tensor:
+    attend = partial(varlen_attn, enable_gqa=True) if TORCH_HAS_GQA else varlen_attn
+    if not TORCH_HAS_GQA:
+        k, v = (_for_each_head(tensor, q) for tensor in (k, v))
+    window = (-1, 0) if causal else (-1, -1)
+    return attend(q, k, v, offsets, offsets, longest, longest, scale=scale, window_size=window)
+
+
+def _grouped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: tuple[int, ...],
+    before: SequenceOf[KeysValues | None],  # keys and values that stand before each sequence's own
+    scaling: float,
+    causal: bool,
+) -> torch.Tensor:
+    """One SDPA call for each run of neighbours of one length and prefix; packing sorts by length, so runs are long."""
+    outputs, start = [], 0
+    for (length, _), run in groupby(zip(lengths, before, strict=True), lambda each: (each[0], id(each[1]))):
+        members = list(run)
+        stop = start + length * len(members)
+        q, k, v = (
+            tensor[0, :, start:stop].unflatten(1, (-1, length)).transpose(0, 1) for tensor in (query, key, value)
+        )  # (sequences, heads, length, head_dim)
+        out = _attend(q, k, v, members[0][1], scaling, causal)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (tokens of the run, heads, head_dim)
+        start = stop
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
+
+
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    before: KeysValues | None,
+    scaling: float,
+    causal: bool,
+) -> torch.Tensor:
+    if q.is_cuda and q.dtype not in HALF:  # no kernel but the one that keeps every score takes fewer heads of keys
+        k, v = (_for_each_head(tensor, q) for tensor in (k, v))
+    gqa = bool(q.shape[1] != k.shape[1])
+    if before is None:
+        return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling, enable_gqa=gqa)
+    k, v = (torch.cat([old.expand(len(q), -1, -1, -1), own], dim=2) for old, own in zip(before, (k, v), strict=True))
+    mask = causal_lower_right(q.shape[2], k.shape[2])  # the last query sees the last key
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=gqa)
+
+
+def _for_each_head(tensor: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Keys or values repeated for every head of the queries that shares them; heads are dimension 1."""
+    return tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1)
+
+
+def use_packed_attention(model: PreTrainedModel) -> str:
+    """Plug it in, in place. Returns the kernel's name for people."""
+    AttentionInterface.register(NAME, packed_attention)
+    model.set_attn_implementation({"text_config": NAME, "vision_config": NAME})  # a plain string would ask the hub
+    if varlen_kernel(model.device, model.dtype) is None:
+        return "sdpa, grouped by length"
+    return "torch varlen" if flash_attn_varlen_func is None else "flash-attn varlen"

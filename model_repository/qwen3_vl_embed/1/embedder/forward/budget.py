@@ -1,0 +1,51 @@
+"""How many tokens one forward pass may hold, so that it fits into the memory that is free. Knows sizes, not tensors.
+
+Triton counts requests; a colour name has 20 tokens and a photo a thousand. What is counted here are the bytes that are
+alive at the worst moment of a pass, for every token as if it were an image's: in a decoder layer, and in a vision block
+for the four patches that become one token. Photos take a little less than that, texts a quarter (`docs/log.md`,
+2026-11-24).
+"""
+
+import os
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import PretrainedConfig
+
+from ..prepare.images import MERGE
+
+SHARE = 0.5  # of the free memory: the rest is for images being decoded, recorded passes and fragmentation
+MOST = 16384  # tokens; a longer pass is no faster, and whoever comes next waits for it
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def token_budget(config: PretrainedConfig, item_bytes: int, free_bytes: int) -> int:
+    """Tokens of one pass of a Qwen3-VL of this configuration, `item_bytes` to a number; at least 1."""
+    per_token = text_bytes(config.text_config, item_bytes) + MERGE**2 * vision_bytes(config.vision_config, item_bytes)
+    return max(1, min(MOST, int(SHARE * free_bytes) // per_token))
+
+
+def text_bytes(config: PretrainedConfig, item_bytes: int) -> int:
+    """Of a token in a decoder layer: residual stream and norms, the MLP's three products, queries, keys and values."""
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    mlp = getattr(config, "moe_intermediate_size", 0) * getattr(config, "num_experts_per_tok", 0)
+    values = 6 * config.hidden_size + 3 * max(config.intermediate_size, mlp) + 3 * heads * config.head_dim
+    return item_bytes * int(values)
+
+
+def vision_bytes(config: PretrainedConfig, item_bytes: int) -> int:
+    """Of a patch in a vision block: its pixels, 8-bit and float32, the block's numbers, and float32 rotary ones."""
+    pixels = 12 * config.in_channels * config.patch_size**2
+    block = item_bytes * (8 * config.hidden_size + 2 * config.intermediate_size)
+    return int(pixels + block + 4 * 6 * config.hidden_size)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a pass on this device could still take: the GPU's, or the machine's within the container's limit."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limit = CGROUP / "memory.max"
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    machine: int = psutil.virtual_memory().available
+    return machine if text == "max" else min(machine, int(text) - int(psutil.Process(os.getpid()).memory_info().rss))

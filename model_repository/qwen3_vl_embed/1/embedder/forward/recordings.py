@@ -1,0 +1,93 @@
+"""Two ways to run one forward pass again without the Python around its operations: a CUDA graph, and a trace.
+
+Each is made from one pass and plays any other of the same shape, whose tensors it is given. Knows what a pass is given
+and what it leaves; not when a recording is worth its making, and not Qwen's layers.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from ..prepare.recipes import Layer
+from .packing import Packed
+
+States = dict[Layer, torch.Tensor]
+Pass = Callable[[Packed, frozenset[Layer], torch.Tensor | None], States]
+
+
+@cache
+def shared_memory() -> Any:
+    """The pool that all graphs work in: one plays at a time, and what it leaves is read before the next."""
+    return torch.cuda.graph_pool_handle()
+
+
+class Graph:
+    """On a GPU: the kernels with their arguments, launched as one. It writes where it wrote when it was recorded."""
+
+    def __init__(
+        self,
+        run: Pass,
+        packed: Packed,
+        layers: frozenset[Layer],
+        rows: torch.Tensor | None,
+        constants: Callable[[Packed], object],
+    ) -> None:
+        """`constants`: what `run` reads for an input beside the input itself and the weights.
+
+        All of it is kept: the graph reads its memory, so nobody else may get it.
+        """
+        self._packed, self._rows, self._constants = packed, rows, constants(packed)
+        self._device = packed.input_ids.device  # a thread's current device is the first one, whatever it works on
+        self._graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),  # to come back to it from a failed capture
+            torch.cuda.graph(self._graph, pool=shared_memory(), capture_error_mode="thread_local"),
+        ):
+            self._states = run(packed, layers, rows)
+        for state in self._states.values():
+            state.zero_()  # or a graph that plays nothing would leave what is right for this one input
+
+    def play(self, packed: Packed, rows: torch.Tensor | None) -> States:
+        """The states are overwritten by the next `play`."""
+        with torch.cuda.device(self._device):
+            for mine, given in zip(tensors(self._packed, self._rows), tensors(packed, rows), strict=True):
+                mine.copy_(given, non_blocking=True)
+            self._graph.replay()
+        return self._states
+
+
+class Trace:
+    """On a CPU: the same operations, called one after the other by TorchScript's interpreter."""
+
+    def __init__(self, run: Pass, packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None) -> None:
+        self._layers = tuple(layers)
+
+        def operations(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            states = run(with_tensors(packed, given), layers, None if rows is None else given[-1])
+            return tuple(states[layer] for layer in self._layers)
+
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that lengths become constants: they are what a shape has in common
+            self._play = torch.jit.trace(operations, tuple(tensors(packed, rows)), check_trace=False)
+
+    def play(self, packed: Packed, rows: torch.Tensor | None) -> States:
+        return dict(zip(self._layers, self._play(*tensors(packed, rows)), strict=True))
+
+
+def tensors(packed: Packed, rows: torch.Tensor | None) -> list[torch.Tensor]:
+    """All that differs between two passes of one shape."""
+    given = [packed.input_ids, packed.position_ids]
+    if packed.images is not None:
+        given += [packed.images.pixels, packed.images.tokens]
+    return given if rows is None else [*given, rows]
+
+
+def with_tensors(packed: Packed, given: tuple[torch.Tensor, ...]) -> Packed:
+    """The same pass with other tensors, in the order of `tensors`."""
+    images = packed.images and replace(packed.images, pixels=given[2], tokens=given[3])
+    return replace(packed, input_ids=given[0], position_ids=given[1], images=images)

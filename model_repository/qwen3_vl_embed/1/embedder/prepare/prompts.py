@@ -1,0 +1,75 @@
+"""The prompts: what stands around a text, an image, or both. Each names its source. Knows no tokenizer.
+
+A request (or `EMBED_PROMPT`) names one of `PROMPTS`, or brings a template of its own that holds `{content}`.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The user turn, in which `{text}` and `{image}` stand for the content, and the system turn if there is one."""
+
+    text: str = "{text}"
+    image: str = "{image}"
+    both: str = "{image}{text}"
+    system: str | None = None
+    chat: bool = True  # within the checkpoint's chat template
+    generation: bool = True  # with that template's generation prompt
+    full_stop: bool = False  # an instruction without a punctuation mark at its end gets one
+
+    def instructed(self, instruction: str) -> str:
+        """A caller's instruction as it stands in the system turn."""
+        stripped = instruction.strip()
+        if not self.full_stop or not stripped or unicodedata.category(stripped[-1]).startswith("P"):
+            return stripped if self.full_stop else instruction
+        return stripped + "."
+
+
+PROMPTS = {
+    # E5-V (arXiv 2407.12580, table 6: 9.2 -> 61.9 without training), within the chat template's generation prompt.
+    # E5-V has no prompt for both; this one is ours, in its words.
+    "eol": Prompt(
+        text="{text}\nSummary above sentence in one word:",
+        image="{image}\nSummary above image in one word:",
+        both="{image}{text}\nSummary above image and sentence in one word:",
+    ),
+    # Ours, after FreeRet (arXiv 2509.24621: naming the task and forbidding function words gained 8 points over E5-V's
+    # words) and Color Names in VLMs (2509.22524: one word collapses names like "dusty teal" to about 21 words).
+    "colour": Prompt(
+        text="{text}\nThe text above is the name of a colour. Capture its hue, lightness and saturation. "
+        "Do not use function words or symbols. Colour name:",
+        image="{image}\nWhat is the exact name of the colour filling this image? Capture its hue, lightness and "
+        "saturation. Do not use function words or symbols. Colour name:",
+        both="{image}{text}\nWhat is the exact name of the colour above? Capture its hue, lightness and saturation. "
+        "Do not use function words or symbols. Colour name:",
+    ),
+    # The bare content in a user turn: the baseline that E5-V improves on.
+    "chat": Prompt(),
+    # Qwen3-VL-Embedding, src/models/qwen3_vl_embedding.py: the instruction is the system turn, the content is bare.
+    # Its `format_model_input` ends an instruction with a full stop.
+    "embedding": Prompt(system="Represent the user's input.", full_stop=True),
+    # No words and no turns; `<|im_end|>` closes it, so that text and image end in the same token here too.
+    "none": Prompt(chat=False),
+}
+CONTENT = "{content}"
+
+
+def prompt(value: str, presets: Mapping[str, Prompt] = PROMPTS) -> Prompt:
+    """A preset's name, or a template that holds `{content}` once, for texts and images alike.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if value in presets:
+        return presets[value]
+    if value.count(CONTENT) != 1:
+        raise InvalidInput(f"prompt: name one of {', '.join(presets)}, or give a template that holds {CONTENT} once")
+    if "{text}" in value or "{image}" in value:
+        raise InvalidInput(f"prompt: a template holds {CONTENT}, not {{text}} or {{image}}")
+    text, image, both = (value.replace(CONTENT, slot) for slot in ("{text}", "{image}", "{image}{text}"))
+    return Prompt(text, image, both)

@@ -1,0 +1,213 @@
+"""The one renderer: text, image or both become a token sequence, all ending in the same tokens. Knows no pixels.
+
+The checkpoint's own chat template draws the frame around the content. What a caller wrote (text, instruction, template)
+is tokenized without control tokens, so `<|im_end|>` in it is ten characters of text. Control tokens are those that the
+tokenizer calls special; words that a fine-tune added are tokens in anybody's text, as in transformers.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from ..checkpoint import IMAGE_TOKEN, line
+from ..errors import InvalidInput, UnsupportedCheckpoint
+from .bounded import comes_to_an_end
+from .prompts import Prompt
+
+IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # as the chat template draws one
+TURN_END = "<|im_end|>"
+SLOT = "\ue000"  # private use: no template holds it
+TEXT_SLOT, SYSTEM_SLOT = f"{SLOT}text{SLOT}", f"{SLOT}system{SLOT}"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames together; honest ones take milliseconds
+CONTENTS = {"text": ["{text}"], "image": ["{image}"], "both": ["{image}", "{text}"]}
+
+Span = tuple[int, int]  # half-open range of tokens
+Frame = list[list[int] | tuple[str, str]]  # token ids, and the words before and after the text
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One rendered sequence.
+
+    `ids`: int64 (T,); `content`: the caller's own tokens, of the text and of the image; `prefix`: how many tokens stand
+    before them whatever they are.
+    """
+
+    ids: NDArray[np.int64]
+    content: tuple[Span, ...]
+    image: Span | None = None
+    prefix: int = 0
+
+
+class Renderer:
+    """Renders with one checkpoint's tokenizer and chat template. Safe to call from several threads.
+
+    Raises:
+        UnsupportedCheckpoint: the template has no end. jinja's sandbox bounds what it reaches, not how long it runs.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_text_tokens: int) -> None:
+        self.max_text_tokens = max_text_tokens
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self._special = {str(token): number for number, token in added.items() if token.special}
+        self._split = re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
+        self._plain = _without_control_tokens(tokenizer)
+        self._head, self._tail = _added_around(tokenizer)
+        self._longest = max(map(len, tokenizer.get_vocab()))  # characters of a token; Qwen's is 128 spaces
+        self._frame = lru_cache(maxsize=256)(self._render_frame)
+        if not comes_to_an_end(self._draw_every_shape, DRAW_SECONDS, DRAW_BYTES):
+            raise UnsupportedCheckpoint(
+                f"{tokenizer.name_or_path}: its chat template has no end: it takes over {DRAW_SECONDS} s of CPU time "
+                f"or {DRAW_BYTES >> 20} MiB of memory to draw a word; mend chat_template, or use another checkpoint"
+            )
+
+    def render(
+        self, prompt: Prompt, system: str | None, text: str | None, image_tokens: int = 0, close: str | None = None
+    ) -> Tokens:
+        """A text, an image of `image_tokens` tokens, or both; `close` is a special token to end with.
+
+        Raises:
+            InvalidInput: an empty text, one above `max_text_tokens` tokens, or a system turn that the prompt has not.
+        """
+        if text is not None:
+            self._check_text(text)
+        kind = "text" if not image_tokens else "image" if text is None else "both"
+        tokens = self._fill(self._frame(prompt, kind, system, close), text or "", image_tokens)
+        length = sum(stop - start for start, stop in tokens.content) - image_tokens
+        if length > self.max_text_tokens:
+            raise InvalidInput(f"the text has {length} tokens; at most {self.max_text_tokens} are allowed")
+        return tokens
+
+    def decode(self, ids: NDArray[np.int64]) -> str:
+        """The string that `ids` stand for, special tokens included."""
+        return str(self._tokenizer.decode(ids))
+
+    def _check_text(self, text: str) -> None:
+        if not text.strip():
+            raise InvalidInput("the text is blank: send at least one visible character")
+        if _SURROGATE.search(text):
+            raise InvalidInput("the text has half of a surrogate pair, which is no character: send valid Unicode")
+        if len(text) > self._longest * self.max_text_tokens:
+            raise InvalidInput(f"the text has too many tokens; at most {self.max_text_tokens} are allowed")
+
+    def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> Frame:
+        """The chat template around the content's slots: ids, but for what stands before and after the text."""
+        pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", getattr(prompt, kind)) if piece]
+        words = {f"{SLOT}{n}{SLOT}": piece for n, piece in enumerate(pieces)} | {SYSTEM_SLOT: system or ""}
+        drawn = self._draw(prompt, pieces, system)
+        wanted = [
+            slot for slot, there in ((TEXT_SLOT, "{text}" in pieces), (IMAGE_TOKEN, "{image}" in pieces)) if there
+        ]
+        if any(drawn.count(slot) != 1 for slot in [*wanted, *([SYSTEM_SLOT] if system is not None else [])]):
+            raise InvalidInput(
+                f"this checkpoint's chat template does not draw what it is given ({kind}"
+                f"{' with an instruction' if system is not None else ''}) exactly once"
+            )
+        parts = [self._part(part, words) for part in self._split.split(drawn + (close or "")) if part]
+        return [part for part in (self._head, *parts, self._tail) if part]
+
+    def _part(self, part: str, words: dict[str, str]) -> list[int] | tuple[str, str]:
+        """One of the template's own special tokens, or what stands between two, with the caller's words in it."""
+        if part in self._special:
+            return [self._special[part]]
+        before, slot, after = (_replaced(piece, words) for piece in part.partition(TEXT_SLOT))
+        return (before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids
+
+    def _draw_every_shape(self) -> None:
+        """All that the template will ever be given: words before and after the content or none, a system turn or none,
+        a generation prompt or none.
+
+        Raises MemoryError. What else it raises is told to whoever asks for that shape.
+        """
+        words: tuple[list[str], ...] = ([], ["a"])
+        shapes = product(words, CONTENTS.values(), words, (None, "a"), (True, False))
+        for before, content, after, system, generation in shapes:
+            try:
+                self._draw(Prompt(generation=generation), [*before, *content, *after], system)
+            except MemoryError:
+                raise
+            except Exception:
+                continue
+
+    def _draw(self, prompt: Prompt, pieces: list[str], system: str | None) -> str:
+        known = {"{text}": TEXT_SLOT, "{image}": IMAGE}
+        slots = [known.get(piece, f"{SLOT}{n}{SLOT}") for n, piece in enumerate(pieces)]
+        if not prompt.chat:
+            if system is not None:
+                raise InvalidInput("options.instruction: this prompt has no system turn")
+            return "".join(slots) + TURN_END
+        parts = [{"type": "image"} if slot == IMAGE else {"type": "text", "text": slot} for slot in slots]
+        messages = [{"role": "user", "content": parts}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]})
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt.generation)
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
+            turns = "a system turn and a user turn" if system is not None else "a user turn"
+            raise InvalidInput(f"this checkpoint's chat template does not draw {turns}: {line(error)}") from None
+
+    def _fill(self, frame: Frame, text: str, image_tokens: int) -> Tokens:
+        ids: list[int] = []
+        content: list[Span] = []
+        image: Span | None = None
+        prefix = 0
+        for part in frame:
+            if isinstance(part, tuple):
+                before, after = part
+                encoding = self._plain.encode(before + text + after, add_special_tokens=False)
+                start, stop = _covering(encoding.offsets, len(before), len(before) + len(text))
+                content.append((len(ids) + start, len(ids) + stop))
+                ids += encoding.ids
+            elif part == [self._special[IMAGE_TOKEN]]:
+                image = (len(ids), len(ids) + image_tokens)
+                content.append(image)
+                ids += part * image_tokens
+            else:
+                ids += part
+                prefix = prefix if content else len(ids)
+        return Tokens(np.array(ids, dtype=np.int64), tuple(content), image, prefix)
+
+
+def _replaced(part: str, words: dict[str, str]) -> str:
+    """Once and in one pass: a word that holds another's slot is only words."""
+    return re.sub(f"{SLOT}[^{SLOT}]+{SLOT}", lambda slot: words.get(slot[0], slot[0]), part)
+
+
+def _covering(offsets: list[Span], start: int, stop: int) -> Span:
+    """The range of tokens that hold any character of [start, stop).
+
+    A mark that melts into the letter before it (e + U+0301 are one é) is in the last token before it.
+    """
+    inside = [i for i, (first, last) in enumerate(offsets) if first < stop and last > start]
+    inside = inside or [max((i for i, (first, _) in enumerate(offsets) if first < start), default=0)]
+    return inside[0], inside[-1] + 1
+
+
+def _without_control_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The same tokenizer, to which control tokens are text: nothing that it encodes can become one."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition |= {"post_processor": None, "truncation": None, "padding": None}
+    plain = Tokenizer.from_str(json.dumps(definition))
+    plain.encode_special_tokens = True
+    return plain
+
+
+def _added_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts before and after every sequence: nothing for Qwen3-VL's own."""
+    bare, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return whole[:before], whole[before + len(bare) :]

@@ -1,0 +1,1 @@
+"""What `pip install` brings: the command line, the evaluation, and what serves a checkout."""

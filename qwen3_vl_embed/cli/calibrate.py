@@ -1,0 +1,29 @@
+"""Fit a calibration file for a checkpoint that is loaded here. Imported by its command alone: it needs torch."""
+
+from pathlib import Path
+
+from rich.text import Text
+
+from embedder import Embedder, EmbedderConfig, EmbedError, Options
+from qwen3_vl_embed.cli.sources import SourceError
+from qwen3_vl_embed.cli.vectors import replacing
+from qwen3_vl_embed.evaluation.calibrate import calibrate, default_images, default_texts
+from qwen3_vl_embed.serving.console import Console
+
+
+def run(checkpoint: str, method: str, options: bytes, output: Path, console: Console) -> None:
+    """Write `output` (.npz) and say how to use it.
+
+    Raises:
+        SourceError: no such checkpoint, option or method.
+        VectorFileError: the file cannot be written.
+    """
+    try:
+        with console.status(Text(f"loading {checkpoint} …")):
+            embedder = Embedder.load(EmbedderConfig(checkpoint=checkpoint))
+        with console.status("embedding the calibration's own texts and images …"), replacing(output) as file:
+            about = calibrate(embedder, default_texts(), default_images(), Options.parse(options), method, file)
+    except (EmbedError, ValueError) as error:
+        raise SourceError(str(error)) from None
+    console.print(f"{output}: {method} of {about['samples']['text']} texts and {about['samples']['image']} images")
+    console.print(f'serve with EMBED_CALIBRATION={output}, ask with "center": true')

@@ -1,0 +1,124 @@
+"""Evaluate a server: embed pairs of texts and images through it, compute the report, write its files.
+
+Knows files and the HTTP client; the figures and the page are `evaluation`'s. Imported by the command alone, because
+what it needs (scikit-learn, matplotlib, colour-science) is not installed where only the client is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from qwen3_vl_embed.cli.adapter_client import AdapterClient, AdapterError
+from qwen3_vl_embed.cli.job import EmbeddingJob
+from qwen3_vl_embed.cli.sources import Item, SourceError
+from qwen3_vl_embed.cli.vectors import Embedded, VectorFileError, replacing
+from qwen3_vl_embed.evaluation.captions import CaptionError, read_folder, thumbnail
+from qwen3_vl_embed.evaluation.colours import PaletteError, png, read_palette, swatch, xkcd
+from qwen3_vl_embed.evaluation.page import page
+from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs, load
+from qwen3_vl_embed.evaluation.report import Report, report
+from qwen3_vl_embed.evaluation.tsv import tsv
+
+Progress = Callable[[Iterable[list[Embedded]], int], Iterator[list[Embedded]]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """N texts and N images that belong together, and what they are to be called in the report."""
+
+    source: str
+    texts: list[Item]
+    images: list[Item]
+    rgb: NDArray[np.uint8] | None = None
+    thumbnails: tuple[str, ...] = ()
+
+
+def subject(colours: Path | None, images: Path | None) -> Subject:
+    """The 949 colours, a CSV file of name,hex, or a folder of images with captions. Raises SourceError."""
+    if colours and images:
+        raise SourceError("--colours and --images exclude each other.")
+    try:
+        return _captioned(images) if images else _colours(colours)
+    except (CaptionError, PaletteError) as error:
+        raise SourceError(str(error)) from None
+
+
+def _colours(path: Path | None) -> Subject:
+    palette = read_palette(path) if path else xkcd()
+    texts = [Item.text(name) for name in palette.names]
+    swatches = [
+        Item("image", name, f'the swatch of "{name}"', content=png(swatch(rgb)))
+        for name, rgb in zip(palette.names, palette.rgb, strict=True)
+    ]
+    return Subject(str(path or "the 949 XKCD colours"), texts, swatches, palette.rgb)
+
+
+def _captioned(folder: Path) -> Subject:
+    pairs = read_folder(folder)
+    texts = [Item.text(pair.caption, f"the caption of {pair.path}") for pair in pairs]
+    return Subject(
+        str(folder), texts, [Item.image(pair.path) for pair in pairs], None, tuple(thumbnail(p.path) for p in pairs)
+    )
+
+
+def embed_pairs(client: AdapterClient, what: Subject, options: dict[str, Any], batch: int, progress: Progress) -> Pairs:
+    """Embed both sides, texts first. Raises AdapterError, ItemError, SourceError."""
+    job = EmbeddingJob(client, options, min(batch, client.list_limit()))
+    items = [*what.texts, *what.images]
+    vectors = np.stack([each.vector for done in progress(job.run(items), len(items)) for each in done])
+    about = {"server": client.url, "model": _model(client), "options": options, "source": what.source}
+    try:
+        names = tuple(item.name for item in what.texts)
+        return Pairs(names, vectors[: len(names)], vectors[len(names) :], what.rgb, what.thumbnails, about)
+    except EvaluationError as error:
+        raise SourceError(str(error)) from None
+
+
+def saved_pairs(path: Path, also: object) -> Pairs:
+    """The vectors of an earlier report. Raises SourceError; also when something else was asked for beside them."""
+    if also:
+        raise SourceError("--vectors holds texts, images and options already: leave all others out.")
+    try:
+        return load(path)
+    except EvaluationError as error:
+        raise SourceError(str(error)) from None
+
+
+def name_of(pairs: Pairs) -> str:
+    """The checkpoint's last name where the server tells it, else the server's host and port."""
+    checkpoint = pairs.about.get("model", {}).get("checkpoint")
+    return Path(checkpoint).name if checkpoint else urlsplit(pairs.about.get("server", "")).netloc or "vectors"
+
+
+def write(pairs: Pairs, name: str, folder: Path) -> Report:
+    """Compute the report and write report.html, .json, .tsv and vectors.npz. Raises VectorFileError."""
+    found = report(pairs, name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VectorFileError(f"{folder} cannot be written ({error.strerror or error}).") from None
+    with replacing(folder / "vectors.npz") as file:
+        pairs.save(file)
+    written = {
+        "report.json": orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2),
+        "report.tsv": tsv(name, len(pairs), found.figures["raw"], found.date).encode(),
+        "report.html": page(found).encode(),
+    }
+    for file_name, content in written.items():
+        with replacing(folder / file_name) as file:
+            file.write(content)
+    return found
+
+
+def _model(client: AdapterClient) -> dict[str, Any]:
+    """What our adapter tells of its model; nothing for another's server."""
+    try:
+        return client.model()
+    except AdapterError:
+        return {}

@@ -1,0 +1,81 @@
+"""Colour chips in HTML: what is found for each text, and where the mistakes go. Knows HTML and cosines; no plots.
+
+A chip is an <i> of the class c0, c1, … of its pair; `chip_styles` gives the classes their colour, or picture.
+"""
+
+from html import escape
+
+import numpy as np
+
+from qwen3_vl_embed.evaluation import FloatArray
+from qwen3_vl_embed.evaluation.pairs import Pairs
+from qwen3_vl_embed.evaluation.report import Report
+from qwen3_vl_embed.evaluation.retrieval import ranks
+
+SHOWN = 16  # answers to each query
+MISTAKES = 30
+HUBS = 12
+FIRST = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
+
+
+def chip_styles(pairs: Pairs) -> str:
+    """One CSS rule for each pair."""
+    if pairs.rgb is not None:
+        return "".join(f".c{i}{{background:#{bytes(rgb).hex()}}}" for i, rgb in enumerate(pairs.rgb))
+    pictures = (f"url(data:image/jpeg;base64,{each})center/cover" for each in pairs.thumbnails)
+    return "".join(f".c{i}{{background:{picture}}}" for i, picture in enumerate(pictures))
+
+
+def chip(pairs: Pairs, index: int, extra: str = "") -> str:
+    return f'<i class="c{index}{extra}" title="{escape(pairs.names[index])}"></i>'
+
+
+def ranked_rows(report: Report) -> str:
+    """Every text with its nearest images; the basic colours first, then the worst."""
+    cosines = report.spaces["raw"].text_to_image
+    rank = ranks(cosines)
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN]
+    return "".join(
+        _ranked_row(report.pairs, index, rank[index], nearest[index]) for index in _order(report.pairs, rank)
+    )
+
+
+def _order(pairs: Pairs, rank: FloatArray) -> list[int]:
+    basic = [pairs.names.index(name) for name in FIRST if name in pairs.names]
+    return basic + [index for index in np.argsort(-rank, kind="stable").tolist() if index not in basic]
+
+
+def _ranked_row(pairs: Pairs, index: int, rank: int, nearest: FloatArray) -> str:
+    chips = "".join(chip(pairs, each, " own" if each == index else "") for each in nearest.tolist())
+    return f"<li>{chip(pairs, index)}<span>{escape(pairs.names[index])}</span><b>{rank}</b><div>{chips}</div></li>\n"
+
+
+def mistakes(report: Report, direction: str) -> str:
+    """The queries whose first answer is wrong, the farthest off first: as colours where they have one, else by rank."""
+    cosines = getattr(report.spaces["raw"], direction)
+    rank, first = ranks(cosines), cosines.argmax(axis=1)
+    off = rank if report.differences is None else report.differences[np.arange(len(first)), first]
+    wrong = [index for index in np.argsort(-off, kind="stable") if first[index] != index]
+    cards = "".join(_mistake(report, index, first[index], rank[index]) for index in wrong[:MISTAKES])
+    shown = f"the {MISTAKES} farthest off of {len(wrong)}" if len(wrong) > MISTAKES else f"all {len(wrong)}"
+    return f"<p>{shown} wrong first answers</p><ul class=cards>{cards}</ul>" if wrong else "<p>None.</p>"
+
+
+def _mistake(report: Report, query: int, answer: int, rank: int) -> str:
+    pairs = report.pairs
+    difference = "" if report.differences is None else f"ΔE {report.differences[query, answer]:.0f} · "
+    words = f"{escape(pairs.names[query])} → {escape(pairs.names[answer])}"
+    return _card(chip(pairs, query) + chip(pairs, answer), words, f"{difference}right one at rank {rank}")
+
+
+def hubs(report: Report, direction: str) -> str:
+    """The answers that most queries get by mistake."""
+    pairs, first = report.pairs, getattr(report.spaces["raw"], direction).argmax(axis=1)
+    wrong = np.bincount(first[first != np.arange(len(first))], minlength=len(first))
+    most = [index for index in np.argsort(-wrong, kind="stable")[:HUBS].tolist() if wrong[index] > 1]
+    cards = "".join(_card(chip(pairs, each), escape(pairs.names[each]), f"{wrong[each]} times") for each in most)
+    return f"<ul class=cards>{cards}</ul>" if cards else "<p>None more than once.</p>"
+
+
+def _card(shown: str, words: str, small: str) -> str:
+    return f"<li>{shown}<span>{words}<small>{small}</small></span></li>\n"

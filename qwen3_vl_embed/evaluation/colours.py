@@ -1,0 +1,102 @@
+"""The 949 XKCD colour names, CIELAB and CIEDE2000, solid swatches. Knows no embeddings.
+
+`data/xkcd_colors.csv` is the XKCD colour survey's result (https://xkcd.com/color/rgb.txt, public domain, CC0 1.0), in
+the order and spelling of matplotlib's `XKCD_COLORS`, which the benchmark uses too.
+"""
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import colour
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qwen3_vl_embed.evaluation import FloatArray
+
+XKCD = Path(__file__).parent / "data" / "xkcd_colors.csv"
+SWATCH = (244, 244)  # width, height in pixels: the benchmark's
+
+
+@dataclass(frozen=True)
+class Palette:
+    """N named colours; `rgb` is uint8 (N, 3), sRGB."""
+
+    names: tuple[str, ...]
+    rgb: NDArray[np.uint8]
+
+    @cached_property
+    def lab(self) -> FloatArray:
+        """CIELAB of each colour, float64 (N, 3)."""
+        return rgb_to_lab(self.rgb)
+
+    def index(self, name: str) -> int:
+        """Raises ValueError for a name that is not in the palette."""
+        return self.names.index(name)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class PaletteError(Exception):
+    """The file is no list of named colours; the message says where and why."""
+
+
+def xkcd() -> Palette:
+    """The 949 colours of the survey."""
+    return read_palette(XKCD)
+
+
+def read_palette(path: Path) -> Palette:
+    """Named colours from a UTF-8 CSV file with the headings name and hex (`#acc2d9`, with or without `#`).
+
+    Raises:
+        PaletteError: it cannot be read, a heading is missing, or a row has no name or no six-digit colour.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"name", "hex"} <= set(reader.fieldnames or ()):
+                raise PaletteError(f"{path} needs a first line with the headings name,hex.")
+            rows = [_named_colour(row, f"{path}, line {reader.line_num}") for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PaletteError(f"{path} cannot be read as a UTF-8 CSV file ({error}).") from None
+    return Palette(tuple(name for name, _ in rows), np.array([rgb for _, rgb in rows], dtype=np.uint8))
+
+
+def _named_colour(row: dict[str, str | None], place: str) -> tuple[str, list[int]]:
+    name, digits = (row["name"] or "").strip(), (row["hex"] or "").strip().removeprefix("#")
+    if not name or not re.fullmatch("[0-9a-fA-F]{6}", digits):
+        raise PaletteError(f"{place}: a row is a name and a colour such as #acc2d9, not {name!r} and {row['hex']!r}.")
+    return name, list(bytes.fromhex(digits))
+
+
+def rgb_to_lab(rgb: NDArray[np.uint8]) -> FloatArray:
+    """sRGB, uint8 (..., 3), to CIELAB under D65, float64 (..., 3)."""
+    return colour.XYZ_to_Lab(colour.sRGB_to_XYZ(np.asarray(rgb) / 255))
+
+
+def lab_to_rgb(lab: FloatArray) -> NDArray[np.uint8]:
+    """CIELAB (..., 3) to sRGB, uint8 (..., 3); what lies outside sRGB's gamut is clipped channel by channel."""
+    return np.round(np.clip(colour.XYZ_to_sRGB(colour.Lab_to_XYZ(lab)), 0, 1) * 255).astype(np.uint8)
+
+
+def delta_e(lab: FloatArray, other: FloatArray) -> FloatArray:
+    """CIEDE2000 of every row of `lab` (N, 3) against every row of `other` (M, 3): float64 (N, M)."""
+    return colour.difference.delta_E_CIE2000(lab[:, None], other[None])
+
+
+def swatch(rgb: NDArray[np.uint8] | tuple[int, int, int], size: tuple[int, int] = SWATCH) -> Image.Image:
+    """One colour as a solid RGB image of (width, height) pixels."""
+    return Image.new("RGB", size, tuple(int(value) for value in rgb))
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file's bytes."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,160 @@
+"""A report as one HTML page that needs nothing else: no network, no files, no script to be read.
+
+A name or a caption is somebody's words. They are escaped, and should that ever fail, the page's own policy lets it run
+nothing but the few lines of `data/page.js`, and load nothing.
+
+Knows HTML; `plots.py` draws, `chips.py` shows colours, `data/page.html` is the page.
+"""
+
+import base64
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen3_vl_embed.evaluation import FloatArray, chips, plots
+from qwen3_vl_embed.evaluation.labels import GROUPS, Label
+from qwen3_vl_embed.evaluation.report import Report
+from qwen3_vl_embed.evaluation.resampling import RESAMPLES
+from qwen3_vl_embed.evaluation.svg import draw
+
+TEMPLATE = Path(__file__).parent / "data" / "page.html"
+SCRIPT = TEMPLATE.with_suffix(".js").read_text(encoding="utf-8")
+HASH = base64.b64encode(sha256(SCRIPT.encode()).digest()).decode()
+POLICY = (
+    f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{HASH}'; "
+    "base-uri 'none'; form-action 'none'"
+)
+HEADS = (
+    ("matched_mean", "mean distance, matched"),
+    ("unmatched_mean", "mean distance, unmatched"),
+    ("auc", "AUC, matched against unmatched"),
+    ("text_to_image_recall_1", "R@1, text → image"),
+    ("text_to_image_recall_10", "R@10, text → image"),
+    ("text_to_image_first_near", "first answer within ΔE 10"),
+)
+PAIRINGS = {"text_to_image": "text, image", "image_to_image": "image, image", "text_to_text": "text, text"}
+QUALITIES = ("hue", "lightness", "saturation")
+COLOUR_METHOD = (
+    "ΔE is CIEDE2000; for the first answer it is the mean over all that tie. The regression is a ridge on standardised "
+    "vectors, its penalty chosen by leave-one-out inside each of five folds; R² is the mean over L*, a*, b*."
+)
+
+
+def page(report: Report) -> str:
+    """The whole document. A second or three: matplotlib draws a dozen plots."""
+    rgb, differences = report.pairs.rgb, report.differences
+    coloured = rgb is not None
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        policy=POLICY,
+        script=SCRIPT,
+        name=escape(report.name),
+        about=" · ".join(escape(part) for part in about(report)),
+        kind=report.verdict.kind,
+        words=escape(report.verdict.words),
+        heads="".join(_heads(report)),
+        chips=chips.chip_styles(report.pairs),
+        thing="swatch" if coloured else "image",
+        things="swatches" if coloured else "images",
+        first="After the basic colours the" if coloured else "The",
+        ranked=chips.ranked_rows(report),
+        mistakes_text=chips.mistakes(report, "text_to_image"),
+        mistakes_image=chips.mistakes(report, "image_to_text"),
+        hubs=chips.hubs(report, "text_to_image"),
+        distances="".join(_distance_plots(report)),
+        colour=NO_COLOUR if rgb is None or differences is None else _colour_section(report, rgb, differences),
+        own_colours=", in their own colours" if coloured else "",
+        maps="".join(_maps(report)),
+        table="".join(_table(report)),
+        n=len(report.pairs),
+        resamples=f"{RESAMPLES:,}",
+        colour_method=COLOUR_METHOD if coloured else "",
+    )
+
+
+NO_COLOUR = "<h2>Colour</h2><p>Left out: images with captions have no one colour to compare or to read off.</p>"
+
+
+def about(report: Report) -> Iterator[str]:
+    """What was evaluated, in short phrases."""
+    told = report.pairs.about
+    model = told.get("model", {})
+    yield f"{len(report.pairs)} pairs: {told.get('source', 'vectors')}"
+    yield f"dimension {report.pairs.text.shape[1]}"
+    if checkpoint := model.get("checkpoint"):
+        yield "checkpoint " + (Path(checkpoint).name if Path(checkpoint).is_absolute() else checkpoint)
+    for key in ("dtype", "device"):
+        if model.get(key):
+            yield f"{key} {model[key]}"
+    if told.get("options"):
+        yield "options " + ", ".join(f"{key}={value}" for key, value in told["options"].items())
+    if told.get("server"):
+        yield told["server"]
+    yield report.date.strftime("%Y-%m-%d %H:%M")
+
+
+def _heads(report: Report) -> Iterator[str]:
+    labels = {label.key: label for group in GROUPS.values() for label in group}
+    raw = report.figures["raw"]
+    for key, words in HEADS:
+        if key in raw:
+            yield f"<div><b>{labels[key].value(raw[key])}</b>{words}</div>"
+
+
+def _plot(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>\n"
+
+
+def _distance_plots(report: Report) -> Iterator[str]:
+    for kind, words in (("raw", "as they are served"), ("centred", "each modality's mean removed")):
+        described = f"Histogram of matched and unmatched cosine distances, {words}"
+        yield _plot(draw(partial(plots.distances, space=report.spaces[kind]), described), words.capitalize())
+
+
+def _maps(report: Report) -> Iterator[str]:
+    for kind, words in (("raw", "as they are served"), ("centred", "each modality's mean removed")):
+        plot = partial(plots.vector_map, space=report.spaces[kind], rgb=report.pairs.rgb)
+        yield _plot(draw(plot, f"Map of text and image vectors, {words}"), words.capitalize())
+
+
+def _colour_section(report: Report, rgb: NDArray[np.uint8], differences: FloatArray) -> str:
+    return (
+        "<h2>Distance against colour difference</h2>"
+        "<p>Where a space sees colour as people do, the median rises with ΔE.</p>"
+        f'<div class="plots">{"".join(_difference_plots(report, differences))}</div>'
+        "<h2>Rank by hue, lightness and saturation</h2>"
+        f'<div class="plots">{"".join(_rank_plots(report, rgb))}</div>'
+    )
+
+
+def _difference_plots(report: Report, differences: FloatArray) -> Iterator[str]:
+    for kind, words in PAIRINGS.items():
+        cosines = getattr(report.spaces["raw"], kind)
+        plot = partial(plots.against_difference, cosines=cosines, differences=differences)
+        spearman = report.figures["raw"][f"spearman_{kind}"].value
+        yield _plot(draw(plot, f"Cosine distance against CIEDE2000, {words}"), f"{words}: Spearman {spearman:.2f}")
+
+
+def _rank_plots(report: Report, rgb: NDArray[np.uint8]) -> Iterator[str]:
+    for quality in QUALITIES:
+        plot = partial(plots.rank_by, space=report.spaces["raw"], rgb=rgb, lab=report.pairs.lab, quality=quality)
+        yield _plot(draw(plot, f"Rank of each name's own swatch by {quality}"), f"By {quality}; 1 is best")
+
+
+def _table(report: Report) -> Iterator[str]:
+    for title, labels in GROUPS.items():
+        shown = [label for label in labels if label.key in report.figures["raw"]]
+        if shown:
+            rows = "".join(_row(report, label) for label in shown)
+            yield f'<tbody><tr><th colspan="4">{title}</th></tr>{rows}</tbody>\n'
+
+
+def _row(report: Report, label: Label) -> str:
+    raw, centred = (report.figures[kind][label.key] for kind in ("raw", "centred"))
+    cells = "".join(f"<td>{label.value(each)}<small>{label.interval(each)}</small></td>" for each in (raw, centred))
+    return f"<tr><td>{label.words}</td>{cells}<td>{label.chance(raw)}</td></tr>\n"

@@ -1,0 +1,79 @@
+"""Do paired vectors find each other: row i of one side belongs to row i of the other. Knows no colours, no model.
+
+The mean matched distance alone can be had for nothing (a constant vector scores 0), so every answer holds the unmatched
+distance and the recalls beside it.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from qwen3_vl_embed.evaluation import FloatArray
+from qwen3_vl_embed.evaluation.resampling import Figure, Resampling, mean, median
+from qwen3_vl_embed.evaluation.space import TIE, Space
+
+KS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Distances are cosine distances, 0…2; recalls are fractions, 0…1, of N queries."""
+
+    matched: float  # mean over the N pairs: the benchmark's metric
+    unmatched: float  # mean over the N * (N - 1) pairs that do not belong together
+    text_to_image: dict[int, float]  # k -> how often the query's own partner is among the first k
+    image_to_text: dict[int, float]
+
+
+def cosine(queries: FloatArray, candidates: FloatArray) -> FloatArray:
+    """Cosine similarity of (Q, D) with (C, D): float64 (Q, C)."""
+    q, c = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries.astype(float), candidates))
+    return q @ c.T
+
+
+def ranks(similarity: FloatArray) -> FloatArray:
+    """Rank of each row's own partner (the diagonal), 1 is best: int (N,). Ties count against the model."""
+    own = np.diag(similarity)[:, None]
+    return (similarity >= own - TIE).sum(axis=1)
+
+
+def recall(similarity: FloatArray, ks: tuple[int, ...]) -> dict[int, float]:
+    """Recall at each k, from (N, N) similarities whose diagonal holds the pairs."""
+    rank = ranks(similarity)
+    return {k: float((rank <= k).mean()) for k in ks}
+
+
+def retrieval(text: FloatArray, image: FloatArray, ks: tuple[int, ...] = (1, 10)) -> Retrieval:
+    """Compare N paired vectors, both (N, D)."""
+    similarity = cosine(text, image)
+    pairs = len(similarity)
+    matched = np.trace(similarity) / pairs
+    unmatched = (similarity.sum() - np.trace(similarity)) / (pairs * (pairs - 1))
+    return Retrieval(
+        matched=float(1 - matched),
+        unmatched=float(1 - unmatched),
+        text_to_image=recall(similarity, ks),
+        image_to_text=recall(similarity.T, ks),
+    )
+
+
+def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
+    """Recalls, mean reciprocal rank and median rank, both ways; beside them what N shuffled answers would give."""
+    found: dict[str, Figure] = {}
+    for direction in ("text_to_image", "image_to_text"):
+        rank = ranks(getattr(space, direction))
+        found |= {f"{direction}_{name}": figure for name, figure in _of_ranks(rank, resampling).items()}
+    return found
+
+
+def _of_ranks(rank: FloatArray, resampling: Resampling) -> dict[str, Figure]:
+    places = np.arange(1, len(rank) + 1)
+    recalls = {
+        f"recall_{k}": resampling.figure(partial(mean, values=(rank <= k).astype(float)), min(k / len(rank), 1))
+        for k in KS
+    }
+    return recalls | {
+        "mrr": resampling.figure(partial(mean, values=1 / rank), float((1 / places).mean())),
+        "median_rank": resampling.figure(partial(median, values=rank), float(np.median(places))),
+    }

@@ -1,0 +1,182 @@
+"""Which hidden state is the right embedding: every layer, pooling and norm from one forward pass for each prompt.
+
+One block is one prompt at one resolution: all N names and swatches go through the model once, all states are pooled
+in every way, and each way becomes one row of figures. The pairs are cut into two halves: one chooses, the other
+judges, and centring takes its means from the half that is not judged. Knows the embedder; shows nothing.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeCV
+
+from embedder import Embedder, EmbedInput, Options
+from embedder.forward.packing import pack, plan
+from embedder.forward.pooling import pool_all
+from embedder.prepare.recipes import Layer
+from qwen3_vl_embed.evaluation import FloatArray
+from qwen3_vl_embed.evaluation.colours import Palette, png, swatch
+from qwen3_vl_embed.evaluation.retrieval import cosine, ranks
+
+SEED = 0
+PENALTIES = np.logspace(-3, 5, 9)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One prompt at one resolution (the server's own bounds when None)."""
+
+    prompt: str
+    max_pixels: int | None = None
+
+    def options(self) -> Options:
+        return Options(prompt=self.prompt, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe's figures. `choose_*` are of the half that recommendations are chosen by, `test_*` of the other."""
+
+    prompt: str
+    max_pixels: int | None
+    layer: Layer
+    pooling: str
+    final_norm: bool
+    center: bool
+    probe: float  # leave-one-out R² of CIELAB, mean of texts and images
+    choose_mrr: float  # mean reciprocal rank, mean of both directions
+    test_mrr: float
+    test_recall_1: float
+    test_matched: float  # mean cosine distances
+    test_unmatched: float
+
+    def options(self) -> dict[str, Any]:
+        """The options of a request that gives these vectors."""
+        given = {"prompt": self.prompt, "pooling": self.pooling, "layer": self.layer, "final_norm": self.final_norm}
+        given |= {"max_pixels": self.max_pixels} if self.max_pixels else {}
+        return given | ({"center": True} if self.center else {})
+
+
+def blocks(prompts: list[str], resolutions: list[int | None]) -> list[Block]:
+    return [Block(prompt, max_pixels) for prompt in prompts for max_pixels in resolutions]
+
+
+def sweep(
+    embedder: Embedder, palette: Palette, todo: list[Block], file: Path, advance: Callable[[int], None]
+) -> list[Row]:
+    """Fill in what `file` (JSON lines, one for each row) does not hold yet, block by block; returns all rows of `todo`.
+
+    `advance` is called with the number of inputs that have gone through the model.
+    """
+    done = load(file)
+    for block in todo:
+        if any((row.prompt, row.max_pixels) == (block.prompt, block.max_pixels) for row in done):
+            advance(2 * len(palette))
+            continue
+        rows = evaluate(embedder, palette, block, advance)
+        with open(file, "a", opener=without_links) as out:
+            out.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+        done += rows
+    wanted = {(block.prompt, block.max_pixels) for block in todo}
+    return [row for row in done if (row.prompt, row.max_pixels) in wanted]
+
+
+def without_links(path: str, flags: int) -> int:
+    """An `opener` for `open`: a link at the file's own place may be somebody else's. Raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def load(file: Path) -> list[Row]:
+    """The rows of a file; none if there is none yet."""
+    return [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def evaluate(embedder: Embedder, palette: Palette, block: Block, advance: Callable[[int], None]) -> list[Row]:
+    """All rows of one block."""
+    options = block.options()
+    texts = vectors(embedder, [EmbedInput(text=name, options=options) for name in palette.names], advance)
+    images = vectors(embedder, [EmbedInput(image=png(swatch(rgb)), options=options) for rgb in palette.rgb], advance)
+    rows = []
+    for way, text in texts.items():
+        layer, pooling, final_norm = way
+        probe = (readable(text, palette.lab) + readable(images[way], palette.lab)) / 2
+        for center in (False, True):
+            found = figures(text, images[way], palette.lab, center)
+            rows.append(
+                Row(block.prompt, block.max_pixels, layer, pooling, final_norm, center=center, probe=probe, **found)
+            )
+    return rows
+
+
+Way = tuple[Layer, str, bool]
+
+
+def vectors(embedder: Embedder, inputs: list[EmbedInput], advance: Callable[[int], None]) -> dict[Way, FloatArray]:
+    """Every layer, pooling and norm of every input: (N, D) each, from one forward pass for each input."""
+    layers: list[Layer] = [*range(embedder.model.layers + 1), "attn"]
+    prepared = [embedder.prepare(item).sequence for item in inputs]
+    found: dict[Way, FloatArray] = {}
+    for batch in plan(prepared, embedder.batch_tokens):
+        with torch.inference_mode():
+            packed = pack([prepared[i] for i in batch], embedder.model.device)
+            for way, rows in pool_all(embedder.model, packed, layers).items():
+                found.setdefault(way, np.empty((len(inputs), rows.shape[1]), dtype=np.float32))[batch] = rows
+        advance(len(batch))
+    return found
+
+
+def figures(text: FloatArray, image: FloatArray, lab: FloatArray, center: bool) -> dict[str, float]:
+    """Both halves' figures; each half's candidates are its own, its means (when centred) the other's."""
+    halves = np.array_split(np.random.default_rng(SEED).permutation(len(lab)), 2)
+    choosing, testing = (
+        of_half(*(unit(rows)[judged] - center * unit(rows)[other].mean(axis=0) for rows in (text, image)))
+        for judged, other in (halves, halves[::-1])
+    )
+    return {"choose_mrr": choosing["mrr"]} | {f"test_{name}": value for name, value in testing.items()}
+
+
+def of_half(text: FloatArray, image: FloatArray) -> dict[str, float]:
+    """Of M pairs: MRR and R@1, mean of both directions; mean cosine distance of matched and of unmatched pairs."""
+    similarity = cosine(text, image)
+    rank = np.stack([ranks(similarity), ranks(similarity.T)])
+    pairs, own = len(similarity), np.trace(similarity)
+    return {
+        "mrr": float((1 / rank).mean()),
+        "recall_1": float((rank == 1).mean()),
+        "matched": float(1 - own / pairs),
+        "unmatched": float(1 - (similarity.sum() - own) / (pairs * (pairs - 1))),
+    }
+
+
+def readable(rows: FloatArray, lab: FloatArray) -> float:
+    """Leave-one-out R² of a ridge regression to CIELAB; 0 is guessing the mean colour, a constant vector gets 0."""
+    scaled = rows.astype(np.float64) - rows.mean(axis=0)
+    scaled /= max(float(np.abs(scaled).max()), 1e-12)
+    probe = RidgeCV(PENALTIES, store_cv_results=True).fit(scaled, lab)  # one decomposition serves all penalties
+    error = probe.cv_results_.mean(axis=0)  # (3, penalties), squared
+    return float((1 - error.min(axis=1) / lab.var(axis=0)).mean())
+
+
+def unit(rows: FloatArray) -> FloatArray:
+    rows = rows.astype(np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def ranking(rows: list[Row]) -> list[Row]:
+    """Best first, by what may be chosen by: the choosing half's MRR, then the probe."""
+    return sorted(rows, key=lambda row: (round(row.choose_mrr, 3), row.probe), reverse=True)
+
+
+def recommended(rows: list[Row]) -> Iterator[tuple[str, Row]]:
+    """The best row without a calibration, and the best of all if that needs one."""
+    best = ranking(rows)
+    plain = next(row for row in best if not row.center)
+    yield "best", plain
+    if best[0].center:
+        yield "best with a calibration", best[0]

@@ -1,0 +1,79 @@
+"""What `make serve` can be told: `SERVE_*` variables (and `CHECKPOINT`), read once into one frozen object."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "SERVE_"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class ServingError(Exception):
+    """It cannot be served as asked; the message says what to change."""
+
+
+class ServeSettings(BaseSettings):
+    """One field for each environment variable: `port` is `SERVE_PORT`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    host: str = Field("127.0.0.1", description="address that the adapter listens on")
+    port: int = Field(8001, ge=1, le=65535, description="the adapter's port")
+    triton_host: str = Field("127.0.0.1", description="address that Triton listens on, past every limit and the key")
+    triton_http_port: int = Field(8010, ge=1, le=65535, description="Triton's HTTP port")
+    triton_grpc_port: int = Field(8011, ge=1, le=65535, description="Triton's gRPC port")
+    triton_metrics_port: int = Field(8012, ge=1, le=65535, description="Triton's Prometheus port")
+    tritonserver: Path | None = Field(None, description="the binary; unset: the one on PATH, else the wheel's")
+    start_seconds: float = Field(900, gt=0, description="longest time to load a checkpoint before giving up")
+    stop_seconds: int = Field(10, ge=1, description="longest time for requests under way when stopping")
+    verbose: bool = Field(False, description="show every line that Triton logs")
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """This process's settings.
+
+        Raises:
+            ServingError: a `SERVE_*` variable is not a setting, or its value is impossible.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+            raise ServingError(f"{unknown[0]} is not a setting; the settings are {', '.join(sorted(known))}")
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ServingError(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Each port under the name of its variable."""
+        return {PREFIX + name.upper(): getattr(self, name) for name in type(self).model_fields if name.endswith("port")}
+
+    @property
+    def url(self) -> str:
+        """The adapter's, as it is asked from this machine."""
+        return f"http://{_reached(self.host)}:{self.port}"
+
+    @property
+    def triton_http(self) -> str:
+        """host:port of Triton's HTTP endpoint, as it is asked from this machine."""
+        return f"{_reached(self.triton_host)}:{self.triton_http_port}"
+
+    @property
+    def triton_grpc(self) -> str:
+        """The same of its gRPC endpoint."""
+        return f"{_reached(self.triton_host)}:{self.triton_grpc_port}"
+
+
+def _reached(host: str) -> str:
+    return "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
+
+
+def checkpoint(environment: Mapping[str, str] = os.environ) -> str:
+    """What to serve: `CHECKPOINT`, else `EMBED_CHECKPOINT`, else the tiny colour checkpoint that ships here."""
+    shipped = str(ROOT / "checkpoints" / "qwen3-vl-color-tiny")
+    return environment.get("CHECKPOINT") or environment.get("EMBED_CHECKPOINT") or shipped

@@ -1,0 +1,224 @@
+"""Run Triton, and end when it does not embed any more, so that whoever started this starts it again.
+
+Triton does not restart a model process that died (before 26.04 it even calls itself ready), and no container engine
+restarts what is unhealthy. So this looks every second: are the model processes there, has Triton answered somebody
+since, and if not, does a tiny text of our own come back? A container's restart policy or `serving` does the rest.
+
+No answer is not yet a hang: the probe waits its turn behind everybody's photos. A model process that computes uses CPU
+time, on a GPU too (it polls the device); one that is frozen or deadlocked does not. So an idle silence ends Triton
+within 10 s, a busy one after `BUSY_SECONDS`: a livelock cannot be told from a very long pass.
+
+Knows Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs nothing but Python.
+
+    watchdog.py check           exit status 0 when an embedding comes back: the container's health check
+    watchdog.py COMMAND ...     run tritonserver, watch it, pass SIGTERM on, end with it; with TRITON_TRACES_URL set, to
+                                an OTLP/HTTP receiver's address, Triton sends its spans there
+"""
+
+import ctypes
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from contextlib import closing
+from glob import glob
+from http.client import HTTPConnection, HTTPException
+from secrets import token_hex
+from time import monotonic
+
+MODEL = "/v2/models/qwen3_vl_embed"
+PATH = f"{MODEL}/infer"
+PROBE = {
+    "inputs": [
+        {"name": name, "datatype": "BYTES", "shape": [1, 1], "data": [value]}
+        for name, value in (("text", "ready"), ("image", ""), ("options", ""))
+    ],
+    "outputs": [{"name": "tokens"}],  # the smallest one
+}
+UNUSED = "shared-memory,model-repository,logging,trace"  # of Triton's APIs
+FULL = b"Exceeds maximum queue size"  # too busy even for the probe, which is no reason to stop it
+
+# The longest that a silence lasts before it is seen: STRIKES * (PAUSE + COUNT + PROBE) = 9 s.
+PAUSE_SECONDS = 1.0
+COUNT_SECONDS = 1.0
+PROBE_SECONDS = 2.5
+STRIKES = 2  # a process that was frozen for a moment fails once
+WORKING = 0.02  # of one core; an idle model process uses a tenth of that
+BUSY_SECONDS = 300  # above the longest pass: a batch of 64 photos on a slow CPU takes a minute or two
+CHECK_SECONDS = 60  # the health check's patience: it waits its turn like everybody, and ends nothing
+TICKS = os.sysconf("SC_CLK_TCK")
+FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}  # machine: linux/audit.h's name of it, the call
+
+
+class Triton:
+    """One tritonserver as it is seen from outside."""
+
+    def __init__(self, pid: int, host: str, port: int) -> None:
+        self.pid, self._address = pid, (host, port)
+
+    def embeds(self, seconds: float) -> bool | None:
+        """Whether an embedding comes back, or would if there were fewer requests; None when nothing came in time."""
+        try:
+            status, body = self._ask("POST", PATH, seconds)
+        except TimeoutError:
+            return None
+        except (OSError, HTTPException):
+            return False
+        return status == 200 or FULL in body
+
+    def answered(self) -> int:
+        """Requests that got their vectors so far; -1 where nobody says."""
+        try:
+            _, body = self._ask("GET", f"{MODEL}/stats", COUNT_SECONDS)
+            return int(json.loads(body)["model_stats"][0]["inference_stats"]["success"]["count"])
+        except (OSError, HTTPException, ValueError, LookupError):
+            return -1
+
+    def workers(self) -> dict[int, float]:
+        """The CPU seconds that each living model process has used."""
+        found = {}
+        for path in glob("/proc/[0-9]*/stat"):
+            try:
+                with open(path) as file:
+                    head, _, rest = file.read().rpartition(")")
+            except OSError:
+                continue  # it ended just now
+            state, parent, *fields = rest.split()
+            if int(parent) == self.pid and state not in "ZX":
+                found[int(head.split()[0])] = (int(fields[9]) + int(fields[10])) / TICKS  # utime and stime
+        return found
+
+    def _ask(self, method: str, path: str, seconds: float) -> tuple[int, bytes]:
+        with closing(HTTPConnection(*self._address, timeout=seconds)) as connection:
+            body = json.dumps(PROBE) if method == "POST" else None
+            connection.request(method, path, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+
+
+class Watch:
+    """What has been seen of it so far. Judges nothing before the first answer: loading may take as long as it takes."""
+
+    def __init__(self, triton: Triton) -> None:
+        self._triton = triton
+        self._up = False
+        self._workers: set[int] = set()
+        self._count = -1
+        self._strikes = 0
+        self._answered_at = monotonic()
+
+    def look(self) -> str | None:
+        """Why Triton must end, or None."""
+        before = self._triton.workers()
+        if self._up and self._workers - before.keys():
+            return "a model process died"
+        count = self._triton.answered()
+        answer = True if self._up and count > self._count >= 0 else self._triton.embeds(PROBE_SECONDS)
+        self._count = max(self._triton.answered(), count + 1) if answer else count  # it may not have counted ours yet
+        if answer:
+            self._up, self._workers, self._strikes, self._answered_at = True, set(before), 0, monotonic()
+        elif self._up:
+            self._strikes = 0 if answer is None and self._works(before) else self._strikes + 1
+        return self._verdict()
+
+    def _works(self, before: dict[int, float]) -> bool:
+        used = sum(self._triton.workers().values()) - sum(before.values())
+        return used > WORKING * PROBE_SECONDS
+
+    def _verdict(self) -> str | None:
+        if self._strikes >= STRIKES:
+            return f"{STRIKES} times in a row no embedding came back"
+        if self._up and monotonic() - self._answered_at > BUSY_SECONDS:
+            return f"it has computed for {BUSY_SECONDS} s without an answer"
+        return None
+
+
+def run(command: list[str]) -> int:
+    """The command's exit status, as a shell would say it, or 1 when it had to be killed."""
+    keep_private()
+    process, stopping = None, False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True  # from now on no answer is no news: what is under way may finish
+        if process:
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    process = subprocess.Popen(command)
+    if stopping:  # a signal came before there was a process to pass it on to
+        process.terminate()
+    watch = Watch(Triton(process.pid, *address(command)))
+    while (status := wait(process, PAUSE_SECONDS)) is None:
+        reason = None if stopping else watch.look()
+        if reason and not stopping:
+            print(f"watchdog: {reason}: ending Triton", file=sys.stderr, flush=True)
+            process.kill()  # nothing of what is under way can be answered
+            return 1
+    return status if status >= 0 else 128 - status
+
+
+def address(command: list[str]) -> tuple[str, int]:
+    """Where this command's HTTP endpoint is asked; every address of its own includes the local one."""
+    flags = dict(word.split("=", 1) for word in command if word.startswith("--http-") and "=" in word)
+    host = flags.get("--http-address", "0.0.0.0")
+    return "127.0.0.1" if host in ("0.0.0.0", "localhost") else host, int(flags.get("--http-port", 8000))
+
+
+def traced(url: str) -> list[str]:
+    """The flags that make Triton send a span for each request, below the caller's span where it names one."""
+    settings = ("mode=opentelemetry", f"opentelemetry,url={url}", "opentelemetry,resource=service.name=triton")
+    return [f"--trace-config={each}" for each in (*settings, "level=TIMESTAMPS", "rate=1")] if url else []
+
+
+def keep_private() -> None:
+    """From here on no file that this process or a child of its makes can be read by other users.
+
+    Triton's shared memory holds everybody's texts and images, and boost sets its mode to 0644 after it was made, by
+    `fchmod`. Who opens it then reads on for ever, whatever its mode becomes. So besides the umask there is a filter
+    (seccomp(2)): an `fchmod` to a mode for others is skipped. Where no filter can be set, `model.py` is what is left.
+    """
+    os.umask(0o077)
+    architecture, fchmod = FCHMOD.get(os.uname().machine, (0, 0))
+    program = struct.pack(
+        "HBBI" * 8,
+        *(0x20, 0, 0, 4),  # what architecture is it?
+        *(0x15, 0, 5, architecture),
+        *(0x20, 0, 0, 0),  # which call?
+        *(0x15, 0, 3, fchmod),
+        *(0x20, 0, 0, 24),  # its second argument, the mode
+        *(0x45, 0, 1, 0o077),  # any bit for others?
+        *(0x06, 0, 0, 0x00050000),  # SECCOMP_RET_ERRNO with 0: it did nothing, successfully
+        *(0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    )
+    filters = ctypes.create_string_buffer(program)
+    library = ctypes.CDLL(None)
+    library.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, without which only root may set a filter
+    library.prctl(22, 2, struct.pack("HP", 8, ctypes.addressof(filters)))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def closed() -> list[str]:
+    """The flags that refuse the APIs which nobody here needs and a stranger could use: 403, or UNAVAILABLE over gRPC.
+
+    Triton lets in whoever sends a secret header, and any local user reads that on this command line. So its name and
+    its value hold a line break, which neither HTTP/1.1 nor gRPC carries: nobody can send it, and nobody needs to.
+    """
+    header = f"x-nobody\n=\n{token_hex(16)}"
+    return [f"--{flag}={UNUSED}:{header}" for flag in ("http-restricted-api", "grpc-restricted-protocol")]
+
+
+def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Its exit status, or None when it is still running after `seconds`."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["check"]:
+        sys.exit(not Triton(0, "127.0.0.1", 8000).embeds(CHECK_SECONDS))
+    sys.exit(run([*sys.argv[1:], *closed(), *traced(os.environ.get("TRITON_TRACES_URL", ""))]))
