@@ -39,9 +39,10 @@ test-containers: setup  ## build and run the containers with podman (as root)
 test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt install chromium)
 	@$(BIN)/python -m pytest -m chromium
 
-check: setup  ## format, lint, types: half a minute
+check: setup  ## format, lint, who imports whom, types: half a minute
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 
 format: setup  ## write the format that `make check` asks for
