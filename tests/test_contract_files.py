@@ -73,15 +73,15 @@ def test_options_are_the_same_everywhere():
     form = {"encoding_format", "dtype"}  # of the answer, which the model never hears of
     assert set(ImageRequest.model_fields) - {"input", "content", "text"} - form == options
     assert options - (set(TextRequest.model_fields) - {"input"}) == {"min_pixels", "max_pixels"}
-    assert all(f"`{name}`" in Path("README.md").read_text() for name in options | form)
+    assert all(f"`{name}`" in Path("docs/api.md").read_text() for name in options | form)
     for name in ("min_pixels", "max_pixels", "dimensions"):
         limits = [model.model_json_schema()["properties"][name]["anyOf"] for model in (ImageRequest, Options)]
         assert limits[0] == limits[1], name
 
 
-@pytest.mark.parametrize("example", ["adapter.py", "triton_grpc.py"])
-def test_the_readme_shows_the_examples_that_are_run(example):
-    assert f"```python\n{(Path('examples') / example).read_text()}```" in Path("README.md").read_text()
+@pytest.mark.parametrize(("page", "example"), [("README.md", "adapter.py"), ("docs/api.md", "triton_grpc.py")])
+def test_the_pages_show_the_examples_that_are_run(page, example):
+    assert f"```python\n{(Path('examples') / example).read_text()}```" in Path(page).read_text()
 
 
 def test_the_tests_that_keep_a_promise_exist():
@@ -94,7 +94,12 @@ def test_the_tests_that_keep_a_promise_exist():
     assert not re.findall(r"`(?!::)[^`|]*…::", promises)
 
 
-def test_the_readme_names_only_files_that_exist():
-    links = re.findall(r"\]\(([^)#:]+)\)", Path("README.md").read_text())
-    assert links
-    assert [link for link in links if not Path(link).exists()] == []
+@pytest.mark.parametrize(
+    "page", [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md"))], ids=str
+)
+def test_pages_name_only_files_that_exist(page):
+    links = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    for link, heading in re.findall(r"\]\(([^)#:]*\.md)#([^)]+)\)", page.read_text()):
+        headings = re.findall(r"^#+ (.*)$", (page.parent / link).read_text(), re.M)
+        assert heading in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings], (link, heading)
