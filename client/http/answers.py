@@ -5,7 +5,6 @@ Knows vectors and media types. The form is no option of the model: no cache key 
 
 import binascii
 import io
-import re
 import time
 from dataclasses import dataclass
 
@@ -19,7 +18,6 @@ from client.items import Embedding, EmbedInput
 
 JSON, NPY, RAW = MEDIA_TYPES = ("application/json", "application/x-npy", "application/octet-stream")
 _LITTLE_ENDIAN = {"float32": "<f4", "float16": "<f2"}
-_WEIGHT = re.compile(r";\s*q\s*=\s*(0(?:\.\d*)?|1(?:\.0*)?)\s*(?:;|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,31 +31,21 @@ class Form:
 
 
 def accepted(accept: str) -> str:
-    """The media type that an Accept header likes best; JSON where it does not care, or is not there.
+    """The first of our media types that an Accept header names; JSON where it names none and takes any.
+
+    Weights are not read: whoever wants one form names that one. (RFC 9110, 12.5.1, leaves the choice to the server.)
 
     Raises:
         NotAcceptable: it wants none of ours. JSON all the same would only fail later, in the caller's parser.
     """
     if accept in ("", "*/*", JSON):
         return JSON
-    ranges = {part.partition(";")[0].strip(): _weight(part) for part in accept.lower().split(",")}
-    best = max(MEDIA_TYPES, key=lambda kind: _liking(kind, ranges))
-    if _liking(best, ranges)[0] == 0:
-        raise NotAcceptable(f"No answer can be given as Accept asks: accept {', '.join(MEDIA_TYPES)} or */*.")
-    return best
-
-
-def _weight(media_range: str) -> float:
-    weight = _WEIGHT.search(media_range)
-    return float(weight[1]) if weight else 1.0
-
-
-def _liking(media_type: str, ranges: dict[str, float]) -> tuple[float, int]:
-    """The weight of the narrowest range that it falls in; of equal weights the narrower range counts for more."""
-    for breadth, name in enumerate((media_type, "application/*", "*/*")):
-        if name in ranges:
-            return ranges[name], -breadth
-    return 0.0, 0
+    ranges = [part.partition(";")[0].strip() for part in accept.lower().split(",")]
+    if named := [media_type for media_type in ranges if media_type in MEDIA_TYPES]:
+        return named[0]
+    if "*/*" in ranges or "application/*" in ranges:
+        return JSON
+    raise NotAcceptable(f"No answer can be given as Accept asks: accept {', '.join(MEDIA_TYPES)} or */*.")
 
 
 def stages_ms(embeddings: list[Embedding]) -> dict[str, float]:
