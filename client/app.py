@@ -6,11 +6,12 @@ what it takes to get a vector is the dispatcher's affair, and what a field may h
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.applications import Starlette
@@ -50,9 +51,11 @@ from client.triton.dispatcher import Dispatcher
 from client.triton.readiness import Readiness
 from client.triton.triton_client import TritonClient
 
+if TYPE_CHECKING:
+    from client.telemetry.traces import Traces
+
 # Parsing, base64 and hashing of a body above this would hold up the other requests for more than half a millisecond.
 OFF_LOOP_BYTES = 256 * 1024
-EMBEDDING = {"/txt/embed", "/img/embed"}
 LIMITS = {
     "max_items",
     "max_body_bytes",
@@ -65,8 +68,31 @@ LIMITS = {
 }
 
 
+@dataclass
+class State:
+    """What one process has while it serves."""
+
+    settings: Settings
+    readiness: Readiness
+    cache: VectorCache
+    intake: Intake
+    admission: Admission
+    dispatcher: Dispatcher
+    sampler: Sampler
+
+
+def state_of(scope: Scope) -> State:
+    """Of the application that a request came to, whose type Starlette does not know."""
+    state: State = scope["app"].state
+    return state
+
+
 class Adapter(Starlette):
     """The application. FastAPI only documents it: its layers around an endpoint were a third of all work here."""
+
+    state: State  # type: ignore[assignment]  # there while it serves, in place of Starlette's, which takes any name
+    settings: Settings
+    traces: "Traces | None"
 
     def openapi(self) -> dict[str, Any]:
         """What GET /openapi.json answers."""
@@ -74,7 +100,7 @@ class Adapter(Starlette):
 
     @cached_property
     def _document(self) -> dict[str, Any]:
-        return openapi.document(self.routes, keyed=self.state.settings.keyed)
+        return openapi.document(self.routes, keyed=self.settings.keyed)
 
 
 def create_app(settings: Settings) -> Adapter:
@@ -85,7 +111,9 @@ def create_app(settings: Settings) -> Adapter:
     """
     routes = _routes(settings.max_items)
     paths = [route.path for route in routes if isinstance(route, Route)]
-    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths), Middleware(Shed)]
+    embedding = [route.path for route in routes if isinstance(route, Endpoint) and "embeddings" in route.tags]
+    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths)]
+    middleware.append(Middleware(Shed, embedding))
     traces = None
     if settings.traces_url:
         from client.telemetry.traces import Traced, Traces  # imports that nobody else needs
@@ -101,7 +129,7 @@ def create_app(settings: Settings) -> Adapter:
         exception_handlers=dict.fromkeys((ApiError, HTTPException, ClientDisconnect), _on_error),
         lifespan=_lifespan,
     )
-    app.state.settings, app.state.traces = settings, traces
+    app.settings, app.traces = settings, traces
     return app
 
 
@@ -110,11 +138,12 @@ class Shed:
 
     _answer = error_response(Overloaded())
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
         self._app = app
+        self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("path") in EMBEDDING and scope["method"] == "POST" and scope["app"].state.admission.full:
+        if scope.get("path") in self._paths and scope["method"] == "POST" and state_of(scope).admission.full:
             await self._answer(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -148,31 +177,22 @@ def _routes(max_items: int) -> list[BaseRoute]:
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    settings: Settings = app.state.settings
-    traces = app.state.traces
+async def _lifespan(app: Adapter) -> AsyncIterator[None]:
+    settings, traces = app.settings, app.traces
     client = TritonClient(settings.triton_url, settings.model_name, traces.outgoing if traces else tuple)
-    app.state.readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds)
-    app.state.cache = VectorCache(settings.share(settings.cache_bytes))
-    app.state.intake = Intake(settings.share(settings.max_pending_bytes))
+    readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds)
+    cache = VectorCache(settings.share(settings.cache_bytes))
+    intake = Intake(settings.share(settings.max_pending_bytes))
     concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
-    app.state.admission = Admission(most, settings.deadline_seconds, concurrency)
+    admission = Admission(most, settings.deadline_seconds, concurrency)
     pixels, most_pixels = settings.share(settings.max_concurrent_pixels), settings.share(settings.max_pending_pixels)
-    app.state.dispatcher = Dispatcher(
-        client,
-        app.state.readiness,
-        app.state.cache,
-        app.state.admission,
-        Admission(most_pixels, settings.deadline_seconds, pixels, "pixels of large images"),
-        concurrency,
-        pixels,
-        settings.deadline_seconds,
-    )
-    app.state.sampler = Sampler(app.state.readiness, app.state.cache, app.state.admission, app.state.intake)
-    await app.state.readiness.probe()  # before the port opens, so that the first request finds a known model
-    background = [asyncio.create_task(app.state.readiness.keep_probing())]
-    background.append(asyncio.create_task(app.state.readiness.keep_watching()))
-    background.append(asyncio.create_task(app.state.sampler.keep_sampling()))
+    large = Admission(most_pixels, settings.deadline_seconds, pixels, "pixels of large images")
+    dispatcher = Dispatcher(client, readiness, cache, admission, large, concurrency, pixels, settings.deadline_seconds)
+    sampler = Sampler(readiness, cache, admission, intake)
+    app.state = State(settings, readiness, cache, intake, admission, dispatcher, sampler)
+    await readiness.probe()  # before the port opens, so that the first request finds a known model
+    keeping = (readiness.keep_probing(), readiness.keep_watching(), sampler.keep_sampling())
+    background = [asyncio.create_task(each) for each in keeping]
     yield
     for task in background:
         task.cancel()
@@ -185,12 +205,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _received(request: Request) -> AsyncIterator[tuple[bytearray, float]]:
     """The body, and in how many seconds what runs inside will be ended; so it is, too, when the client leaves."""
-    settings, intake = request.app.state.settings, request.app.state.intake
-    seconds = _seconds(request, settings.deadline_seconds)
+    state = state_of(request.scope)
+    seconds = _seconds(request, state.settings.deadline_seconds)
     body, arrived = bytearray(), False
     try:
         async with asyncio.timeout(seconds):
-            await read_body(request, body, settings.max_body_bytes, intake)
+            await read_body(request, body, state.settings.max_body_bytes, state.intake)
             arrived = True
             async with cancelled_on_disconnect(request):
                 yield body, seconds
@@ -199,7 +219,7 @@ async def _received(request: Request) -> AsyncIterator[tuple[bytearray, float]]:
             raise DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.") from None
         raise TooSlow(f"timeout: the body did not arrive within {seconds:g} s.") from None
     finally:
-        intake.give_back(len(body))
+        state.intake.give_back(len(body))
 
 
 def _seconds(request: Request, most: float) -> float:
@@ -224,14 +244,15 @@ async def embed_images(request: Request) -> Response:
 
 async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]) -> Response:
     started = time.perf_counter()
-    max_items = request.app.state.settings.max_items
+    state = state_of(request.scope)
+    max_items = state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
     async with _received(request) as (body, seconds):
         if len(body) > OFF_LOOP_BYTES:
             items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
         else:
             items, form = _parsed(body, model, max_items, media_type)
-        embeddings = await request.app.state.dispatcher.embed(items, request.scope["request_id"], seconds)
+        embeddings = await state.dispatcher.embed(items, request.scope["request_id"], seconds)
     stages = stages_ms(embeddings)
     metrics.embedded(len(items), len(body), stages)
     return answer(items, embeddings, form, stages, started)
@@ -246,10 +267,11 @@ def _parsed(
 
 async def render(request: Request) -> Response:
     """The exact prompt, token ids, positions, grid and pooled tokens of one input."""
+    state = state_of(request.scope)
     async with _received(request) as (body, seconds):
-        item = RenderRequest.parse(parse_object(body), request.app.state.settings.max_items).item()
+        item = RenderRequest.parse(parse_object(body), state.settings.max_items).item()
         try:
-            embedding = await request.app.state.dispatcher.render(item, request.scope["request_id"], seconds)
+            embedding = await state.dispatcher.render(item, request.scope["request_id"], seconds)
         except ApiError as error:
             raise error.at(item.param) from None
     return _json({"recipe": embedding.recipe.id, **(embedding.render or {})})
@@ -257,7 +279,7 @@ async def render(request: Request) -> Response:
 
 async def health(request: Request) -> Response:
     """200 when a real embedding came back lately and Triton says that the model is ready; 503 otherwise."""
-    await request.app.state.readiness.check()
+    await state_of(request.scope).readiness.check()
     return _json({"status": "ready"})
 
 
@@ -271,21 +293,22 @@ async def info(request: Request) -> Response:
 
     Limits are of all workers together; the cache is that of the worker which answers.
     """
-    settings: Settings = request.app.state.settings
+    state = state_of(request.scope)
+    settings = state.settings
     limits = settings.model_dump(include=LIMITS)
     seconds = settings.model_dump(include={"deadline_seconds", "wait_seconds", "probe_seconds"})
     return _json(
         {
-            "model": request.app.state.readiness.model,
+            "model": state.readiness.model,
             "adapter": {"version": __version__, "workers": settings.workers, "limits": limits | seconds},
-            "cache": request.app.state.cache.stats(),
+            "cache": state.cache.stats(),
         }
     )
 
 
 async def figures(request: Request) -> Response:
     """The adapter's figures for Prometheus, of all workers together."""
-    request.app.state.sampler.sample()
+    state_of(request.scope).sampler.sample()
     return Response(metrics.exposition(), media_type=metrics.MEDIA_TYPE)
 
 
