@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+from contextlib import asynccontextmanager
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -101,19 +103,39 @@ def test_the_load_client_tells_what_it_saw():
     assert closed.figures()["requests_per_s"] == pytest.approx(len(closed.latencies) / closed.seconds)
 
 
-async def test_the_load_client_refuses_what_is_not_200():
-    async def refuse(reader, writer):
+@asynccontextmanager
+async def answering(*answers: bytes):
+    """The address of a server that answers each connection with the next of these, once; the last says no more."""
+    turns = iter(answers)
+
+    async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\n\r\nbusy")
-        await reader.read()
+        writer.write(next(turns))
+        await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    connection = await load.Connection.open(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    with pytest.raises(load.LoadError, match=r"429 Too Many.*busy"):
-        await connection.send(load.request("/", {}))
-    connection.close()
-    server.close()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+BUSY = b"HTTP/1.1 429 Too Many\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy"
+
+
+async def test_the_load_client_refuses_what_is_not_200():
+    async with answering(BUSY) as url:
+        connection = await load.Connection.open(url)
+        with pytest.raises(load.LoadError, match=r"429 Too Many.*busy"):
+            await connection.send(load.request("/", {}))
+        connection.close()
+
+
+async def test_an_open_loop_tells_what_became_of_each_request():
+    answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", BUSY, b"HTTP/1.1 2"]
+    async with answering(*answers) as url:
+        outcomes = await load.arrive(url, repeat(load.request("/", {})), rate=100, seconds=0.03, connections=1)
+    assert [(outcome.status, outcome.says_when) for outcome in outcomes] == [(200, False), (429, True), (0, False)]
+    assert [bool(outcome.failure) for outcome in outcomes] == [False, True, True]
+    assert all(outcome.latency > 0 for outcome in outcomes)
 
 
 @pytest.mark.parametrize("program", [forward, peers, growth])

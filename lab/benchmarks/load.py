@@ -2,16 +2,17 @@
 
 Closed loop: so many callers, each sends its next request when the last one is answered. Open loop: requests arrive at
 random (Poisson) whatever the server does, and latency counts from the planned arrival, so a server that stalls does not
-also stop the clock. It knows HTTP/1.1 with Content-Length and nothing else; an answer that is not 200 is an error.
+also stop the clock. It knows HTTP/1.1 with Content-Length and nothing else. An answer that is not 200 is an error, but
+for `arrive`, which tells what became of each request.
 """
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle
 from time import perf_counter, process_time
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -36,6 +37,25 @@ class LoadError(Exception):
     """The server answered something else than 200; the message has its status and body."""
 
 
+class Answer(NamedTuple):
+    """To one request."""
+
+    head: bytes
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return int(self.head.split(maxsplit=2)[1])
+
+    @property
+    def says_when(self) -> bool:
+        """Whether it has a Retry-After."""
+        return b"\r\nretry-after:" in self.head.lower()
+
+    def __str__(self) -> str:
+        return (self.head.splitlines()[0] + b": " + self.body[:200]).decode(errors="replace")
+
+
 class Connection:
     """One keep-alive connection, one request at a time."""
 
@@ -47,15 +67,19 @@ class Connection:
         parts = urlsplit(url)
         return cls(*await asyncio.open_connection(parts.hostname, parts.port))
 
-    async def send(self, request: bytes) -> bytes:
-        """A whole request; the body of its answer."""
+    async def ask(self, request: bytes) -> Answer:
+        """Send a whole request; whatever it is answered with."""
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = LENGTH.search(head)
-        body = await self._reader.readexactly(int(length[1]) if length else 0)
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise LoadError((head.splitlines()[0] + b": " + body[:200]).decode(errors="replace"))
-        return body
+        return Answer(head, await self._reader.readexactly(int(length[1]) if length else 0))
+
+    async def send(self, request: bytes) -> bytes:
+        """Send a whole request; the body of its answer, which must be a 200."""
+        answer = await self.ask(request)
+        if answer.status != 200:
+            raise LoadError(str(answer))
+        return answer.body
 
     @property
     def hung_up(self) -> bool:
@@ -130,38 +154,76 @@ def closed(url: str, requests: list[bytes], callers: int, seconds: float) -> Loa
     return _timed(run)
 
 
-def open_loop(url: str, requests: list[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
+def open_loop(url: str, requests: list[bytes], rate: float, seconds: float) -> Load:
     """Requests at random times, `rate` a second on average."""
-    rng = np.random.default_rng(seed)
-    arrivals = np.cumsum(rng.exponential(1 / rate, max(1, round(rate * seconds))))
-    return _timed(lambda latencies: _arrive(url, islice(cycle(requests), len(arrivals)), arrivals, latencies))
+
+    async def run(latencies: list[float]) -> None:
+        for outcome in await arrive(url, cycle(requests), rate, seconds):
+            if outcome.failure:
+                raise LoadError(outcome.failure)
+            latencies.append(outcome.latency)
+
+    return _timed(run)
 
 
-async def _arrive(url: str, requests: Iterable[bytes], arrivals: np.ndarray, latencies: list[float]) -> None:
+@dataclass(frozen=True)
+class Outcome:
+    """Of one request; seconds since the start."""
+
+    planned: float
+    ended: float
+    status: int = 0  # 0: there is no answer
+    says_when: bool = False  # a Retry-After
+    failure: str = ""  # the answer, where it is not 200, or how the connection broke; none for who still waits
+
+    @property
+    def latency(self) -> float:
+        return self.ended - self.planned
+
+
+async def arrive(
+    url: str,
+    requests: Iterator[bytes],
+    rate: float,
+    seconds: float,
+    connections: int = MOST_CONNECTIONS,
+    patience: float = DRAIN_SECONDS,
+) -> list[Outcome]:
+    """An open loop over at most so many connections; `patience`: seconds that it waits after the last arrival."""
+    opened: list[Connection] = []
     idle: list[Connection] = []
-    slots = asyncio.Semaphore(MOST_CONNECTIONS)
+    slots = asyncio.Semaphore(connections)
+    gaps = np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds)))
+    started = perf_counter()
 
-    async def one(content: bytes, planned: float) -> None:
-        async with slots:
-            while idle and idle[-1].hung_up:
-                idle.pop().close()
-            connection = idle.pop() if idle else await Connection.open(url)
-            await connection.send(content)
-            idle.append(connection)
-        latencies.append(perf_counter() - planned)
+    async def one(content: bytes, planned: float) -> Outcome:
+        try:
+            async with slots:
+                while idle and idle[-1].hung_up:
+                    idle.pop()
+                if idle:
+                    connection = idle.pop()
+                else:
+                    connection = await Connection.open(url)
+                    opened.append(connection)
+                answer = await connection.ask(content)
+                idle.append(connection)
+        except (OSError, EOFError) as error:
+            return Outcome(planned, perf_counter() - started, failure=repr(error))
+        failure = "" if answer.status == 200 else str(answer)
+        return Outcome(planned, perf_counter() - started, answer.status, answer.says_when, failure)
 
-    started, tasks = perf_counter(), {}
-    for content, arrival in zip(requests, arrivals, strict=True):
-        await asyncio.sleep(max(0.0, started + arrival - perf_counter()))
-        tasks[asyncio.create_task(one(content, started + arrival))] = started + arrival
-    answered, waiting = await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
-    for task in answered:
-        task.result()
+    tasks = {}
+    for planned in np.cumsum(gaps).tolist():
+        await asyncio.sleep(max(0.0, started + planned - perf_counter()))
+        tasks[asyncio.create_task(one(next(requests), planned))] = planned
+    answered, waiting = await asyncio.wait(tasks, timeout=patience)
     for task in waiting:
         task.cancel()
-        latencies.append(perf_counter() - tasks[task])
-    for connection in idle:
+    for connection in opened:
         connection.close()
+    now = perf_counter() - started
+    return [task.result() if task in answered else Outcome(planned, now) for task, planned in tasks.items()]
 
 
 def _timed(run: Callable[[list[float]], Coroutine[None, None, None]]) -> Load:

@@ -28,7 +28,6 @@ from rich.table import Table
 
 from client.settings import Settings
 from lab.benchmarks import inputs, load, soak, traffic
-from lab.benchmarks.arrivals import Arrivals, Outcome
 from lab.benchmarks.load import request
 from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
 from lab.benchmarks.services import running
@@ -36,6 +35,8 @@ from qwen3_vl_embed.serving.settings import ServingError
 
 CALLERS = (32, 128)
 AROUND = (0.75, 1.0, 1.25)  # of the best closed loop: where the peak is looked for
+MOST_CONNECTIONS = 3500  # fewer than the adapter takes, and far more than may wait inside it
+PATIENCE_SECONDS = 65  # after the last arrival; longer than any deadline
 TIMES = (4.0, 4.0)  # of the peak; twice, since what memory grows to is seen once, and a leak twice
 TEMPLATES = 64  # of each kind, before they are made different
 PHOTO = (448, 448)
@@ -94,18 +95,12 @@ def memory_mib() -> float:
 def overload(url: str, contents: Iterator[bytes], rate: float, seconds: float, fill: float) -> dict:
     """One open loop's figures; goodput is counted between the filling of the queue and the last arrival."""
     before, cpu, started = memory_mib(), process_time(), perf_counter()
-
-    async def run() -> list[Outcome]:
-        arrivals = Arrivals(url, contents, rate, fill + seconds)
-        await arrivals.run()
-        return arrivals.outcomes
-
-    outcomes = uvloop.run(run())
+    outcomes = uvloop.run(load.arrive(url, contents, rate, fill + seconds, MOST_CONNECTIONS, PATIENCE_SECONDS))
     good = [each for each in outcomes if each.status == 200]
     refused = [each for each in outcomes if each.status == 429]
     return {
         "rate": rate,
-        "goodput_per_s": sum(fill <= each.answered < fill + seconds for each in good) / seconds,
+        "goodput_per_s": sum(fill <= each.ended < fill + seconds for each in good) / seconds,
         "answers": dict(sorted(Counter(str(each.status) for each in outcomes).items())),
         "good": milliseconds(each.latency for each in good),
         "refused": milliseconds(each.latency for each in refused),
