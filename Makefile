@@ -88,7 +88,6 @@ bench-load: setup  ## four times too many callers, and an hour of mixed load: do
 	@$(BENCH).table
 
 fuzz: $(FUZZ_STAMP)  ## look for inputs without a documented outcome (a few minutes)
-	@$(FUZZ).images --inputs 100000 --seed 1
 	@$(FUZZ).text --inputs 60000 --seed 1
 	@$(FUZZ).http --inputs 4000 --seed 1
 

@@ -1,7 +1,6 @@
 """The real stack, started once: tritonserver with the tiny checkpoint and the adapter in front, on free ports."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
+from lab.ports import serve_settings
 from qwen3_vl_embed.serving.settings import ROOT, ServeSettings
 from qwen3_vl_embed.serving.stack import Stack
 
@@ -24,19 +24,6 @@ class RunningStack:
     triton_grpc: str
     triton_metrics: str
     stack: Stack
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports
-
-
-def serve_settings(**changes) -> ServeSettings:
-    names = ("port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
-    return ServeSettings(**(dict(zip(names, free_ports(4), strict=True)) | changes))
 
 
 @contextmanager

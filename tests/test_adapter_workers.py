@@ -16,8 +16,8 @@ import pytest
 
 from client.server import listen
 from client.settings import Settings, SettingsError
+from lab.ports import free_ports
 from qwen3_vl_embed.serving.settings import ROOT
-from tests.conftest import free_ports
 from tests.in_process import DEAD
 
 COUNT = 3

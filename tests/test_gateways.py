@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.conftest import free_ports
+from lab.ports import free_ports
 from tests.gateways import KINDS, gateway
 from tests.wire import JSON, embedding, raw
 

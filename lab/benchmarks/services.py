@@ -1,7 +1,6 @@
 """The two services that are compared, side by side on free ports: ours (Triton and the adapter) and the plain one."""
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ import httpx
 from rich.console import Console
 
 from lab.benchmarks.checkpoints import ROOT
+from lab.ports import free_ports, serve_settings
 from qwen3_vl_embed.serving import logs
 from qwen3_vl_embed.serving.process import Process
-from qwen3_vl_embed.serving.settings import ServeSettings, ServingError
+from qwen3_vl_embed.serving.settings import ServingError
 from qwen3_vl_embed.serving.stack import Stack
 
-PORTS = ("port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
 START_SECONDS = 600
 # A cache would answer for the model, and a log line for each request is not what is compared: the plan's has neither.
 SETTINGS = {"ADAPTER_CACHE_BYTES": "0", "ADAPTER_LOG_LEVEL": "warning"}
@@ -41,8 +40,7 @@ def running(checkpoint: str, device: str, console: Console, with_plan: bool = Tr
     """
     os.environ.update(SETTINGS, EMBED_DEVICE=device)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # Triton would serve on every GPU
-    *ports, plan_port = free_ports(len(PORTS) + 1)
-    settings = ServeSettings.model_validate(dict(zip(PORTS, ports, strict=True)))
+    settings, (plan_port,) = serve_settings(), free_ports(1)
     stack = Stack(settings, checkpoint, console)
     plan = _start_plan(checkpoint, device, plan_port, console) if with_plan else None
     try:
@@ -74,13 +72,3 @@ def _await_plan(plan: Process, port: int) -> None:
         except httpx.TransportError:
             time.sleep(0.2)
     raise ServingError(f"the plan's service did not start: {logs.load_failure(list(plan.lines))}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

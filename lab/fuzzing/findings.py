@@ -1,13 +1,11 @@
 """What was tried and what came of it: counts of the documented outcomes, and an example of each that is not one.
 
-Knows no images and no texts. An input is judged by what it raised, how long it took and how much memory was left.
+Knows no texts. An input is judged by what it raised, how long it took and how much memory was left.
 """
 
 import json
-import os
 import threading
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ MAX_SECONDS = 5.0  # of CPU for one input
 MAX_GROWTH = 512 * 2**20  # bytes at the end of a run, beyond those after its first thousand inputs
 SETTLED = 1000  # inputs after which caches and allocators have what they want
 HANG_SECONDS = 60.0
-console = Console(file=os.fdopen(os.dup(2), "w"))  # the old stderr, when libraries are made to write elsewhere
+console = Console(stderr=True)
 
 
 @dataclass
@@ -55,9 +53,10 @@ class Findings:
             attempt()
         except InvalidInput as error:
             outcome = "refused"
-            self.sentences[_shape(str(error))] += 1
-        except Exception as error:
-            problem = _place(error)
+            self.sentences["".join(sign for sign in str(error) if not sign.isdigit())] += 1
+        except Exception as error:  # two inputs that fail alike are one finding
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            problem = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
         finally:
             watch.cancel()
         took = thread_time() - began
@@ -105,20 +104,3 @@ class Findings:
         """Nothing can be stopped from here: what is saved says which input it was."""
         self.found[f"hangs for more than {HANG_SECONDS:.0f} s"] = content
         self._save()
-
-
-def hush() -> None:
-    """libtiff, libjpeg and Pillow tell stderr about every damaged file."""
-    warnings.simplefilter("ignore")
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-
-
-def _place(error: Exception) -> str:
-    """What was raised and where: two inputs that fail alike are one finding."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
-
-
-def _shape(sentence: str) -> str:
-    return "".join(sign for sign in sentence if not sign.isdigit())

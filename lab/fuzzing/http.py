@@ -1,4 +1,4 @@
-"""The real server under odd requests: schemathesis on its own description, then mutated inputs among good ones.
+"""The real server under odd requests: schemathesis on its own description, then odd texts among good inputs.
 
     python -m lab.fuzzing.http --inputs 5000 --seed 1
     python -m lab.fuzzing.http --url http://localhost:8001 --schemathesis-seconds 300
@@ -8,15 +8,10 @@ documented error with the one body that errors have; the good ones' vectors are 
 ready afterwards. schemathesis runs where it is installed (`make fuzz` does that): requirements/fuzz.txt.
 """
 
-import base64
 import json
-import os
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,11 +24,10 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from lab.fuzzing import images
+from lab.benchmarks import services, traffic
+from lab.benchmarks.inputs import swatch
 from lab.fuzzing.findings import Findings, console
 from lab.fuzzing.text import TINY, Texts
-from qwen3_vl_embed.serving.settings import ServeSettings
-from qwen3_vl_embed.serving.stack import Stack
 
 DOCUMENTED = {200, 400, 413, 429}  # what these requests may be answered with
 CALLERS = 8
@@ -56,12 +50,12 @@ class Caller:
     """Draws requests, sends them, judges the answers; for several threads at once."""
 
     def __init__(self, http: httpx.Client, result: Findings, seed: int) -> None:
-        self.http, self.result, self.files = http, result, images.seeds()
+        self.http, self.result = http, result
         self.random = np.random.default_rng(seed)
         self.texts = Texts(SPECIAL, self.random)
         self.lock = Lock()
         self.good = [self._known(Asked("/txt/embed", {"input": "very dark teal"}))]
-        self.good.append(self._known(Asked("/img/embed", {"input": _base64(self.files[0])})))
+        self.good.append(self._known(Asked("/img/embed", {"input": traffic.data_url(swatch(0))})))
 
     def step(self, _: int) -> None:
         with self.lock:  # the generator's order is the seed's; the answers' is not
@@ -82,10 +76,9 @@ class Caller:
         kind = self.random.random()
         if kind < 0.5:
             return self.good[int(kind < 0.25)]
-        if kind < 0.75:
-            return Asked("/img/embed", {"input": _base64(images.generated(self.random, self.files))})
-        text = self.texts.text().encode("utf-8", "replace").decode()
-        return Asked("/txt/embed", {"input": text, **_encodable(self.texts.options())})
+        odd = {"input": self.texts.text(), **self.texts.options()}
+        sent = json.dumps(odd, ensure_ascii=False).encode("utf-8", "replace")  # nobody can send half a surrogate pair
+        return Asked("/txt/embed", json.loads(sent))
 
     def _judge(self, asked: Asked, response: httpx.Response) -> tuple[str | None, str]:
         status, body = response.status_code, response.json()
@@ -104,15 +97,6 @@ class Caller:
     def _known(self, asked: Asked) -> Asked:
         answer = self.http.post(asked.path, json=asked.body).raise_for_status().json()
         return Asked(asked.path, asked.body, np.array(answer["embedding"]))
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
-def _encodable(options: dict) -> dict:
-    """JSON that an HTTP client can send holds no half surrogate pairs."""
-    return json.loads(json.dumps(options, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def schemathesis(url: str, program: str, seed: int, seconds: int, result: Findings) -> str:
@@ -139,23 +123,6 @@ def schemathesis(url: str, program: str, seed: int, seconds: int, result: Findin
     return " ".join(summary).strip()
 
 
-@contextmanager
-def own_stack() -> Iterator[str]:
-    """The tiny checkpoint behind Triton and the adapter on free ports of this machine."""
-    names = ("port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = {name: own.getsockname()[1] for name, own in zip(names, sockets, strict=True)}
-    for own in sockets:
-        own.close()
-    os.environ |= {"ADAPTER_CACHE_BYTES": "0", "ADAPTER_LOG_LEVEL": "warning"}  # good inputs are computed every time
-    stack = Stack(ServeSettings(**ports), str(TINY), console)
-    try:
-        stack.start()
-        yield stack.url
-    finally:
-        stack.stop()
-
-
 @app.command(epilog="Example: python -m lab.fuzzing.http --inputs 5000 --seed 1")
 def main(
     url: Annotated[str | None, typer.Option(help="a running adapter; without it one is started")] = None,
@@ -169,8 +136,8 @@ def main(
 ) -> None:
     """Send odd requests to the real server; the last line is what came of it, as JSON."""
     if url is None:
-        with own_stack() as started:
-            result, summary = attack(started, inputs, seed, schemathesis_seconds, program, findings)
+        with services.running(str(TINY), "cpu", console, with_plan=False) as started:
+            result, summary = attack(started.ours, inputs, seed, schemathesis_seconds, program, findings)
     else:
         result, summary = attack(url, inputs, seed, schemathesis_seconds, program, findings)
     result.report(schemathesis=summary)

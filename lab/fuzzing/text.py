@@ -26,7 +26,7 @@ from embedder.prepare.preparer import Prepared, Preparer
 from embedder.prepare.prompts import PROMPTS
 from embedder.prepare.renderer import Renderer
 from embedder.published import published
-from lab.fuzzing.findings import Findings, console, hush
+from lab.fuzzing.findings import Findings, console
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "qwen3-vl-color-tiny"
 SYNTAX = (
@@ -129,7 +129,6 @@ def main(
     ),
 ) -> None:
     """Try texts with prompts and instructions; the last line is what came of it, as JSON."""
-    hush()
     subject, random = Subject(checkpoint), np.random.default_rng(seed)
     texts, result = Texts(sorted(subject.special), random), Findings("text", seed, findings)
     until = monotonic() + minutes * 60
