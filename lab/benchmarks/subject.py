@@ -2,6 +2,8 @@
 
 from time import perf_counter
 
+import numpy as np
+
 from embedder import Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput
 from lab.benchmarks.gpu import synchronize
 
@@ -19,6 +21,18 @@ def embed(embedder: Embedder, batch: list[EmbedInput]) -> list[Embedding]:
             raise answer
         found.append(answer)
     return found
+
+
+def vectors(embedder: Embedder, batch: list[EmbedInput]) -> np.ndarray:
+    """float32 (N, D); raises the first error among the answers."""
+    return np.stack([answer.vector for answer in embed(embedder, batch)])
+
+
+def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Of two (N, D), row by row. NaN where a row has no direction."""
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return float(((ours * theirs).sum(axis=1) / norms).min())
 
 
 def timed(embedder: Embedder, batch: list[EmbedInput]) -> tuple[float, float]:

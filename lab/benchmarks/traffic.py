@@ -48,13 +48,9 @@ def least_cosine(services: Services, count: int = 8) -> float:
     """Between the two services' vectors; also their warm-up."""
     assert services.plan
     requests = half_and_half(count)
-    ours, theirs = (_unit(load.replay(url, requests)) for url in (services.ours, services.plan))
-    return float((ours * theirs).sum(axis=1).min())
-
-
-def _unit(bodies: list[bytes]) -> np.ndarray:
-    rows = np.array([orjson.loads(body)["embedding"] for body in bodies])
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    bodies = [load.replay(url, requests) for url in (services.ours, services.plan)]
+    ours, theirs = (np.array([orjson.loads(body)["embedding"] for body in each]) for each in bodies)
+    return subject.least_cosine(ours, theirs)
 
 
 def replay(services: Services, count: int) -> dict[str, float]:

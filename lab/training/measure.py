@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from embedder import Embedder, EmbedderConfig, EmbedInput
+from lab.benchmarks.subject import vectors
 from lab.training.compositions import Composer, Composition, split
 from lab.training.data import FORMATS, MAX_NOISE, swatch_file
 from qwen3_vl_embed.evaluation.colours import Palette, delta_e, lab_to_rgb, png, rgb_to_lab, swatch, xkcd
-from qwen3_vl_embed.evaluation.retrieval import Retrieval, cosine, retrieval
+from qwen3_vl_embed.evaluation.retrieval import cosine, retrieval
 
 FOLDER = Path(__file__).parents[2] / "checkpoints" / "qwen3-vl-color-tiny"
 SIZES = ((1, 1), (16, 16), (64, 64), (100, 300), (244, 244), (1024, 768), (3, 90), (640, 48))  # width, height
@@ -29,23 +30,13 @@ SEED = 20  # other swatches than training's
 app = typer.Typer(add_completion=False)
 
 
-def embed(embedder: Embedder, inputs: list[EmbedInput]) -> np.ndarray:
-    """Vectors, float32 (N, D). Raises the first error among the answers."""
-    rows = []
-    for answer in embedder.embed(inputs):
-        if isinstance(answer, Exception):
-            raise answer
-        rows.append(answer.vector)
-    return np.stack(rows)
-
-
 def texts(embedder: Embedder, names: tuple[str, ...] | list[str]) -> np.ndarray:
-    return embed(embedder, [EmbedInput(text=name) for name in names])
+    return vectors(embedder, [EmbedInput(text=name) for name in names])
 
 
 def swatches(embedder: Embedder, rgb: np.ndarray) -> np.ndarray:
     """Vectors of solid 244x244 PNG swatches, the benchmark's, of uint8 (N, 3) colours."""
-    return embed(embedder, [EmbedInput(image=png(swatch(colour))) for colour in rgb])
+    return vectors(embedder, [EmbedInput(image=png(swatch(colour))) for colour in rgb])
 
 
 def first_name_distances(embedder: Embedder, palette: Palette, names: np.ndarray, count: int) -> np.ndarray:
@@ -60,7 +51,7 @@ def first_name_distances(embedder: Embedder, palette: Palette, names: np.ndarray
         swatch_file(colour, size, file_format, noisy * rng.uniform(0, MAX_NOISE), rng)
         for colour, (size, file_format, noisy) in zip(rgb, cycle(kinds), strict=False)
     ]
-    images = embed(embedder, [EmbedInput(image=file) for file in files])
+    images = vectors(embedder, [EmbedInput(image=file) for file in files])
     first = palette.lab[cosine(images, names).argmax(axis=1)]
     return delta_e_rows(rgb_to_lab(rgb), first)
 
@@ -96,11 +87,10 @@ def measure(embedder: Embedder, colours: int = 1000) -> dict:
     """Every figure of the card, as one JSON-able document."""
     palette = xkcd()
     names, images = texts(embedder, palette.names), swatches(embedder, palette.rgb)
-    found: Retrieval = retrieval(names, images)
     distances = first_name_distances(embedder, palette, names, colours)
     _, held_out = split(Composer(palette).all())
     return {
-        "retrieval": asdict(found),
+        "retrieval": asdict(retrieval(names, images)),
         "random_colours": {"swatches": colours, "near": float((distances <= NEAR).mean()),
                            "median": float(np.median(distances))},
         "held_out": {"names": len(held_out), **sides(embedder, held_out, palette, images)},

@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, Qwen3VLConfig
 
@@ -162,18 +161,6 @@ class Bench:
         self.__dict__.pop("embedder", None)
         gc.collect()  # a model is full of cycles
         release(self.device)
-
-
-def vectors(embedder: Embedder, batch: list[EmbedInput]) -> np.ndarray:
-    """float32 (N, D); raises the first error among the answers."""
-    return np.stack([answer.vector for answer in subject.embed(embedder, batch)])
-
-
-def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Of two (N, D), row by row. NaN where a row has no direction."""
-    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return float(((ours * theirs).sum(axis=1) / norms).min())
 
 
 def full(embedder: Embedder, kind: str) -> list[EmbedInput]:

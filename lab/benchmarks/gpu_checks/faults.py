@@ -20,7 +20,8 @@ from embedder.pipeline import Answer, Pipeline, Request
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.checkpoints import TINY
 from lab.benchmarks.gpu import is_cuda
-from lab.benchmarks.gpu_checks.bench import eager, least_cosine, vectors
+from lab.benchmarks.gpu_checks.bench import eager
+from lab.benchmarks.subject import least_cosine, vectors
 
 BREAKING = "breaking"  # said before the pass that does not come back
 GONE_SECONDS = 30.0  # a process that is still there by then was not ended

@@ -12,8 +12,9 @@ from embedder.forward.budget import text_bytes, vision_bytes
 from embedder.prepare.images import MERGE
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.gpu import forget_peak, peak_bytes
-from lab.benchmarks.gpu_checks.bench import Bench, full, least_cosine, vectors
+from lab.benchmarks.gpu_checks.bench import Bench, full
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, told
+from lab.benchmarks.subject import least_cosine, vectors
 
 TIMES = 4  # the budget, for the pass that must run out
 

@@ -16,9 +16,10 @@ from embedder.forward.packing import pack
 from embedder.forward.replay import CAPACITY, OFTEN, Replay
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.gpu_checks import faults
-from lab.benchmarks.gpu_checks.bench import Bench, eager, least_cosine, vectors
+from lab.benchmarks.gpu_checks.bench import Bench, eager
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
 from lab.benchmarks.gpu_checks.timing import Work, device_seconds, dispatches, host_seconds, profile
+from lab.benchmarks.subject import least_cosine, vectors
 
 INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
 SAME = 0.9999  # cosine of a replayed vector and of the pass that it was recorded from: the same kernels

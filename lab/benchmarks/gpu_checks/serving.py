@@ -17,8 +17,9 @@ from embedder.forward.model import PackedModel
 from embedder.pipeline import LOST, Answer, Pipeline, Request
 from lab.benchmarks import gpu, inputs, subject
 from lab.benchmarks.gpu_checks import faults
-from lab.benchmarks.gpu_checks.bench import Bench, least_cosine, vectors
+from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
+from lab.benchmarks.subject import least_cosine, vectors
 
 CALLERS = 8
 CAPACITY = 128  # as under Triton: twice its largest batch
