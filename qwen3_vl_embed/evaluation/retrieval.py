@@ -11,7 +11,7 @@ import numpy as np
 
 from qwen3_vl_embed.evaluation import FloatArray
 from qwen3_vl_embed.evaluation.resampling import Figure, Resampling, mean, median
-from qwen3_vl_embed.evaluation.space import TIE, Space
+from qwen3_vl_embed.evaluation.space import TIE, Space, unit
 
 KS = (1, 5, 10)
 
@@ -24,12 +24,12 @@ class Retrieval:
     unmatched: float  # mean over the N * (N - 1) pairs that do not belong together
     text_to_image: dict[int, float]  # k -> how often the query's own partner is among the first k
     image_to_text: dict[int, float]
+    mrr: float  # mean reciprocal rank, mean of both directions
 
 
 def cosine(queries: FloatArray, candidates: FloatArray) -> FloatArray:
-    """Cosine similarity of (Q, D) with (C, D): float64 (Q, C)."""
-    q, c = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries.astype(float), candidates))
-    return q @ c.T
+    """Cosine similarity of (Q, D) with (C, D): float64 (Q, C); 0 where a vector has no direction."""
+    return unit(queries) @ unit(candidates).T
 
 
 def ranks(similarity: FloatArray) -> FloatArray:
@@ -38,23 +38,18 @@ def ranks(similarity: FloatArray) -> FloatArray:
     return (similarity >= own - TIE).sum(axis=1)
 
 
-def recall(similarity: FloatArray, ks: tuple[int, ...]) -> dict[int, float]:
-    """Recall at each k, from (N, N) similarities whose diagonal holds the pairs."""
-    rank = ranks(similarity)
-    return {k: float((rank <= k).mean()) for k in ks}
-
-
 def retrieval(text: FloatArray, image: FloatArray, ks: tuple[int, ...] = (1, 10)) -> Retrieval:
     """Compare N paired vectors, both (N, D)."""
     similarity = cosine(text, image)
-    pairs = len(similarity)
-    matched = np.trace(similarity) / pairs
-    unmatched = (similarity.sum() - np.trace(similarity)) / (pairs * (pairs - 1))
+    pairs, own = len(similarity), np.trace(similarity)
+    rank = np.stack([ranks(similarity), ranks(similarity.T)])
+    text_to_image, image_to_text = ({k: float((row <= k).mean()) for k in ks} for row in rank)
     return Retrieval(
-        matched=float(1 - matched),
-        unmatched=float(1 - unmatched),
-        text_to_image=recall(similarity, ks),
-        image_to_text=recall(similarity.T, ks),
+        matched=float(1 - own / pairs),
+        unmatched=float(1 - (similarity.sum() - own) / (pairs * (pairs - 1))),
+        text_to_image=text_to_image,
+        image_to_text=image_to_text,
+        mrr=float((1 / rank).mean()),
     )
 
 

@@ -22,7 +22,8 @@ from embedder.forward.pooling import pool_all
 from embedder.prepare.recipes import Layer
 from qwen3_vl_embed.evaluation import FloatArray
 from qwen3_vl_embed.evaluation.colours import Palette, png, swatch
-from qwen3_vl_embed.evaluation.retrieval import cosine, ranks
+from qwen3_vl_embed.evaluation.retrieval import retrieval
+from qwen3_vl_embed.evaluation.space import unit
 
 SEED = 0
 PENALTIES = np.logspace(-3, 5, 9)
@@ -135,22 +136,15 @@ def figures(text: FloatArray, image: FloatArray, lab: FloatArray, center: bool) 
     """Both halves' figures; each half's candidates are its own, its means (when centred) the other's."""
     halves = np.array_split(np.random.default_rng(SEED).permutation(len(lab)), 2)
     choosing, testing = (
-        of_half(*(unit(rows)[judged] - center * unit(rows)[other].mean(axis=0) for rows in (text, image)))
+        retrieval(*(unit(rows)[judged] - center * unit(rows)[other].mean(axis=0) for rows in (text, image)), ks=(1,))
         for judged, other in (halves, halves[::-1])
     )
-    return {"choose_mrr": choosing["mrr"]} | {f"test_{name}": value for name, value in testing.items()}
-
-
-def of_half(text: FloatArray, image: FloatArray) -> dict[str, float]:
-    """Of M pairs: MRR and R@1, mean of both directions; mean cosine distance of matched and of unmatched pairs."""
-    similarity = cosine(text, image)
-    rank = np.stack([ranks(similarity), ranks(similarity.T)])
-    pairs, own = len(similarity), np.trace(similarity)
     return {
-        "mrr": float((1 / rank).mean()),
-        "recall_1": float((rank == 1).mean()),
-        "matched": float(1 - own / pairs),
-        "unmatched": float(1 - (similarity.sum() - own) / (pairs * (pairs - 1))),
+        "choose_mrr": choosing.mrr,
+        "test_mrr": testing.mrr,
+        "test_recall_1": (testing.text_to_image[1] + testing.image_to_text[1]) / 2,
+        "test_matched": testing.matched,
+        "test_unmatched": testing.unmatched,
     }
 
 
@@ -161,11 +155,6 @@ def readable(rows: FloatArray, lab: FloatArray) -> float:
     probe = RidgeCV(PENALTIES, store_cv_results=True).fit(scaled, lab)  # one decomposition serves all penalties
     error = probe.cv_results_.mean(axis=0)  # (3, penalties), squared
     return float((1 - error.min(axis=1) / lab.var(axis=0)).mean())
-
-
-def unit(rows: FloatArray) -> FloatArray:
-    rows = rows.astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def ranking(rows: list[Row]) -> list[Row]:
