@@ -73,7 +73,9 @@ def _written(vectors: list[NDArray[np.float32]], form: Form, items: list[EmbedIn
     if form.dtype == "float16":
         vectors = [_halved(vector, item.param) for vector, item in zip(vectors, items, strict=True)]
     if form.media_type == JSON:
-        values = list(map(_base64, vectors)) if form.encoding_format == "base64" else vectors
+        values: list[str] | list[NDArray[np.float32]] = vectors
+        if form.encoding_format == "base64":  # of little-endian numbers: so they come from Triton and from `_halved`
+            values = [binascii.b2a_base64(vector.tobytes(), newline=False).decode() for vector in vectors]
         body = {"embedding": values if form.is_list else values[0]}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), {}
     array = np.asarray(vectors if form.is_list else vectors[0], _LITTLE_ENDIAN[form.dtype])  # (N, D) | (D,)
@@ -93,11 +95,6 @@ def _halved(vector: NDArray[np.float32], param: str) -> NDArray[np.float32]:
             param,
         )
     return halved
-
-
-def _base64(vector: NDArray[np.float32]) -> str:
-    """Of little-endian numbers: vectors come so from Triton and from `_halved`."""
-    return binascii.b2a_base64(vector.tobytes(), newline=False).decode()
 
 
 def _headers(embeddings: list[Embedding], stages: dict[str, float], started: float) -> dict[str, str]:

@@ -26,7 +26,8 @@ class ApiKey:
         self._digests = digests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope) or self._knows(_sent(scope)):
+        is_open = scope["type"] != "http" or (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD"))
+        if is_open or self._knows(_sent(scope)):
             await self._app(scope, receive, send)
         else:
             await error_response(Unauthorized(_MESSAGE))(scope, receive, send)
@@ -62,10 +63,6 @@ def _digest(key: str, name: str) -> bytes:
     if not (key.isascii() and key.isprintable() and " " not in key):  # it would never arrive like that in a header
         raise SettingsError(f"{name}: a key is made of visible ASCII characters, without spaces.")
     return sha256(key.encode()).digest()
-
-
-def _is_open(scope: Scope) -> bool:
-    return scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")
 
 
 def _sent(scope: Scope) -> bytes:

@@ -43,7 +43,14 @@ async def read_body(request: Request, body: bytearray, max_bytes: int, intake: I
         UnsupportedMediaType, TooLarge, Overloaded: by the headers or on the way.
         InvalidInput: the client left in the middle of it, or its chunks are malformed: the server tells them not apart.
     """
-    _check(dict(request.scope["headers"]), max_bytes)
+    headers = dict(request.scope["headers"])
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")
+    length = headers.get(b"content-length", b"0").lstrip(b"0")  # digits, as the server has seen to
+    if len(length) > 20 or int(length or b"0") > max_bytes:
+        raise _too_large(max_bytes)
     try:
         async for chunk in request.stream():
             if len(body) + len(chunk) > max_bytes:
@@ -52,16 +59,6 @@ async def read_body(request: Request, body: bytearray, max_bytes: int, intake: I
             body += chunk  # not a list of chunks: a thousand chunks of one byte would take forty thousand
     except ClientDisconnect:
         raise InvalidInput("The body broke off, or its chunks are malformed: send it whole.") from None
-
-
-def _check(headers: dict[bytes, bytes], max_bytes: int) -> None:
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-        raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")
-    length = headers.get(b"content-length", b"0").lstrip(b"0")  # digits, as the server has seen to
-    if len(length) > 20 or int(length or b"0") > max_bytes:
-        raise _too_large(max_bytes)
 
 
 def _too_large(max_bytes: int) -> TooLarge:

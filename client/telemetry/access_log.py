@@ -47,7 +47,8 @@ class AccessLog:
         except Exception:
             logger.exception("request %s failed", own_id)
             if not status:
-                await error_response(_failed(own_id))(scope, receive, send_with_id)
+                failed = InferenceFailed(f"This server failed. Report incident {own_id} to whoever runs it.")
+                await error_response(failed)(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
             metrics.answered(scope["path"] if scope["path"] in self._paths else "other", status, seconds)
@@ -68,7 +69,3 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
     return secrets.token_hex(8)
-
-
-def _failed(request_id: str) -> InferenceFailed:
-    return InferenceFailed(f"This server failed. Report incident {request_id} to whoever runs it.")

@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -93,7 +94,9 @@ class SingleFlight(Generic[V]):
 
     def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, V]]) -> Flight[V]:
         """The computation for `key`, started by `compute` unless one is running. Whoever joins must leave."""
-        flight = self._flights.get(key) or self._start(key, compute)
+        if (flight := self._flights.get(key)) is None:
+            flight = self._flights[key] = Flight(key, asyncio.create_task(compute()))
+            flight.task.add_done_callback(partial(self._land, flight))
         flight.waiters += 1
         return flight
 
@@ -104,12 +107,7 @@ class SingleFlight(Generic[V]):
             flight.task.cancel()
             self._land(flight)
 
-    def _start(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, V]]) -> Flight[V]:
-        flight = self._flights[key] = Flight(key, asyncio.create_task(compute()))
-        flight.task.add_done_callback(lambda _: self._land(flight))
-        return flight
-
-    def _land(self, flight: Flight[V]) -> None:
+    def _land(self, flight: Flight[V], _: object = None) -> None:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
         if flight.task.done() and not flight.task.cancelled():
