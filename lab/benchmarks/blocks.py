@@ -7,6 +7,7 @@ from lab.benchmarks.targets import TARGETS, Key
 
 Results = dict[Key, dict]
 Rows = Iterable[Iterable[object]]
+NUMBER = re.compile(r"[\d.,e+]*( ?[%×s])?")
 LATENCIES = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
 
 
@@ -15,12 +16,8 @@ def markdown(head: str, rows: Rows) -> str:
     names, body = head.split("|"), [[str(cell) for cell in row] for row in rows]
     if not body:
         return "Not measured yet.\n"
-    rules = ["---:" if all(map(_is_number, column)) else "---" for column in zip(*body, strict=True)]
+    rules = ["---:" if all(map(NUMBER.fullmatch, column)) else "---" for column in zip(*body, strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in [names, rules, *body])
-
-
-def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[\d.,e+]*( ?[%×s])?", cell) is not None
 
 
 def number(value: float) -> str:

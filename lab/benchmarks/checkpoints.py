@@ -71,7 +71,8 @@ def folder(name: str, device: str = "cpu") -> Path:
     target = CACHE / name
     if not target.is_dir():
         unfinished = target.with_suffix(".unfinished")
-        _build(SIZES[name], unfinished, device)
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        drawn(outline(SIZES[name], unfinished), dtype, device).save_pretrained(unfinished)
         unfinished.rename(target)
     return target
 
@@ -79,11 +80,6 @@ def folder(name: str, device: str = "cpu") -> Path:
 def config(name: str) -> dict:
     """Its config.json; `folder` has built it."""
     return json.loads((folder(name) / "config.json").read_text())
-
-
-def _build(size: Size, target: Path, device: str) -> None:
-    configuration = outline(size, target)
-    drawn(configuration, torch.bfloat16 if device.startswith("cuda") else torch.float32, device).save_pretrained(target)
 
 
 def outline(size: Size, target: Path, pixels: Pixels = PIXELS) -> Qwen3VLConfig:

@@ -132,14 +132,10 @@ def measure(url: str, kind: Kind, quick: bool) -> dict:
     return {"kind": kind.value, "peak_per_s": peak, "closed": closed, "closed_per_s": most, "open": rows}
 
 
-def _title(found: dict) -> str:
-    rates = f"peak {found['peak_per_s']:.4g} requests/s, best closed loop {found['closed_per_s']:.4g}"
-    return f"{found['kind']}: {rates}"
-
-
 def tell(found: dict) -> None:
     """For people."""
-    drawn = Table("× peak", title=_title(found))
+    rates = f"peak {found['peak_per_s']:.4g} requests/s, best closed loop {found['closed_per_s']:.4g}"
+    drawn = Table("× peak", title=f"{found['kind']}: {rates}")
     for name in ("goodput", "share", "answers", "200: p50, p99 ms", "429: p50, p99 ms", "MiB before, after"):
         drawn.add_column(name, justify="right")
     for row in found["open"]:

@@ -31,12 +31,10 @@ class Target:
         bound = f"{'≤' if self.at_most else '≥'} {self.least:g}{self.unit}"
         value = self.value(results)
         if value is None:
-            return [self.where, self.what, bound, "not measured", self._how()]
+            how = f"needs a GPU: {GPU_COMMAND}" if self.key[2] == "cuda" else "`make bench`"
+            return [self.where, self.what, bound, "not measured", how]
         verdict = "reached" if self.reached(value) else "missed: see the log"
         return [self.where, self.what, bound, f"**{value:.2f}{self.unit}**", verdict]
-
-    def _how(self) -> str:
-        return f"needs a GPU: {GPU_COMMAND}" if self.key[2] == "cuda" else "`make bench`"
 
 
 def replay(name: str) -> Callable[[dict], float | None]:

@@ -123,17 +123,13 @@ def survival(services: Services, embedder: Embedder, seconds: float, rounds: int
     load.closed(services.ours, requests, callers, seconds / 2)  # warm-up
     for _ in track(range(rounds), "through everything and alone", console=console, transient=True):
         through.append(load.closed(services.ours, requests, callers, seconds).figures()["requests_per_s"])
-        alone.append(_alone(embedder, batch, seconds))
+        started, calls = perf_counter(), 0
+        while (took := perf_counter() - started) < seconds:
+            subject.embed(embedder, batch)
+            calls += 1
+        alone.append(calls * callers / took)
     whole, bare = median(through), median(alone)
     return {"callers": callers, "through_per_s": whole, "alone_per_s": bare, "share": whole / bare}
-
-
-def _alone(embedder: Embedder, batch: list, seconds: float) -> float:
-    started, calls = perf_counter(), 0
-    while perf_counter() - started < seconds:
-        subject.embed(embedder, batch)
-        calls += 1
-    return calls * len(batch) / (perf_counter() - started)
 
 
 def busy(services: Services, device: str, seconds: float, callers: int = 128) -> float | None:

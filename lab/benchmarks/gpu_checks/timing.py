@@ -1,5 +1,6 @@
 """How long things take on the device, and on the CPU that gives it its work."""
 
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,7 +44,7 @@ def device_seconds(work: Work, device: str, budget: float = 0.3, least: int = 3,
     synchronize(device)
     count = max(least, min(most, int(budget / (perf_counter() - started))))
     if not is_cuda(device):
-        return median(_wall(work) for _ in range(count))
+        return median(timeit.repeat(work, number=1, repeat=count))
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     events[0].record()
     for event in events[1:]:
@@ -51,12 +52,6 @@ def device_seconds(work: Work, device: str, budget: float = 0.3, least: int = 3,
         event.record()
     torch.cuda.synchronize(device)
     return median(before.elapsed_time(after) for before, after in pairwise(events)) / 1e3
-
-
-def _wall(work: Work) -> float:
-    started = perf_counter()
-    work()
-    return perf_counter() - started
 
 
 def host_seconds(work: Work, device: str, times: int = 3) -> float:
@@ -111,9 +106,7 @@ def profile(work: Work, device: str) -> Profile:
     parts = dict.fromkeys([*PARTS, "elementwise"], 0.0)
     for row in rows:
         took = row.self_device_time_total if on_gpu else row.self_cpu_time_total  # microseconds
-        parts[_part(row.key.lower())] += took / 1e6
+        kernel = row.key.lower()
+        kind = next((part for part, words in PARTS.items() if any(word in kernel for word in words)), "elementwise")
+        parts[kind] += took / 1e6
     return Profile(sum(row.count for row in rows), sum(parts.values()), parts)
-
-
-def _part(kernel: str) -> str:
-    return next((part for part, words in PARTS.items() if any(word in kernel for word in words)), "elementwise")
