@@ -1,1 +1,1 @@
-"""What makes and measures: benchmarks, training, fuzzing. The product imports none of it."""
+"""What makes and measures: benchmarks, training, fuzzing, the code itself. The product imports none of it."""

@@ -144,3 +144,10 @@ def test_the_workers_folder_is_gone_with_them(start, tmp_path):  # noqa: F811
     running.popen.terminate()
     assert running.popen.wait(10) == 0
     assert not list(tmp_path.iterdir())
+
+
+async def test_they_are_described_as_text():
+    """schemathesis found them described as JSON."""
+    async with adapter() as http:
+        described = (await http.get("/openapi.json")).json()["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+        assert (await http.get("/metrics")).headers["content-type"].partition(";")[0] in described

@@ -3,9 +3,12 @@
 import asyncio
 import json
 import re
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import repeat
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -26,7 +29,6 @@ from lab.benchmarks import (
     growth,
     inputs,
     load,
-    null_server,
     overload,
     peers,
     plan_service,
@@ -93,9 +95,32 @@ def test_everyone_gives_the_same_vectors(wide):
         pytest.skip("sentence-transformers is not installed (make bench-setup); the others agree")
 
 
+@contextmanager
+def always(answer: bytes) -> Iterator[str]:
+    """The address of a server that gives every request the same answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def test_the_load_client_tells_what_it_saw():
     requests = [load.request("/txt/embed", {"input": "red"})]
-    with null_server.running(b'{"embedding":[1]}') as url:
+    with always(b'{"embedding":[1]}') as url:
         assert load.replay(url, requests * 3) == [b'{"embedding":[1]}'] * 3
         closed = load.closed(url, requests, 4, 0.1)
         opened = load.open_loop(url, requests, rate=200, seconds=0.2)

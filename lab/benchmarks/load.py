@@ -20,8 +20,6 @@ import numpy as np
 try:
     import orjson
     import uvloop
-
-    from lab.benchmarks import null_server
 except ModuleNotFoundError as missing:  # a machine with the model's packages alone
     raise SystemExit(
         f"{missing.name} is not installed: what asks a served model needs requirements/client.txt. "
@@ -231,9 +229,3 @@ def _timed(run: Callable[[list[float]], Coroutine[None, None, None]]) -> Load:
     started, cpu = perf_counter(), process_time()
     uvloop.run(run(latencies))
     return Load(np.array(latencies), perf_counter() - started, process_time() - cpu)
-
-
-def own_cost(requests: list[bytes], answer: bytes, callers: int, seconds: float) -> dict[str, float]:
-    """The client against a server that does nothing but answer."""
-    with null_server.running(answer) as url:
-        return closed(url, requests, callers, seconds).figures()

@@ -24,7 +24,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from lab.benchmarks import inputs, load, perf_analyzer, subject, traffic
+from lab.benchmarks import inputs, perf_analyzer, subject, traffic
 from lab.benchmarks.gpu import is_cuda
 from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
 from lab.benchmarks.services import Services, running
@@ -43,14 +43,6 @@ class Part(StrEnum):
     BUSY = "busy"
 
 
-def client_cost(seconds: float) -> dict[str, float]:
-    """The load client against a server that only answers: its ceiling."""
-    answer = b'{"embedding":[' + b",".join([b"-0.0123456789"] * 128) + b"]}"
-    found = load.own_cost(traffic.half_and_half(8), answer, 32, seconds)
-    console.print("the client alone: {requests_per_s:.3g} requests/s, {client_us:.2g} µs each".format(**found))
-    return found
-
-
 def triton_alone(services: Services, quick: bool) -> list[dict] | str:
     """Rows by number of callers, or the sentence that says why there are none."""
     if lacking := perf_analyzer.missing():
@@ -65,7 +57,7 @@ def triton_alone(services: Services, quick: bool) -> list[dict] | str:
 def measure(services: Services, parts: list[Part], run: Run) -> dict:
     """Each part's figures, by its name."""
     count, seconds, rounds = (16, 0.3, 1) if run.quick else (len(inputs.names()), 5.0, 2)
-    found: dict = {"client": client_cost(seconds / 5)}
+    found: dict = {}
     if services.plan:
         found["least_cosine"] = traffic.least_cosine(services)
         if found["least_cosine"] < (0.99 if is_cuda(run.device) else traffic.SAME):
