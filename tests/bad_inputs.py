@@ -103,7 +103,9 @@ def bomb(size: int) -> bytes:
 
 
 NOISE = Image.effect_noise((200, 200), 50)
-PNG, JPEG = encoded(solid("RGB", COLOUR)), encoded(solid("RGB", COLOUR), "JPEG")
+PNG, JPEG, BMP = (encoded(solid("RGB", COLOUR), format) for format in ("PNG", "JPEG", "BMP"))
+WEBP = animated("WEBP")
+FRAME = WEBP.index(b"ANMF") + 8  # where its first frame says its place and size
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
 
@@ -158,6 +160,18 @@ IMAGES: dict[str, tuple[bytes, str | None]] = {
     "tiff, strips that end early": (tiff({257: 4000, 256: 4000, 273: 8, 278: 4000, 279: 17}), DAMAGED),
     "tiff, 128 of no range": (encoded(Image.fromarray(np.full((40, 40), 128, np.float32)), "TIFF"), "outside 0…1"),
     "tiff, 70000": (encoded(Image.fromarray(np.full((40, 40), 70000, np.int32)), "TIFF"), "signed integers"),
+    "bmp, its header cut": (BMP[:20], "ends in its header"),
+    "bmp without its last pixels": (BMP[:-100], "last pixels are missing"),
+    "tiff of no pixels": (tiff({256: 0}), "none at all"),
+    "tiff of no known compression": (tiff({259: 60000}), "compression 60000"),
+    "tiff of two 16-bit samples": (tiff({258: 16, 277: 2}), "2 samples a pixel, 16-bit"),
+    "tiff of a rare kind": (tiff({262: 32845}), "photometric interpretation 32845"),
+    "webp, its first frame cut": (WEBP[: FRAME + 10], "first frame cannot be read"),
+    "webp, its first frame off the screen": (
+        WEBP[:FRAME] + b"\xff\xff\xff" + WEBP[FRAME + 3 :],
+        "first frame cannot be read",
+    ),
+    "png, a broken profile": (png((40, 40), chunk(b"iCCP", b"a\0\0nonsense")), None),
     "gif, 1,000 frames": (animated("GIF", 1000), None),
     "webp, 100 frames": (animated("WEBP", 100), None),
     "png, 100 frames": (animated("PNG", 100), None),
