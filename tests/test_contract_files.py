@@ -1,5 +1,6 @@
 """What is written agrees: config.pbtxt, model.py, the adapter, the settings' documentation, the README."""
 
+import ast
 import re
 import struct
 from io import BytesIO
@@ -98,3 +99,36 @@ def test_the_readme_names_only_files_that_exist():
     links = re.findall(r"\]\(([^)#:]+)\)", Path("README.md").read_text())
     assert links
     assert [link for link in links if not Path(link).exists()] == []
+
+
+def imported(module: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The embedder's modules that one of them imports, and what those import."""
+    folder = MODEL / "1" / module.replace(".", "/")
+    file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    if module in seen or module == "embedder" or not file.is_file():
+        return seen
+    seen |= {module}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in (node.module, *(f"{node.module}.{each.name}" for each in node.names)):
+                seen = imported(name, seen)
+    return seen
+
+
+def test_what_prepares_imports_nothing_of_what_computes():
+    parts = (
+        "attention",
+        "device",
+        "embedder",
+        "model",
+        "packing",
+        "parts",
+        "pooling",
+        "recordings",
+        "replay",
+        "weights",
+    )
+    computes = {f"embedder.{name}" for name in parts}
+    assert imported("embedder.embedder") >= computes
+    assert not imported("embedder.preparer") & computes
+    assert not imported("embedder.pooling") & {"embedder.model", "embedder.packing"}  # a function of states

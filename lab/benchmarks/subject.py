@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from embedder import Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput
+from embedder import Embedder, EmbedderConfig, EmbedInput
 from lab.benchmarks.gpu import synchronize
 
 
@@ -11,21 +11,11 @@ def load(folder: str, device: str) -> Embedder:
     return Embedder.load(EmbedderConfig(checkpoint=folder, device=device))
 
 
-def embed(embedder: Embedder, batch: list[EmbedInput]) -> list[Embedding]:
-    """One embedding for each input. Raises the first error among the answers."""
-    found = []
-    for answer in embedder.embed(batch):
-        if isinstance(answer, EmbedError):
-            raise answer
-        found.append(answer)
-    return found
-
-
 def timed(embedder: Embedder, batch: list[EmbedInput]) -> tuple[float, float]:
     """(seconds of the whole call, seconds of its forward passes)."""
     synchronize(embedder.config.device)
     started = perf_counter()
-    answers = embed(embedder, batch)
+    answers = embedder.embed(batch)
     took = perf_counter() - started
     return took, sum({answer.forward_ms for answer in answers}) / 1e3  # each pass once, whatever the inputs in it
 

@@ -13,7 +13,7 @@ import orjson
 from rich.progress import track
 
 from embedder import Embedder
-from lab.benchmarks import gpu, inputs, load, subject
+from lab.benchmarks import gpu, inputs, load
 from lab.benchmarks.load import Load, request
 from lab.benchmarks.results import console
 from lab.benchmarks.services import Services
@@ -123,7 +123,7 @@ def survival(services: Services, embedder: Embedder, seconds: float, rounds: int
     """Requests a second at `callers` through everything, as a share of the embedder alone in batches of as many."""
     requests, batch = half_and_half(DIFFERENT), inputs.half_and_half(callers)
     through, alone = [], []
-    subject.embed(embedder, batch)
+    embedder.embed(batch)
     load.closed(services.ours, requests, callers, seconds / 2)  # warm-up
     for _ in track(range(rounds), "through everything and alone", console=console, transient=True):
         through.append(load.closed(services.ours, requests, callers, seconds).figures()["requests_per_s"])
@@ -135,7 +135,7 @@ def survival(services: Services, embedder: Embedder, seconds: float, rounds: int
 def _alone(embedder: Embedder, batch: list, seconds: float) -> float:
     started, calls = perf_counter(), 0
     while perf_counter() - started < seconds:
-        subject.embed(embedder, batch)
+        embedder.embed(batch)
         calls += 1
     return calls * len(batch) / (perf_counter() - started)
 

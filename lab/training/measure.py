@@ -30,13 +30,8 @@ app = typer.Typer(add_completion=False)
 
 
 def embed(embedder: Embedder, inputs: list[EmbedInput]) -> np.ndarray:
-    """Vectors, float32 (N, D). Raises the first error among the answers."""
-    rows = []
-    for answer in embedder.embed(inputs):
-        if isinstance(answer, Exception):
-            raise answer
-        rows.append(answer.vector)
-    return np.stack(rows)
+    """Vectors, float32 (N, D)."""
+    return np.stack([answer.vector for answer in embedder.embed(inputs)])
 
 
 def texts(embedder: Embedder, names: tuple[str, ...] | list[str]) -> np.ndarray:

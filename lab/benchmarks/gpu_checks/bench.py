@@ -166,7 +166,7 @@ class Bench:
 
 def vectors(embedder: Embedder, batch: list[EmbedInput]) -> np.ndarray:
     """float32 (N, D); raises the first error among the answers."""
-    return np.stack([answer.vector for answer in subject.embed(embedder, batch)])
+    return np.stack([answer.vector for answer in embedder.embed(batch)])
 
 
 def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -184,9 +184,9 @@ def full(embedder: Embedder, kind: str) -> list[EmbedInput]:
 
 @contextmanager
 def eager(model: PackedModel) -> Iterator[None]:
-    """Within it, nothing is recorded or replayed."""
-    replay, model._pass = model._pass, model._states
+    """Within it, nothing is captured or replayed."""
+    replay, model.replay = model.replay, None
     try:
         yield
     finally:
-        model._pass = replay
+        model.replay = replay
