@@ -30,7 +30,7 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from embedder import Embedder, EmbedderConfig, Embedding, EmbedInput, UnsupportedCheckpoint
+from embedder import Embedder, EmbedderConfig, EmbedInput, UnsupportedCheckpoint
 from tests.reference import Reference, cosine, png, random_checkpoint
 
 TEXT = "very dark teal"
@@ -1080,8 +1080,7 @@ def served(folder: Path) -> list[np.ndarray]:
 
 
 def vectors(embedder: Embedder, *inputs: EmbedInput) -> list[np.ndarray]:
-    answers = embedder.embed(inputs)
-    return [answer.vector for answer in answers if isinstance(answer, Embedding)]
+    return [answer.vector for answer in embedder.embed(inputs)]
 
 
 def main() -> None:

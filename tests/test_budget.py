@@ -45,10 +45,10 @@ def test_a_pass_takes_no_more_than_is_counted(tmp_path, kind):
         EmbedInput(image=png((512, 512), i)) if kind == "photos" else EmbedInput(text="red " * 900) for i in range(12)
     ]
     prepared = [embedder.prepare(item) for item in inputs]
-    embedder.forward(prepared[:1])  # what is allocated once
+    embedder.embed_each(prepared[:1])  # what is allocated once
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = peak_bytes()
-    embedder.forward(prepared)
+    embedder.embed_each(prepared)
     shape = embedder.model.model.config
     tokens = sum(len(item.sequence) for item in prepared)
     counted = tokens * (text_bytes(shape.text_config, 4) + 4 * vision_bytes(shape.vision_config, 4))

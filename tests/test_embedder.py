@@ -19,7 +19,7 @@ def embedder(folder):
 
 
 def one(embedder, item):
-    (answer,) = embedder.embed([item])
+    (answer,) = embedder.embed_each([item])
     return answer
 
 
@@ -40,10 +40,21 @@ def test_bad_inputs_fail_alone(embedder):
         with_options(PICTURE, min_pixels=2**16 + 1),
         with_options(PICTURE, max_pixels=2**20),
     ]
-    answers = embedder.embed([RED, *bad, PICTURE])
+    answers = embedder.embed_each([RED, *bad, PICTURE])
     assert all(isinstance(answer, InvalidInput) and len(str(answer)) < 200 for answer in answers[1:-1])
     assert cosine(answers[0].vector, one(embedder, RED).vector) > 0.99999
     assert cosine(answers[-1].vector, one(embedder, PICTURE).vector) > 0.99999
+    with pytest.raises(InvalidInput, match=str(answers[1])):  # the first one's
+        embedder.embed([RED, *bad, PICTURE])
+
+
+def test_what_is_prepared_or_refused_already_goes_on_so(embedder):
+    prepared, refused = embedder.prepare(RED), InvalidInput("not this one")
+    answers = embedder.embed_each([PICTURE, refused, prepared])
+    assert answers[1] is refused
+    assert answers[2].preprocess_ms == prepared.preprocess_ms
+    for answer, item in ((answers[0], PICTURE), (answers[2], RED)):
+        assert cosine(answer.vector, one(embedder, item).vector) > 0.99999
 
 
 def test_a_failing_forward_pass_takes_only_its_own_item(embedder, monkeypatch):
@@ -55,7 +66,7 @@ def test_a_failing_forward_pass_takes_only_its_own_item(embedder, monkeypatch):
         return hidden(packed, *arguments)
 
     monkeypatch.setattr(embedder.model, "hidden", fails_on_images)
-    answers = embedder.embed([RED, PICTURE, EmbedInput(text="blue")])
+    answers = embedder.embed_each([RED, PICTURE, EmbedInput(text="blue")])
     assert isinstance(answers[1], InferenceFailed)
     assert "out of memory" not in str(answers[1])  # for the log, not for the caller
     assert cosine(answers[0].vector, one(embedder, RED).vector) > 0.99999

@@ -334,8 +334,8 @@ def test_a_batch_too_large_for_memory_is_halved(monkeypatch):
     hidden, sizes = embedder.model.hidden, []
 
     def holds_three(packed, *arguments):
-        sizes.append(len(packed.contents))
-        if len(packed.contents) > 3:
+        sizes.append(len(packed.starts))
+        if len(packed.starts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return hidden(packed, *arguments)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
-from embedder.forward.attention import Bounds, packed_attention
+from embedder.forward.attention import Bounds, PassContext, packed_attention
 from embedder.forward.replay import OFTEN
 from tests.reference import TEXTS, cosine, png, random_checkpoint
 
@@ -30,8 +30,8 @@ def test_the_varlen_kernel_is_softmax_attention_within_each_sequence(causal):
     q, k, v = (torch.randn(1, *shape, device="cuda") for shape in shapes)
     module = torch.nn.Module()
     module.is_causal = causal
-    expected, _ = packed_attention(module, q, k, v, None, 0.125, bounds)  # float32: grouped
-    ours, _ = packed_attention(module, *(tensor.bfloat16() for tensor in (q, k, v)), None, 0.125, bounds)
+    expected, _ = packed_attention(module, q, k, v, None, 0.125, PassContext(bounds))  # float32: grouped
+    ours, _ = packed_attention(module, *(tensor.bfloat16() for tensor in (q, k, v)), None, 0.125, PassContext(bounds))
     torch.testing.assert_close(ours.float(), expected, atol=0.03, rtol=0.03)
 
 
@@ -45,13 +45,13 @@ def test_the_gpu_gives_the_cpus_vectors(folder, embedder):
 def test_a_replayed_pass_is_an_ordinary_one(embedder, options):
     inputs = [EmbedInput(item.text, item.image, Options(**options)) for item in INPUTS]
     batched = embedder.embed(inputs)
-    for _ in range(OFTEN + 2):  # as it is, recorded, replayed: with other shapes in between
+    for _ in range(OFTEN + 2):  # as it is, captured, replayed: with other shapes in between
         for item, together in zip(inputs, batched, strict=True):
             (alone,) = embedder.embed([item])
             assert cosine(alone.vector, together.vector) >= 0.999
-    assert embedder.model._pass.works
+    assert embedder.model.replay.works
     lengths = {len(embedder.prepare(item).sequence) for item in inputs}
-    assert len(embedder.model._pass.recordings) >= len(lengths)
+    assert len(embedder.model.replay.captured) >= len(lengths)
 
 
 def test_a_replay_reads_its_own_input(embedder):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import Qwen3VLModel
 
-from embedder import Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options
+from embedder import Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options, Rendering
 from embedder.forward.packing import pack
 from embedder.prepare.calibration import Calibration, fit, save
 from tests.reference import Reference, cosine, png, random_checkpoint
@@ -91,7 +91,7 @@ def test_layers_are_transformers_hidden_states(embedder, reference, folder):
 
 def test_attn_is_the_state_before_the_last_mlp(embedder):
     """From it, transformers' own last MLP and norm give the last hidden state."""
-    last = embedder.model.model.language_model.layers[-1].layer
+    last = embedder.model.model.language_model.layers[-1]
     for item in INPUTS:
         raw = EmbedInput(item.text, item.image, Options(layer="attn", final_norm=False, normalize=False))
         answers = embedder.embed([raw, with_(item, normalize=False)])
@@ -99,6 +99,22 @@ def test_attn_is_the_state_before_the_last_mlp(embedder):
         with torch.inference_mode():
             rebuilt = embedder.model.final_norm(attn + last.mlp(last.post_attention_layernorm(attn)))
         torch.testing.assert_close(rebuilt, final, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_gradients_are_an_argument_whatever_the_mode_is(folder, mode):
+    """With them, every weight that a vector depends on gets one; without, the states are the same and hold nothing."""
+    embedder = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+    model = embedder.model
+    packed = pack([embedder.prepare(item).sequence for item in INPUTS], reuse=False)
+    model.model.requires_grad_(True)
+    with mode():
+        plain = model.hidden(packed, [LAYERS])[LAYERS]
+        states = model.hidden(packed, [LAYERS], gradients=True)[LAYERS]
+    assert plain.is_inference()
+    torch.testing.assert_close(states.detach(), plain, atol=1e-5, rtol=1e-5)
+    model.final_norm(states).square().sum().backward()
+    assert [name for name, weight in model.model.named_parameters() if weight.grad is None] == []
 
 
 def with_(item, **options):
@@ -122,7 +138,7 @@ def test_eos_pools_an_appended_token(embedder):
 
 @pytest.mark.parametrize("layer", [LAYERS + 1, -LAYERS - 2])
 def test_layers_that_are_not_there(embedder, layer):
-    (answer,) = embedder.embed([with_(INPUTS[0], layer=layer)])
+    (answer,) = embedder.embed_each([with_(INPUTS[0], layer=layer)])
     assert isinstance(answer, InvalidInput)
     assert "0 (the input) … 4 (the last)" in str(answer)
 
@@ -137,14 +153,21 @@ def test_text_and_image_in_one_input(embedder):
     assert sequence.tokens.content[0] == sequence.tokens.image
 
 
-def test_render_tells_the_exact_sequence(embedder):
-    (answer,) = embedder.embed([with_(INPUTS[2], render=True, pooling="mean")])
-    render = answer.render
-    assert render["prompt"].startswith("<|im_start|>user\n<|vision_start|><|image_pad|>")
-    assert len(render["ids"]) == len(render["positions"][0]) == answer.tokens
-    assert render["pooled"] == render["content"]
-    assert np.prod(render["grid"]) // 4 == render["content"][0][1] - render["content"][0][0]
-    assert embedder.embed([INPUTS[2]])[0].render is None
+@pytest.mark.parametrize("pooling", ["mean", "last", "eos"])
+def test_a_rendering_is_the_exact_sequence_and_no_vector(embedder, pooling):
+    counts = dict(embedder.counts)
+    item = with_(INPUTS[2], render=True, pooling=pooling)
+    rendering, refused = embedder.embed_each([item, with_(INPUTS[2], render=True, layer=99)])
+    assert embedder.counts == counts  # no forward pass
+    assert isinstance(rendering, Rendering)
+    assert isinstance(refused, InvalidInput)
+    seen = rendering.sequence
+    assert seen["prompt"].startswith("<|im_start|>user\n<|vision_start|><|image_pad|>")
+    assert len(seen["ids"]) == len(seen["positions"][0]) == rendering.tokens
+    assert seen["pooled"] == (seen["content"] if pooling == "mean" else ((rendering.tokens - 1, rendering.tokens),))
+    assert np.prod(seen["grid"]) // 4 == seen["content"][0][1] - seen["content"][0][0]
+    with pytest.raises(InvalidInput, match="no vector"):
+        embedder.embed([item])
 
 
 def test_dimensions_warn_unless_trained_for(embedder):
@@ -186,10 +209,10 @@ def test_a_calibration_belongs_to_its_recipe(tmp_path, folder, embedder):
     path, _ = calibration_file(tmp_path, embedder, "mean")
     centred = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path)))
     for options in ({"layer": 2}, {"pooling": "mean"}, {"prompt": "chat"}, {"instruction": "x"}, {"max_pixels": 4096}):
-        (answer,) = centred.embed([with_(INPUTS[0], center=True, **options)])
+        (answer,) = centred.embed_each([with_(INPUTS[0], center=True, **options)])
         assert isinstance(answer, InvalidInput)
         assert "fitted with another" in str(answer)
-    (answer,) = embedder.embed([with_(INPUTS[0], center=True)])
+    (answer,) = embedder.embed_each([with_(INPUTS[0], center=True)])
     assert "no calibration" in str(answer)
     path, _ = calibration_file(tmp_path, embedder, "mean", weights="others")
     with pytest.raises(InvalidInput, match="another checkpoint"):

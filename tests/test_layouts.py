@@ -188,7 +188,7 @@ def test_a_template_that_knows_no_system_turn_refuses_the_instruction(folder):
     template = (folder / "chat_template.jinja").read_text()
     refuses = "{%- if messages[0].role == 'system' -%}{{- raise_exception('no system role') -}}{%- endif -%}\n"
     (folder / "chat_template.jinja").write_text(refuses + template)
-    plain, instructed = load(folder).embed(
+    plain, instructed = load(folder).embed_each(
         [EmbedInput(text="red"), EmbedInput(text="red", options=Options(instruction="Name it."))]
     )
     assert isinstance(plain, Embedding)
@@ -199,5 +199,5 @@ def test_a_template_that_drops_the_system_turn_refuses_the_instruction(folder):
     template = (folder / "chat_template.jinja").read_text()
     drops = template.replace("in messages -%}", "in messages if message.role != 'system' -%}")
     (folder / "chat_template.jinja").write_text(drops)
-    (instructed,) = load(folder).embed([EmbedInput(text="red", options=Options(instruction="Name it."))])
+    (instructed,) = load(folder).embed_each([EmbedInput(text="red", options=Options(instruction="Name it."))])
     assert "does not draw what it is given (text with an instruction)" in str(instructed)

@@ -42,7 +42,7 @@ def pair(request, tmp_path_factory):
 
 def packed_hidden(embedder, sequences):
     """Each sequence's hidden states, all computed in one packed forward pass in the embedder's own order."""
-    (batch,) = plan(sequences, max_tokens=10**6)
+    (batch,) = plan(dict(enumerate(sequences)), max_tokens=10**6)
     packed = pack([sequences[i] for i in batch])
     with torch.inference_mode():
         last = embedder.model.layers

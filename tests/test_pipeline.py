@@ -71,14 +71,14 @@ def test_every_request_gets_its_own_answers(embedder):
 
 def held_back(embedder, monkeypatch):
     """Forward passes wait until the event is set; `passes` has the size of each."""
-    go, passes, forward = threading.Event(), [], embedder.forward
+    go, passes, forward = threading.Event(), [], embedder.embed_each
 
     def waiting(prepared):
         go.wait(10)
         passes.append(len(prepared))
         return forward(prepared)
 
-    monkeypatch.setattr(embedder, "forward", waiting)
+    monkeypatch.setattr(embedder, "embed_each", waiting)
     return go, passes
 
 
@@ -160,7 +160,7 @@ import sys, time
 from embedder import *
 from embedder.pipeline import *
 embedder = Embedder.load(EmbedderConfig(checkpoint={str(CHECKPOINT)!r}, device="cpu"))
-embedder.forward = lambda prepared: 1 / 0
+embedder.embed_each = lambda prepared: 1 / 0
 Pipeline(embedder, 8).submit(Request([EmbedInput(text="red")], print, lambda: False))
 time.sleep(30)
 """

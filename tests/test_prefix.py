@@ -1,11 +1,11 @@
-"""A template's beginning, computed once: the same vectors as without, for every prompt, recipe and company."""
+"""The prefix cache: the same vectors as without, for every prompt, recipe and company."""
 
 import numpy as np
 import pytest
-import torch
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
 from embedder.forward import packing
+from embedder.prepare import sequence
 from tests.reference import cosine, png, random_checkpoint
 
 TEXTS = ["red", "dark teal", "a longer sentence, with punctuation!"]
@@ -39,7 +39,7 @@ def inputs(options: dict) -> list[EmbedInput]:
 def whole(folder):
     """Every recipe's vectors, nothing reused."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "REUSED_FROM", 10**9)
+        patch.setattr(sequence, "REUSED_FROM", 10**9)
         embedder = load(folder)
         return [[answer.vector for answer in embedder.embed(inputs(recipe))] for recipe in RECIPES]
 
@@ -52,9 +52,9 @@ def test_alone_and_in_mixed_company(folder, whole):
     for index, answer in zip(order, embedder.embed([everything[i] for i in order]), strict=True):
         assert cosine(answer.vector, expected[index]) >= 0.99999
     for item, vector in zip(everything, expected, strict=True):
-        for _ in range(4):  # as it is, and recorded
+        for _ in range(4):  # as it is, and captured
             assert cosine(embedder.embed([item])[0].vector, vector) >= 0.99999
-    assert embedder.model._pass.works
+    assert embedder.model.replay.works
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -62,8 +62,7 @@ def test_what_is_computed(folder, recipe):
     """All but the prefix, and the tokens that are told are those of the whole sequence."""
     embedder = load(folder)
     prepared = [embedder.prepare(item) for item in inputs(recipe)]
-    with torch.inference_mode():
-        packed = packing.pack([item.sequence for item in prepared])
+    packed = packing.pack([item.sequence for item in prepared])
     total, skipped = sum(len(item.sequence) for item in prepared), sum(map(len, packed.prefixes))
     assert packed.input_ids.shape[1] == total - skipped
     assert (skipped > 0) == ("instruction" in recipe or recipe["prompt"] == "embedding")
@@ -75,9 +74,12 @@ def test_what_is_computed(folder, recipe):
 
 def test_nothing_is_reused_while_weights_may_change(folder):
     embedder = load(folder)
-    sequence = embedder.prepare(inputs(RECIPES[0])[0]).sequence
-    assert packing.pack([sequence]).prefixes == ((),)
-    assert packing.pack([sequence]).input_ids.shape[1] == len(sequence)
+    item = embedder.prepare(inputs(RECIPES[0])[0]).sequence
+    whole = packing.pack([item], reuse=False)
+    assert whole.prefixes == ((),)
+    assert whole.input_ids.shape[1] == len(item)
+    with pytest.raises(ValueError, match="reuse=False"):
+        embedder.model.hidden(packing.pack([item]), [1], gradients=True)
 
 
 def test_more_instructions_than_are_kept(folder):
@@ -92,6 +94,6 @@ def test_more_instructions_than_are_kept(folder):
 def test_a_long_instruction_is_computed_each_time(folder):
     """Its keys and values would fill the memory."""
     embedder = load(folder)
-    for words, reused in ((20, True), (packing.REUSED_TO, False)):
+    for words, reused in ((20, True), (sequence.REUSED_TO, False)):
         options = Options(instruction="one " * words)
         assert bool(embedder.prepare(EmbedInput(text="red", options=options)).sequence.prefix) is reused

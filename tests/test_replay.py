@@ -1,4 +1,4 @@
-"""Recorded forward passes: the same numbers as ordinary ones, for every input of the shape; nothing else replayed."""
+"""Captured forward passes: the same numbers as ordinary ones, for every input of the shape; nothing else replayed."""
 
 from dataclasses import fields, is_dataclass
 from itertools import combinations
@@ -24,7 +24,7 @@ def embedder(tmp_path):
 
 
 def replay(embedder):
-    return embedder.model._pass
+    return embedder.model.replay
 
 
 @pytest.mark.parametrize("options", [{}, {"pooling": "mean"}, {"layer": "attn"}, {"layer": 2, "final_norm": False}])
@@ -36,57 +36,57 @@ def test_a_replayed_pass_is_an_ordinary_one(embedder, inputs, options):
     for _ in range(OFTEN):
         again = [embedder.embed([item])[0].vector for item in inputs]
     assert replay(embedder).works
-    assert len(replay(embedder).recordings) == len(sequences)
+    assert len(replay(embedder).captured) == len(sequences)
     for first, last in zip(ordinary, again, strict=True):
         np.testing.assert_allclose(last, first, atol=1e-6)
     assert len({vector.tobytes() for vector in again}) == len(inputs)  # each read its own input
 
 
-def test_what_comes_seldom_is_not_recorded(embedder):
+def test_what_comes_seldom_is_not_captured(embedder):
     for length in range(1, 9):
         for _ in range(OFTEN - 1):
             embedder.embed([EmbedInput(text="a " * length)])
-    assert not replay(embedder).recordings
+    assert not replay(embedder).captured
 
 
-def test_recordings_are_bounded(embedder, monkeypatch):
+def test_captured_passes_are_bounded(embedder, monkeypatch):
     monkeypatch.setattr("embedder.forward.replay.CAPACITY", 2)
     assert CAPACITY > 2
     for length in range(1, 5):
         for _ in range(OFTEN + 1):
             embedder.embed([EmbedInput(text="red " * 3 * length)])
-    assert len(replay(embedder).recordings) == 2
+    assert len(replay(embedder).captured) == 2
 
 
-def test_a_recording_that_gives_something_else_is_not_trusted(embedder, caplog):
+def test_a_capture_that_gives_something_else_is_not_trusted(embedder, caplog):
     class Wrong:
         def __init__(self, run, *given):
             self.states = run(*given)
 
-        def play(self, packed, rows):
+        def replay(self, packed, rows):
             return {layer: state + 1 for layer, state in self.states.items()}
 
-    replay(embedder)._record = Wrong
+    replay(embedder).capture = Wrong
     expected = embedder.embed([TEXTS[0]])[0].vector
     for _ in range(OFTEN + 1):
         np.testing.assert_array_equal(embedder.embed([TEXTS[0]])[0].vector, expected)
     assert not replay(embedder).works
-    assert "not recorded any more" in caplog.text
+    assert "not captured any more" in caplog.text
 
 
-def test_a_pass_that_cannot_be_recorded_runs_as_it_is(embedder, caplog):
+def test_a_pass_that_cannot_be_captured_runs_as_it_is(embedder, caplog):
     def refuses(*_):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    replay(embedder)._record = refuses
+    replay(embedder).capture = refuses
     expected = embedder.embed([TEXTS[0]])[0].vector
     for _ in range(OFTEN + 1):
         np.testing.assert_array_equal(embedder.embed([TEXTS[0]])[0].vector, expected)
-    assert "could not be recorded" in caplog.text
+    assert "could not be captured" in caplog.text
 
 
-def test_a_shape_is_all_that_a_recording_does_not_read_anew(embedder):
-    """Of two passes of one shape every tensor is either handed to the recording, or equal."""
+def test_a_shape_is_all_that_a_capture_does_not_read_anew(embedder):
+    """Of two passes of one shape every tensor is either handed to the capture, or equal."""
     rows = torch.tensor([3])
     for items in (TEXTS, SWATCHES):
         packed = [pack([embedder.prepare(item).sequence]) for item in items]

@@ -74,6 +74,15 @@ def test_a_text_and_an_image(client):
         assert described["forward_ms"] > 0
 
 
+def test_a_rendering_has_no_vector(client):
+    result = client.infer(text=b"red", options=b'{"render": true, "dimensions": 8}')
+    embedding, tokens, info = (result.as_numpy(name) for name in ("embedding", "tokens", "info"))
+    assert (embedding.dtype, embedding.shape) == (np.float32, (1, 0))
+    described = json.loads(info[0, 0])
+    assert len(described["render"]["ids"]) == tokens[0, 0]
+    assert (described["forward_ms"], described["batch_items"]) == (0, 0)  # no pass ran
+
+
 def test_rows_of_one_request(client):
     rows = client.infer(text=[b"red", b"", b"blue"], image=[b"", RED, b""], rows=3).as_numpy("embedding")
     singles = [client.vector(text=b"red"), client.vector(image=RED), client.vector(text=b"blue")]
@@ -93,6 +102,7 @@ def test_rows_of_one_request(client):
         ({"text": b"red", "options": b'{"dimensions": 129}'}, "options.dimensions: at most 128"),
         ({"text": [b"red", b""], "rows": 2}, "row 1: the text is blank"),
         ({"text": [b"a", b"b"], "options": [b'{"dimensions": 8}', b""], "rows": 2}, "the same in all rows"),
+        ({"text": [b"a", b"b"], "options": [b'{"render": true}', b""], "rows": 2}, "the same in all rows"),
     ],
 )
 def test_bad_rows_are_invalid_arguments_with_a_sentence(client, inputs, sentence):

@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from embedder.forward.model import PackedModel
-from embedder.forward.packing import Sequence, pack
+from embedder.forward.packing import pack
 from embedder.prepare.images import Patches
 from embedder.prepare.renderer import Tokens
+from embedder.prepare.sequence import Sequence
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 

@@ -123,6 +123,8 @@ def read_embedding(response: service_pb2.ModelInferResponse, round_trip_ms: floa
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _our_fault(f"the answer does not follow the wire contract: {error!r}") from error
+    if (vector.size == 0) != (embedding.render is not None):  # a rendering has no vector, all else has one
+        raise _our_fault("a vector without numbers, or a rendering with a vector")
     if not np.isfinite(vector).all():  # JSON has no NaN: it would arrive as null
         raise _our_fault("the vector is not finite")
     return embedding

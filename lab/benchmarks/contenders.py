@@ -112,7 +112,7 @@ class Ours:
         self.embedder = subject.load(folder, device)
 
     def embed(self, batch: list[EmbedInput]) -> np.ndarray:
-        return np.stack([answer.vector for answer in subject.embed(self.embedder, batch)])
+        return np.stack([answer.vector for answer in self.embedder.embed(batch)])
 
 
 def present() -> list[type[Contender]]:

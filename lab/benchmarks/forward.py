@@ -62,7 +62,7 @@ class Row:
 
 
 def measure(embedder: Embedder, config: dict, kind: str, batch: list[EmbedInput], calls: int) -> Row:
-    """One row; not counted is the first call, and for a lone input those until its pass has been recorded."""
+    """One row; not counted is the first call, and for a lone input those until its pass has been captured."""
     for _ in range(OFTEN if len(batch) == 1 else 1):
         subject.timed(embedder, batch)
     took = [subject.timed(embedder, batch) for _ in range(calls)]

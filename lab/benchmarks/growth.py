@@ -69,7 +69,7 @@ def points(quick: bool) -> list[Point]:
 def loaded(folder: str, device: str) -> Embedder:
     """Once per process, with one call before anything is measured."""
     embedder = subject.load(folder, device)
-    subject.embed(embedder, inputs.half_and_half(2))
+    embedder.embed(inputs.half_and_half(2))
     return embedder
 
 

@@ -4,7 +4,7 @@ from time import perf_counter
 
 import numpy as np
 
-from embedder import Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput
+from embedder import Embedder, EmbedderConfig, EmbedInput
 from lab.benchmarks.gpu import synchronize
 
 
@@ -13,19 +13,9 @@ def load(folder: str, device: str) -> Embedder:
     return Embedder.load(EmbedderConfig(checkpoint=folder, device=device))
 
 
-def embed(embedder: Embedder, batch: list[EmbedInput]) -> list[Embedding]:
-    """One embedding for each input. Raises the first error among the answers."""
-    found = []
-    for answer in embedder.embed(batch):
-        if isinstance(answer, EmbedError):
-            raise answer
-        found.append(answer)
-    return found
-
-
 def vectors(embedder: Embedder, batch: list[EmbedInput]) -> np.ndarray:
     """float32 (N, D); raises the first error among the answers."""
-    return np.stack([answer.vector for answer in embed(embedder, batch)])
+    return np.stack([answer.vector for answer in embedder.embed(batch)])
 
 
 def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -39,7 +29,7 @@ def timed(embedder: Embedder, batch: list[EmbedInput]) -> tuple[float, float]:
     """(seconds of the whole call, seconds of its forward passes)."""
     synchronize(embedder.config.device)
     started = perf_counter()
-    answers = embed(embedder, batch)
+    answers = embedder.embed(batch)
     took = perf_counter() - started
     return took, sum({answer.forward_ms for answer in answers}) / 1e3  # each pass once, whatever the inputs in it
 

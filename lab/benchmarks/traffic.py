@@ -119,13 +119,13 @@ def survival(services: Services, embedder: Embedder, seconds: float, rounds: int
     """Requests a second at `callers` through everything, as a share of the embedder alone in batches of as many."""
     requests, batch = half_and_half(DIFFERENT), inputs.half_and_half(callers)
     through, alone = [], []
-    subject.embed(embedder, batch)
+    embedder.embed(batch)
     load.closed(services.ours, requests, callers, seconds / 2)  # warm-up
     for _ in track(range(rounds), "through everything and alone", console=console, transient=True):
         through.append(load.closed(services.ours, requests, callers, seconds).figures()["requests_per_s"])
         started, calls = perf_counter(), 0
         while (took := perf_counter() - started) < seconds:
-            subject.embed(embedder, batch)
+            embedder.embed(batch)
             calls += 1
         alone.append(calls * callers / took)
     whole, bare = median(through), median(alone)

@@ -11,11 +11,11 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from embedder.forward.packing import Sequence
 from embedder.prepare import images
 from embedder.prepare.images import Patches
 from embedder.prepare.prompts import PROMPTS
 from embedder.prepare.renderer import Renderer
+from embedder.prepare.sequence import Sequence
 from lab.training.architecture import PATCH, SWATCH_PIXELS
 from lab.training.compositions import Composition
 from qwen3_vl_embed.evaluation.colours import Palette, delta_e, lab_to_rgb, rgb_to_lab

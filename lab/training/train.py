@@ -38,8 +38,8 @@ def vectors(model: PackedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
     """Unit vectors of the texts (texts, D) and images (images, D), with gradients, in one packed forward pass."""
     sequences = batch.texts + batch.images
     order = np.argsort([len(sequence) for sequence in sequences], kind="stable")  # equal lengths share attention calls
-    packed = pack([sequences[i] for i in order])
-    last = model.hidden(packed, [model.layers], torch.tensor(packed.ends) - 1)[model.layers]
+    packed = pack([sequences[i] for i in order], reuse=False)
+    last = model.hidden(packed, [model.layers], torch.tensor(packed.ends) - 1, gradients=True)[model.layers]
     rows = normalize(model.final_norm(last)[torch.from_numpy(np.argsort(order))], dim=1)
     return rows[: len(batch.texts)], rows[len(batch.texts) :]
 

@@ -8,9 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 from matplotlib.colors import CSS4_COLORS
-from numpy.typing import NDArray
 
-from embedder import Embedder, Embedding, EmbedError, EmbedInput, Options
+from embedder import Embedder, EmbedInput, Options
 from embedder.prepare.calibration import Kind, fit, save
 from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
 
@@ -45,7 +44,7 @@ def calibrate(
         "text": [EmbedInput(text=text, options=options) for text in texts],
         "image": [EmbedInput(image=image, options=options) for image in images],
     }
-    rows = {kind: np.stack([vector(answer) for answer in embedder.embed(items)]) for kind, items in inputs.items()}
+    rows = {kind: np.stack([answer.vector for answer in embedder.embed(items)]) for kind, items in inputs.items()}
     about = {
         "method": method,
         "forward": embedder.prepare(inputs["text"][0]).recipe.forward,
@@ -54,9 +53,3 @@ def calibrate(
     }
     save(file, about, fit(rows, method))
     return about
-
-
-def vector(answer: Embedding | EmbedError) -> NDArray[np.float32]:
-    if isinstance(answer, EmbedError):
-        raise answer
-    return answer.vector

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.linear_model import RidgeCV
 
 from embedder import Embedder, EmbedInput, Options
+from embedder.forward.device import to_device
+from embedder.forward.model import PackedModel
 from embedder.forward.packing import pack, plan
-from embedder.forward.pooling import pool_all
+from embedder.forward.pooling import average
 from embedder.prepare.recipes import Layer
+from embedder.prepare.sequence import Sequence
 from qwen3_vl_embed.evaluation import FloatArray
 from qwen3_vl_embed.evaluation.colours import Palette, png, swatch
 from qwen3_vl_embed.evaluation.retrieval import retrieval
@@ -120,15 +122,29 @@ Way = tuple[Layer, str, bool]
 
 def vectors(embedder: Embedder, inputs: list[EmbedInput], advance: Callable[[int], None]) -> dict[Way, FloatArray]:
     """Every layer, pooling and norm of every input: (N, D) each, from one forward pass for each input."""
-    layers: list[Layer] = [*range(embedder.model.layers + 1), "attn"]
     prepared = [embedder.prepare(item).sequence for item in inputs]
     found: dict[Way, FloatArray] = {}
-    for batch in plan(prepared, embedder.batch_tokens):
-        with torch.inference_mode():
-            packed = pack([prepared[i] for i in batch], embedder.model.device)
-            for way, rows in pool_all(embedder.model, packed, layers).items():
-                found.setdefault(way, np.empty((len(inputs), rows.shape[1]), dtype=np.float32))[batch] = rows
+    for batch in plan(dict(enumerate(prepared)), embedder.batch_tokens):
+        for way, rows in every_way(embedder.model, [prepared[i] for i in batch]).items():
+            found.setdefault(way, np.empty((len(inputs), rows.shape[1]), dtype=np.float32))[batch] = rows
         advance(len(batch))
+    return found
+
+
+def every_way(model: PackedModel, sequences: list[Sequence]) -> dict[Way, FloatArray]:
+    """One forward pass, every layer, `last` or `mean`, with the final norm or not: float32 (N, D) each."""
+    layers: list[Layer] = [*range(model.layers + 1), "attn"]
+    packed = pack(sequences, model.device)
+    pooled = {pooling: packed.indices([each.pooled(pooling) for each in sequences]) for pooling in ("last", "mean")}
+    rows = [np.concatenate(each) for each in pooled.values()]
+    states = model.hidden(packed, layers, to_device(np.concatenate(rows), model.device))
+    found = {}
+    for layer in layers:
+        parts = states[layer].split(list(map(len, rows)))
+        for (pooling, indices), chosen in zip(pooled.items(), parts, strict=True):
+            for final_norm in (True, False):
+                norm = model.final_norm if final_norm else None
+                found[layer, pooling, final_norm] = average(chosen, list(map(len, indices)), norm)
     return found
 
 

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-from embedder.forward.attention import TORCH_HAS_GQA, Bounds, Kernel, Prefix, packed_attention, varlen_kernel
+from embedder.forward.attention import (
+    TORCH_HAS_GQA,
+    Bounds,
+    Kernel,
+    PassContext,
+    Prefix,
+    packed_attention,
+    varlen_kernel,
+)
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
 from lab.benchmarks.gpu_checks.timing import device_seconds, host_seconds
@@ -96,7 +104,7 @@ def _packed(bench: Bench, heads: Heads, dtype: torch.dtype) -> Figure:
     lengths = list(bench.sizes.lengths)
     q, k, v = heads.draw(sum(lengths), bench, dtype)
     bounds = Bounds.of(lengths, bench.device)
-    ours, _ = packed_attention(heads.module, q, k, v, None, heads.scale, bounds)
+    ours, _ = packed_attention(heads.module, q, k, v, None, heads.scale, PassContext(bounds))
     parts = zip(*(each[0].split(lengths, dim=1) for each in (q, k, v)), strict=True)
     exactly = [exact(query, key, value, heads) for query, key, value in parts]
     return right(f"{heads.name}, {_name(dtype)}: error", error(ours[0], exactly), most=ERROR[dtype])
@@ -108,7 +116,7 @@ def _after_a_prefix(bench: Bench, dtype: torch.dtype) -> Figure:
     _, k_before, v_before = TEXT.draw(PREFIX, bench, dtype)
     prefixes = (Prefix([(k_before, v_before)]),) * len(lengths)
     bounds = Bounds.of(lengths, bench.device)
-    ours, _ = packed_attention(TEXT.module, q, k, v, None, TEXT.scale, bounds, prefixes)
+    ours, _ = packed_attention(TEXT.module, q, k, v, None, TEXT.scale, PassContext(bounds, prefixes))
     exactly = [
         exact(query, torch.cat([k_before[0], key], dim=1), torch.cat([v_before[0], value], dim=1), TEXT)
         for query, key, value in zip(*(t[0].split(lengths, dim=1) for t in (q, k, v)), strict=True)
@@ -154,7 +162,7 @@ def _speed(bench: Bench, heads: Heads, expected: float | None) -> Iterator[Figur
     what = f"{heads.name}, 4 sequences of {bench.sizes.long:,}"
 
     def served() -> object:
-        return packed_attention(heads.module, q, k, v, None, heads.scale, bounds)
+        return packed_attention(heads.module, q, k, v, None, heads.scale, PassContext(bounds))
 
     took = device_seconds(served, bench.device)
     yield fast(f"{what}: as served", flop / took / 1e12, "TFLOP/s", least=expected)

@@ -171,9 +171,9 @@ def full(embedder: Embedder, kind: str) -> list[EmbedInput]:
 
 @contextmanager
 def eager(model: PackedModel) -> Iterator[None]:
-    """Within it, nothing is recorded or replayed."""
-    replay, model._pass = model._pass, model._states
+    """Within it, nothing is captured or replayed."""
+    replay, model.replay = model.replay, None
     try:
         yield
     finally:
-        model._pass = replay
+        model.replay = replay

@@ -1,6 +1,6 @@
 """What may end a process, so it is done in one of its own: `python -m lab.benchmarks.gpu_checks.faults FAULT DEVICE`.
 
-    capture  a pass fails while it is recorded; the last line on stdout says what became of later ones
+    capture  a pass fails while it is captured; the last line on stdout says what became of later ones
     lost     a pass fails with an error after which the GPU is lost to the process; the pipeline must end it
 
 A CPU cannot be lost. There the same pass fails for the same reason, and the device is said to be lost.
@@ -10,13 +10,12 @@ import json
 import sys
 from threading import Event
 from time import sleep
-from typing import Any
 
 import torch
 
-from embedder import Embedder, EmbedInput
-from embedder.forward.replay import OFTEN, Replay
-from embedder.pipeline import Answer, Pipeline, Request
+from embedder import Answer, Embedder, EmbedInput
+from embedder.forward.replay import OFTEN
+from embedder.pipeline import Pipeline, Request
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.checkpoints import TINY
 from lab.benchmarks.gpu import is_cuda
@@ -43,21 +42,21 @@ def capture(device: str) -> None:
     with eager(embedder.model):
         expected = vectors(embedder, [item]), vectors(embedder, batch)
 
-    def fail(_: torch.nn.Module, __: tuple[object, ...], given: dict[str, Any]) -> None:
+    def fail(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         if is_cuda(device) and torch.cuda.is_current_stream_capturing():
-            given["inputs_embeds"].sum().item()  # waits for the device, which a capture does not allow
+            given[0].sum().item()  # waits for the device, which a capture does not allow
         elif torch.jit.is_tracing():
-            raise RuntimeError("planted: this cannot be recorded")
+            raise RuntimeError("planted: this cannot be captured")
 
-    embedder.model.model.language_model.register_forward_pre_hook(fail, with_kwargs=True)
+    embedder.model.model.language_model.rotary_emb.register_forward_pre_hook(fail)
     for _ in range(OFTEN):
         vectors(embedder, [item])
     embedder.model.recover()  # what comes after any failed pass: memory is given back
     later = vectors(embedder, [item]), vectors(embedder, batch)
     least = min(least_cosine(*pair) for pair in zip(later, expected, strict=True))
-    replay = embedder.model._pass
-    assert isinstance(replay, Replay)
-    print(json.dumps({"recordings": len(replay.recordings), "least_cosine": least}))
+    replay = embedder.model.replay
+    assert replay is not None
+    print(json.dumps({"captured": len(replay.captured), "least_cosine": least}))
 
 
 def lost(device: str) -> None:
@@ -83,7 +82,7 @@ def _break(embedder: Embedder, device: str) -> None:
     def beyond(*_: object) -> None:
         table[torch.tensor([10**6], device=table.device)]  # on CUDA a device-side assertion, seen at the next wait
 
-    embedder.model.model.language_model.register_forward_pre_hook(beyond)
+    embedder.model.model.language_model.rotary_emb.register_forward_pre_hook(beyond)
     if not is_cuda(device):
 
         def recover() -> None:

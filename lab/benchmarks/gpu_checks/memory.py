@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
 
 import torch
 
@@ -83,11 +82,11 @@ def _scarce(bench: Bench, embedder: Embedder, more: int, budget: int) -> Iterato
             torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
         return
 
-    def refuse(_: torch.nn.Module, __: tuple[object, ...], given: dict[str, Any]) -> None:
-        if given["inputs_embeds"].shape[1] > budget:
+    def refuse(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if given[0].shape[1] > budget:
             raise torch.OutOfMemoryError("planted: more tokens than the budget")
 
-    hook = embedder.model.model.language_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    hook = embedder.model.model.language_model.rotary_emb.register_forward_pre_hook(refuse)
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from lab.benchmarks.gpu_checks.timing import Work, device_seconds, dispatches, h
 from lab.benchmarks.subject import least_cosine, vectors
 
 INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
-SAME = 0.9999  # cosine of a replayed vector and of the pass that it was recorded from: the same kernels
+SAME = 0.9999  # cosine of a replayed vector and of the pass that it was captured from: the same kernels
 CHILD_SECONDS = 90.0  # to start, to load and to fail
 
 
@@ -62,26 +62,26 @@ def _pass(embedder: Embedder, items: list[EmbedInput]) -> Work:
 
 
 def graphs(bench: Bench) -> Iterator[Figure]:
-    """Check 6: what is recorded is right, quick to make, small and quick to play."""
+    """Check 6: what is captured is right, quick to make, small and quick to replay."""
     name, swatch = inputs.batch("name", 1)[0], inputs.batch("swatch", 1)[0]
-    replayed_ms = yield from _recorded(bench, "a name", name, bench.card(h100=5, h200=5))
-    yield from _recorded(bench, "a swatch", swatch)
-    yield from _recorded(bench, "a name after a prefix", EmbedInput(name.text, None, INSTRUCTION))
+    replayed_ms = yield from _captured(bench, "a name", name, bench.card(h100=5, h200=5))
+    yield from _captured(bench, "a swatch", swatch)
+    yield from _captured(bench, "a name after a prefix", EmbedInput(name.text, None, INSTRUCTION))
     yield from _in_turn(bench, replayed_ms)
     yield from _many_shapes(bench)
     yield from _failed_capture(bench)
 
 
-def _recorded(bench: Bench, what: str, item: EmbedInput, most: float | None = None) -> Generator[Figure, None, float]:
+def _captured(bench: Bench, what: str, item: EmbedInput, most: float | None = None) -> Generator[Figure, None, float]:
     """Returns the milliseconds of a replayed pass."""
     embedder = bench.embedder
     replay = _replay(embedder)
     with eager(embedder.model):
         expected = vectors(embedder, [item])
         as_it_is = median(subject.timed(embedder, [item])[1] for _ in range(5))
-    before, held = len(replay.recordings), _held(bench)
+    before, held = len(replay.captured), _held(bench)
     took = [subject.timed(embedder, [item])[1] for _ in range(OFTEN)]
-    yield right(f"{what}: recordings made", len(replay.recordings) - before, least=1)
+    yield right(f"{what}: captured passes", len(replay.captured) - before, least=1)
     yield fast(f"{what}: making it", took[-1] - as_it_is, "s", most=0.2 if bench.on_gpu else None)
     if bench.on_gpu:
         yield told(f"{what}: memory more", (_held(bench) - held) / 2**20, "MiB")
@@ -112,31 +112,31 @@ def _many_shapes(bench: Bench) -> Iterator[Figure]:
         found = np.concatenate([vectors(embedder, [text]) for text in texts])
     shapes = len({len(embedder.prepare(text).sequence) for text in texts})
     yield right(f"{shapes} lengths in turn: least cosine to a pass as it is", least_cosine(found, expected), least=SAME)
-    recordings = len(_replay(embedder).recordings)
-    yield right("recordings held", recordings, least=min(CAPACITY, shapes), most=CAPACITY)
+    captured = len(_replay(embedder).captured)
+    yield right("captured passes held", captured, least=min(CAPACITY, shapes), most=CAPACITY)
     yield told("all of it", perf_counter() - started, "s")
     if bench.on_gpu:
-        yield fast("memory of the recordings", (_held(bench) - held) / 2**20, "MiB", most=1024)
+        yield fast("memory of the captured passes", (_held(bench) - held) / 2**20, "MiB", most=1024)
     else:
-        yield skipped("memory of the recordings")
+        yield skipped("memory of the captured passes")
 
 
 def _failed_capture(bench: Bench) -> Iterator[Figure]:
-    """A recording that is made to fail, in a process of its own: does that process go on, and rightly?"""
+    """A capture that is made to fail, in a process of its own: does that process go on, and rightly?"""
     command = faults.command("capture", bench.device)
     child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
     status = child.returncode
     became = faults.last_line(child.stderr) if status else "the process goes on"
-    yield right(f"a failed recording ({became}): exit status", status, least=0, most=0)
+    yield right(f"a failed capture ({became}): exit status", status, least=0, most=0)
     if status == 0:
         told_by_it: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-        yield right("after a failed recording: recordings", told_by_it["recordings"], most=0)
-        yield right("after a failed recording: least cosine", told_by_it["least_cosine"], least=SAME)
+        yield right("after a failed capture: captured passes", told_by_it["captured"], most=0)
+        yield right("after a failed capture: least cosine", told_by_it["least_cosine"], least=SAME)
 
 
 def _replay(embedder: Embedder) -> Replay:
-    replay = embedder.model._pass
-    assert isinstance(replay, Replay)
+    replay = embedder.model.replay
+    assert replay is not None
     return replay
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedder import Abandoned, Embedding, EmbedInput
+from embedder import Abandoned, Answer, Embedding, EmbedInput
 from embedder.forward.model import PackedModel
-from embedder.pipeline import LOST, Answer, Pipeline, Request
+from embedder.pipeline import LOST, Pipeline, Request
 from lab.benchmarks import gpu, inputs, subject
 from lab.benchmarks.gpu_checks import faults
 from lab.benchmarks.gpu_checks.bench import Bench

@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 
 from embedder import (
     Abandoned,
+    Answer,
     Embedder,
     EmbedderConfig,
     Embedding,
@@ -25,6 +26,7 @@ from embedder import (
     EmbedInput,
     InvalidInput,
     Options,
+    Rendering,
 )
 from embedder.embedder import COUNTS
 from embedder.pipeline import Pipeline, Request
@@ -111,35 +113,37 @@ class TritonPythonModel:
         self.pipeline.submit(Request(rows, partial(self._send, sender), sender.is_cancelled))
 
     def _respond_together(self, requests: list[list[EmbedInput | EmbedError]]) -> list["pb_utils.InferenceResponse"]:
-        inputs = [row for request in requests for row in request if isinstance(row, EmbedInput)]
-        answers = iter(self.embedder.embed(inputs))
-        return [
-            self._respond([next(answers) if isinstance(row, EmbedInput) else row for row in request])
-            for request in requests
-        ]
+        answers = iter(self.embedder.embed_each([row for request in requests for row in request]))
+        return [self._respond([next(answers) for _ in request]) for request in requests]
 
-    def _send(self, sender: "pb_utils.InferenceResponseSender", answers: list[Embedding | EmbedError]) -> None:
+    def _send(self, sender: "pb_utils.InferenceResponseSender", answers: list[Answer]) -> None:
         sender.send(self._respond(answers), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _respond(self, answers: list[Embedding | EmbedError]) -> "pb_utils.InferenceResponse":
-        rows: list[Embedding] = []
+    def _respond(self, answers: list[Answer]) -> "pb_utils.InferenceResponse":
+        rows: list[Embedding | Rendering] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, EmbedError):
                 return failure(answer, f"row {index}: " if len(answers) > 1 else "")
             rows.append(answer)
-        if len({len(row.vector) for row in rows}) > 1:
-            return failure(InvalidInput("options.dimensions must be the same in all rows of one request"), "")
+        vectors = [row.vector if isinstance(row, Embedding) else np.empty(0, np.float32) for row in rows]
+        if len(set(map(len, vectors))) > 1:
+            return failure(
+                InvalidInput("options.dimensions and options.render must be the same in all rows of one request"), ""
+            )
         columns = {
-            "embedding": np.stack([row.vector for row in rows]),  # (rows, D) float32
+            "embedding": np.stack(vectors),  # (rows, D) float32; (rows, 0) where there is a rendering in place of it
             "tokens": np.array([[row.tokens] for row in rows], dtype=np.int32),
             "info": np.array([[self._info(row)] for row in rows], dtype=np.object_),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
 
-    def _info(self, answer: Embedding) -> bytes:
-        about = {name: getattr(answer, name) for name in ("preprocess_ms", "forward_ms", "batch_items", "warnings")}
-        rendered = {"render": answer.render} if answer.render else {}
-        own = json.dumps({"recipe": answer.recipe.id, **about, **rendered})
+    def _info(self, answer: Embedding | Rendering) -> bytes:
+        about = {"recipe": answer.recipe.id, "preprocess_ms": answer.preprocess_ms, "warnings": answer.warnings}
+        if isinstance(answer, Embedding):
+            about |= {"forward_ms": answer.forward_ms, "batch_items": answer.batch_items}
+        else:
+            about |= {"forward_ms": 0.0, "batch_items": 0, "render": answer.sequence}
+        own = json.dumps(about)
         return f'{{"model": {self._model}, {own[1:]}'.encode()  # the model's part is the longer one and never changes
 
 

@@ -17,12 +17,14 @@ if "OMP_WAIT_POLICY" not in os.environ:
 os.environ.setdefault("PILLOW_BLOCK_SIZE", "256m")
 
 from .config import EmbedderConfig
-from .embedder import Embedder, Embedding
+from .embedder import Answer, Embedder, Embedding
 from .errors import Abandoned, EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from .inputs import EmbedInput, Options
+from .prepare.preparer import Rendering
 
 __all__ = [
     "Abandoned",
+    "Answer",
     "EmbedError",
     "EmbedInput",
     "Embedder",
@@ -31,5 +33,6 @@ __all__ = [
     "InferenceFailed",
     "InvalidInput",
     "Options",
+    "Rendering",
     "UnsupportedCheckpoint",
 ]

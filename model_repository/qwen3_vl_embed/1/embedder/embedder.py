@@ -1,8 +1,9 @@
-"""The work: inputs in, vectors out, one stage per line. Knows Qwen3-VL and torch through its neighbours; not Triton."""
+"""The work: inputs in, vectors out. Read `Embedder.embed_each`: one stage per line. Knows no Triton."""
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,14 +20,15 @@ from PIL import Image
 
 from .checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from .config import EmbedderConfig
-from .errors import EmbedError, InferenceFailed, UnsupportedCheckpoint
-from .forward import pooling
+from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from .forward.budget import free_bytes, token_budget
+from .forward.device import to_device
 from .forward.model import PackedModel
 from .forward.packing import Packed, pack, plan
+from .forward.pooling import finish, pool
 from .inputs import EmbedInput, Options
 from .prepare import images
-from .prepare.preparer import Prepared, Preparer
+from .prepare.preparer import Prepared, Preparer, Rendering
 from .prepare.recipes import Recipe
 from .prepare.renderer import Renderer
 from .published import published
@@ -36,7 +38,7 @@ COUNTS = {
     "inputs": "Inputs that went through them.",
     "tokens": "Tokens of their sequences, prompts included.",
     "patches": "Patches of their images.",
-    "reused_tokens": "Tokens of beginnings that were not computed again.",
+    "reused_tokens": "Tokens whose keys and values came from the prefix cache.",
     "decoded_pixels": "Pixels of large images that were decoded.",
     "halved_passes": "Passes that failed, for want of memory or by a fault, and were tried again in halves.",
     "failed_inputs": "Inputs on which the model failed even alone.",
@@ -55,7 +57,9 @@ class Embedding:
     batch_items: int  # inputs in that pass
     recipe: Recipe
     warnings: tuple[str, ...] = ()
-    render: dict[str, Any] | None = None  # with the option `render`
+
+
+Answer = Embedding | Rendering | EmbedError  # a rendering is for inputs with the option `render`
 
 
 class Embedder:
@@ -69,7 +73,7 @@ class Embedder:
         self.config, self.published, self.renderer = preparer.config, preparer.published, preparer.renderer
         config = self.config
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
-        self._one_pass = Lock()
+        self._device = Lock()  # one pass at a time, until its vectors are on the CPU
         self.batch_tokens = config.max_batch_tokens or token_budget(
             model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices))
         )
@@ -99,12 +103,51 @@ class Embedder:
         preparer.check()
         return cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device), preparer)
 
-    def embed(self, inputs: SequenceOf[EmbedInput]) -> list[Embedding | EmbedError]:
-        """One vector or one error for each input, in order; an input never changes another's answer beyond rounding."""
-        prepared = self._prepare_all(inputs)
-        ready = {i: item for i, item in enumerate(prepared) if isinstance(item, Prepared)}
-        finished = dict(zip(ready, self.forward(list(ready.values())), strict=True))
-        return [item if isinstance(item, EmbedError) else finished[i] for i, item in enumerate(prepared)]
+    def embed(self, inputs: SequenceOf[EmbedInput]) -> list[Embedding]:
+        """One vector for each input, in order.
+
+        Raises:
+            EmbedError: of the first input that has none; `embed_each` gives the others theirs.
+        """
+        embeddings = []
+        for answer in self.embed_each(inputs):
+            if isinstance(answer, EmbedError):
+                raise answer
+            if isinstance(answer, Rendering):
+                raise InvalidInput("options.render: what is rendered has no vector")
+            embeddings.append(answer)
+        return embeddings
+
+    def embed_each(self, inputs: SequenceOf[EmbedInput | Prepared | EmbedError]) -> list[Answer]:
+        """One answer for each input, in order; an input never changes another's answer beyond rounding.
+
+        Computed in batches of similar length within the token budget. What is prepared or refused already goes on so.
+        """
+        many_images = sum(isinstance(item, EmbedInput) and item.image is not None for item in inputs) > 1
+        prepare = self.threads.map if many_images else map  # Pillow decodes and resizes without the GIL
+        prepared = dict(enumerate(prepare(self.preparer.attempt, inputs)))
+        answers: dict[int, Answer] = {i: item for i, item in prepared.items() if not isinstance(item, Prepared)}
+        ready = {i: item for i, item in prepared.items() if isinstance(item, Prepared)}
+
+        def one_pass(batch: list[int]) -> list[Answer]:
+            items = [ready[i] for i in batch]
+            recipes = [item.recipe for item in items]
+            started = perf_counter()
+            packed = pack([item.sequence for item in items], self.model.device)
+            pooled = packed.indices([item.pooled for item in items])
+            rows = to_device(np.concatenate(pooled), self.model.device)
+            states = self.model.hidden(packed, {recipe.layer for recipe in recipes}, rows)
+            vectors = pool(states, list(map(len, pooled)), recipes, self.model.final_norm)
+            took_ms = (perf_counter() - started) * 1e3
+            self._count(items, packed)
+            return [
+                self._finish(vector, item, took_ms, len(items)) for vector, item in zip(vectors, items, strict=True)
+            ]
+
+        for batch in plan({i: item.sequence for i, item in ready.items()}, self.batch_tokens):
+            with self._device:
+                answers |= zip(batch, self._or_in_halves(one_pass, batch), strict=True)
+        return [answers[i] for i in range(len(inputs))]
 
     @property
     def pipelined(self) -> bool:
@@ -119,39 +162,21 @@ class Embedder:
         """
         return self.preparer.prepare(item)
 
-    def _prepare_all(self, inputs: SequenceOf[EmbedInput]) -> list[Prepared | EmbedError]:
-        if sum(item.image is not None for item in inputs) > 1:  # Pillow decodes and resizes without the GIL
-            return list(self.threads.map(self.preparer.attempt, inputs))
-        return [self.preparer.attempt(item) for item in inputs]
-
-    def forward(self, prepared: list[Prepared]) -> list[Embedding | EmbedError]:
-        """Each input's answer, in order, computed in batches of similar length under the token budget."""
-        answers: dict[int, Embedding | EmbedError] = {}
-        for batch in plan([item.sequence for item in prepared], self.batch_tokens):
-            with self._one_pass:
-                answers |= zip(batch, self._forward_batch([prepared[i] for i in batch]), strict=True)
-        return [answers[i] for i in range(len(prepared))]
-
-    def _forward_batch(self, prepared: list[Prepared]) -> list[Embedding | EmbedError]:
-        started = perf_counter()
+    def _or_in_halves(self, one_pass: Callable[[list[int]], list[Answer]], batch: list[int]) -> list[Answer]:
+        """One pass; two over its halves where it fails, so that an input fails alone or not at all."""
         try:
-            with torch.inference_mode():
-                packed = pack([item.sequence for item in prepared], self.model.device)
-                rows = pooling.pool(self.model, packed, [item.recipe for item in prepared])
-            took_ms = (perf_counter() - started) * 1e3
-            self._count(prepared, packed)
-            return [self._finish(row, item, took_ms, len(prepared)) for row, item in zip(rows, prepared, strict=True)]
-        except Exception as error:  # out of memory or our fault: halve, so that an item fails alone or not at all
+            return one_pass(batch)
+        except Exception as error:  # out of memory, or our fault
             failure = InferenceFailed("the model failed on this input; the fault is the server's")
             failure.__cause__ = error
             clear_frames(error.__traceback__)  # which hold the pass's tensors
         self.model.recover()
-        if len(prepared) == 1:
+        if len(batch) == 1:
             self.counts["failed_inputs"] += 1
             return [failure]
         self.counts["halved_passes"] += 1
-        half = len(prepared) // 2
-        return self._forward_batch(prepared[:half]) + self._forward_batch(prepared[half:])
+        half = len(batch) // 2
+        return self._or_in_halves(one_pass, batch[:half]) + self._or_in_halves(one_pass, batch[half:])
 
     def _count(self, prepared: list[Prepared], packed: Packed) -> None:
         self.counts["passes"] += 1
@@ -160,37 +185,16 @@ class Embedder:
         self.counts["patches"] += sum(packed.images.bounds.lengths) if packed.images else 0
         self.counts["reused_tokens"] += sum(map(len, packed.prefixes))
 
-    def _finish(
-        self, row: NDArray[np.float32], prepared: Prepared, forward_ms: float, items: int
-    ) -> Embedding | EmbedError:
+    def _finish(self, row: NDArray[np.float32], prepared: Prepared, forward_ms: float, items: int) -> Answer:
         recipe, sequence, calibration = prepared.recipe, prepared.sequence, self.preparer.calibration
         try:
             if recipe.center and calibration is not None:
                 row = calibration.apply(row, "text" if sequence.patches is None else "image")
-            vector = pooling.finish(row, recipe)
+            vector = finish(row, recipe)
         except EmbedError as error:
             return error
-        timing = (prepared.took_ms, forward_ms, items)
-        render = self._rendered(prepared) if prepared.render else None
-        return Embedding(vector, len(sequence), *timing, recipe, self._warnings(recipe), render)
-
-    def _warnings(self, recipe: Recipe) -> tuple[str, ...]:
-        if recipe.dimensions and not self.published.series:
-            return (f"dimensions: this checkpoint was not trained for vectors cut to {recipe.dimensions} numbers",)
-        return ()
-
-    def _rendered(self, prepared: Prepared) -> dict[str, Any]:
-        """What ends a "my vector differs": the exact sequence, and the tokens that are pooled."""
-        sequence = prepared.sequence
-        pooled = sequence.tokens.content if prepared.recipe.pooling == "mean" else ((len(sequence) - 1, len(sequence)),)
-        return {
-            "prompt": self.renderer.decode(sequence.tokens.ids),
-            "ids": sequence.tokens.ids.tolist(),
-            "positions": sequence.positions.tolist(),
-            "grid": [1, *sequence.patches.grid] if sequence.patches else None,
-            "content": sequence.tokens.content,
-            "pooled": pooled,
-        }
+        timing = (prepared.preprocess_ms, forward_ms, items)
+        return Embedding(vector, len(sequence), *timing, recipe, prepared.warnings)
 
     def _describe(self) -> dict[str, Any]:
         """What makes the vectors: for `/info`, and (its `id`) for caches, which changes whenever a vector may."""

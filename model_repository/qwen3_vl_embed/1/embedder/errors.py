@@ -3,7 +3,7 @@
 EmbedError
 ├── InvalidInput            the caller's mistake: the message says what to change
 ├── InferenceFailed         ours: the model gave no usable vector
-├── Abandoned               nobody's: whoever asked does not wait any more
+├── Abandoned               nobody's: the caller does not wait any more
 └── UnsupportedCheckpoint   at start: this checkpoint cannot be served, and why
 """
 
@@ -21,7 +21,7 @@ class InferenceFailed(EmbedError):
 
 
 class Abandoned(EmbedError):
-    """Whoever asked does not wait any more; nothing was computed."""
+    """The caller does not wait any more; nothing was computed."""
 
 
 class UnsupportedCheckpoint(EmbedError):

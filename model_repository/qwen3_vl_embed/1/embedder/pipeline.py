@@ -1,10 +1,10 @@
 """Preparing and computing at the same time: while one batch is on the device, the next inputs are made ready.
 
-A request comes in through `submit`; its inputs are prepared on a few threads; one thread runs the forward passes, each
-over what is ready by then, first come first served, within the token budget; another hands the answers out. Large
-images are decoded on threads of their own, within the budget of pixels, so that nothing waits for them. Knows no
-Triton. Worth its threads where the device is not the CPU that prepares, and for large images everywhere (docs/log.md,
-2026-11-24 and 25).
+A request comes in through `submit`, and its inputs are prepared on a few threads. One thread runs the forward passes,
+each over what is ready by then: first come, first served, within the token budget. Another hands the answers out. Large
+images are decoded on threads of their own, within the budget of pixels: nothing waits for them. Knows no Triton. Worth
+its threads where the device is not the CPU that prepares, and for large images everywhere (docs/log.md, 2026-11-24 and
+25).
 """
 
 import logging
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Semaphore, Thread
 from time import monotonic
 
-from .embedder import WORKERS, Embedder, Embedding
+from .embedder import WORKERS, Answer, Embedder
 from .errors import Abandoned, EmbedError
 from .inputs import EmbedInput
 from .prepare.pixels import SMALL, Budget, cost
@@ -24,8 +24,9 @@ from .prepare.preparer import Prepared
 
 logger = logging.getLogger(__name__)
 
-Answer = Embedding | EmbedError
-ASK_AFTER = 0.25  # seconds inside; a younger request is not asked whether anybody still waits, which costs a round trip
+ASK_AFTER = (
+    0.25  # seconds inside; a younger request is not asked whether its caller still waits, which costs a round trip
+)
 LOST = 70  # the exit status when the forward thread cannot go on (EX_SOFTWARE)
 
 
@@ -35,7 +36,7 @@ class Request:
 
     inputs: list[EmbedInput | EmbedError]
     reply: Callable[[list[Answer]], None]  # called once, on a thread of the pipeline's
-    given_up: Callable[[], bool]  # whether nobody waits for the answer any more
+    given_up: Callable[[], bool]  # whether the caller does not wait any more
     since: float = field(default_factory=monotonic)
     answers: dict[int, Answer] = field(default_factory=dict)
 
@@ -78,7 +79,7 @@ class Pipeline:
         return any(isinstance(item, EmbedInput) and self._cost(item) > SMALL for item in inputs)
 
     def submit(self, request: Request) -> None:
-        """Take a request in; waits while the pipeline is full, and that is how it says so."""
+        """Take a request in. Blocks while the pipeline is full: the backpressure that Triton sees."""
         for index, item in enumerate(request.inputs):
             if isinstance(item, EmbedInput) and (pixels := self._cost(item)) > SMALL:
                 self._large.submit(self._prepare_large, request, index, item, pixels)
@@ -113,22 +114,19 @@ class Pipeline:
             self._prepare(request, index, item)
 
     def _prepare(self, request: Request, index: int, item: EmbedInput | EmbedError) -> None:
-        prepared = Abandoned() if request.abandoned else self._attempt(item)
-        if isinstance(prepared, EmbedError):
+        prepared = Abandoned() if request.abandoned else self._embedder.preparer.attempt(item)
+        if not isinstance(prepared, Prepared):  # refused, or a rendering: there is nothing to compute
             self._answer(request, index, prepared)
             return
         with self._changed:
             self._ready.append(Ready(request, index, prepared))
             self._changed.notify()
 
-    def _attempt(self, item: EmbedInput | EmbedError) -> Prepared | EmbedError:
-        return item if isinstance(item, EmbedError) else self._embedder.preparer.attempt(item)
-
     def _run(self) -> None:
         try:
             while self._wait():
                 batch = self._take()
-                answers = self._embedder.forward([item.prepared for item in batch])
+                answers = self._embedder.embed_each([item.prepared for item in batch])
                 for item, answer in zip(batch, answers, strict=True):
                     self._answer(item.request, item.index, answer)
         except BaseException:
@@ -143,7 +141,7 @@ class Pipeline:
             return bool(self._ready)
 
     def _take(self) -> list[Ready]:
-        """What is ready, in the order in which it became so, up to one forward pass; without what nobody waits for."""
+        """What is ready, in the order in which it became so, up to one forward pass; what was given up is left out."""
         batch: list[Ready] = []
         room = self._pass_tokens
         with self._changed:
@@ -166,7 +164,7 @@ class Pipeline:
 
 
 def reply(request: Request) -> None:
-    """One that cannot be delivered is nobody else's loss."""
+    """Deliver a request's answers. One that cannot be delivered harms no other."""
     try:
         request.reply([request.answers[index] for index in range(len(request.inputs))])
     except Exception:

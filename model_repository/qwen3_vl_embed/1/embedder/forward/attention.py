@@ -61,6 +61,15 @@ class Prefix:
     layers: list[KeysValues]
 
 
+@dataclass(frozen=True, eq=False)
+class PassContext:
+    """All that a pass tells the attention of its layers; transformers hands it down as the keyword `context`."""
+
+    bounds: Bounds  # of the texts' tokens, or of the images' patches
+    prefixes: tuple[Prefix | None, ...] | None = None  # what stands before each sequence; None where nothing does
+    kept: list[KeysValues] | None = None  # gets each layer's keys and values
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # (1, heads, T, head_dim)
@@ -68,17 +77,17 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
-    bounds: Bounds,  # of the texts' tokens or of the images' patches; `PackedModel` passes it and the next two down
-    prefixes: tuple[Prefix | None, ...] | None = None,  # what stands before each sequence
-    kept: list[KeysValues] | None = None,  # gets this layer's keys and values
+    context: PassContext,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Softmax attention within each sequence, causal in the language model; returns (1, T, heads, head_dim)."""
-    if kept is not None:
-        kept.append((key, value))
+    bounds = context.bounds
+    if context.kept is not None:
+        context.kept.append((key, value))
     kernel = varlen_kernel(query.device, query.dtype)
-    if kernel is None or prefixes is not None:
-        before = [each.layers[module.layer_idx] if each else None for each in prefixes or [None] * len(bounds.lengths)]
+    if kernel is None or context.prefixes is not None:
+        prefixes = context.prefixes or (None,) * len(bounds.lengths)
+        before = [prefix.layers[module.layer_idx] if prefix else None for prefix in prefixes]
         return _grouped(query, key, value, bounds.lengths, before, scaling, module.is_causal), None
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, head_dim)
     offsets = bounds.offsets.to(query.device)  # elsewhere only where a checkpoint is spread over several GPUs

@@ -15,8 +15,8 @@ from transformers import PretrainedConfig
 
 from ..prepare.images import MERGE
 
-SHARE = 0.5  # of the free memory: the rest is for images being decoded, recorded passes and fragmentation
-MOST = 16384  # tokens; a longer pass is no faster, and whoever comes next waits for it
+SHARE = 0.5  # of the free memory: the rest is for images being decoded, CUDA graphs and fragmentation
+MOST = 16384  # tokens; a longer pass is no faster, and the next caller waits for it
 CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -1,7 +1,6 @@
 """The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head. Knows no prompts."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Any, Self
 
@@ -14,25 +13,31 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 from ..checkpoint import Checkpoint
 from ..prepare.recipes import Layer
 from ..prepare.renderer import Tokens
-from .attention import KeysValues, Prefix, use_packed_attention
+from ..prepare.sequence import Sequence
+from .attention import PassContext, Prefix, use_packed_attention
 from .device import to_device
-from .packing import Packed, Sequence, pack
-from .parts import StillPatchEmbed, TopLayer, add_image_features, at, fuse_norms
-from .recordings import Graph, Pass, Trace
+from .packing import Packed, PackedImages, pack
+from .parts import StillPatchEmbed, add_image_features, at, fuse_norms, top_layer
+from .recordings import CudaGraph, Trace
 from .replay import Replay
 from .weights import load_model
+
+PREFIXES = 64  # in the prefix cache; `sequence.py` says what they take
 
 
 class PackedModel:
     """A loaded checkpoint that turns `Packed` into hidden states.
 
-    Runs transformers' own vision tower and language model one after the other, and hands them ready-made what
+    Runs transformers' own vision tower and decoder layers one after the other, and hands them ready-made what
     `Qwen3VLModel.forward` finds out on the device (positions, lengths, where the images' tokens are): between the copy
     of the inputs and that of the result, nothing waits for the device.
     """
 
-    def __init__(self, model: PreTrainedModel, mean: list[float], std: list[float]) -> None:
-        """`mean`, `std`: of each colour channel, on the scale 0…1 (preprocessor_config.json)."""
+    def __init__(self, model: PreTrainedModel, mean: list[float], std: list[float], replayed: bool = False) -> None:
+        """`mean`, `std`: of each colour channel, on the scale 0…1 (preprocessor_config.json).
+
+        `replayed`: capture the passes of lone inputs and replay them (`replay.py`), if the model allows it.
+        """
         self.attention = use_packed_attention(model)
         model.visual.patch_embed = StillPatchEmbed(model.visual.patch_embed.proj)
         self.model = model
@@ -40,15 +45,11 @@ class PackedModel:
         patch_area = model.config.vision_config.patch_size**2
         per_value = [torch.tensor(v, device=self.device).repeat(patch_area) * 255 for v in (mean, std)]
         self._mean, self._std = per_value  # (patch * patch * 3,) float32, in the order of a patch's values
-        text = model.language_model
-        text._deepstack_process = add_image_features
-        fuse_norms(text)
-        self._layers, self._norm = list(text.layers), text.norm
-        text.norm = nn.Identity()  # `final_norm` is for those who ask, and for the tokens that they read
-        self._pass: Pass = self._states
-        self._stack_of = lru_cache(maxsize=None)(self._stack)
-        self._grid_of = lru_cache(maxsize=256)(self._grid)
-        self._prefix_of = lru_cache(maxsize=64)(self._prefix)
+        fuse_norms(model.language_model)
+        self._decoder = list(model.language_model.layers)
+        self._prefix_cache: dict[tuple[int, ...], Prefix] = {}  # the least recently used first
+        capture = partial(CudaGraph, constants=self._constants) if self.device.type == "cuda" else Trace
+        self.replay = Replay(self._forward, capture) if replayed and replayable(model) else None
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
@@ -61,11 +62,8 @@ class PackedModel:
 
         `pixels`: its image processor, transformers' own.
         """
-        packed = cls(model, list(pixels.image_mean), list(pixels.image_std))
+        packed = cls(model, list(pixels.image_mean), list(pixels.image_std), replayed=True)
         model.requires_grad_(False)
-        if replayable(model):
-            on_gpu = packed.device.type == "cuda"
-            packed._pass = Replay(packed._states, partial(Graph, constants=packed._constants) if on_gpu else Trace)
         return packed
 
     @property
@@ -81,7 +79,7 @@ class PackedModel:
     @property
     def layers(self) -> int:
         """L, the number of decoder layers."""
-        return len(self._layers)
+        return len(self._decoder)
 
     def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (P, V) -> float32 (P, V), about -1…1, as transformers' image processor gives them."""
@@ -89,7 +87,9 @@ class PackedModel:
 
     def final_norm(self, rows: torch.Tensor) -> torch.Tensor:
         """The model's own last RMSNorm, (rows, D) -> (rows, D)."""
-        return self._norm(rows.to(self._norm.weight.device))
+        norm: nn.Module = self.model.language_model.norm
+        normed: torch.Tensor = norm(rows.to(norm.weight.device))
+        return normed
 
     def recover(self) -> None:
         """After a pass that failed: give back the memory that it held.
@@ -97,152 +97,141 @@ class PackedModel:
         Raises:
             RuntimeError: the GPU is lost to this process (a sticky CUDA error): no pass will ever work again.
         """
-        self._prefix_of.cache_clear()
+        self._prefix_cache.clear()
         for device in self.devices:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
                 torch.cuda.empty_cache()
 
     def hidden(
-        self, packed: Packed, layers: Iterable[Layer], rows: torch.Tensor | None = None
+        self, packed: Packed, layers: Iterable[Layer], rows: torch.Tensor | None = None, gradients: bool = False
     ) -> dict[Layer, torch.Tensor]:
         """Each asked layer's states before the final norm, (R, D) in the model's dtype.
 
-        `rows`, (R,) int64: which of the T tokens; None for all. The caller turns gradients off. Layers above the
-        highest one asked for do not run. A layer's state is what the next one reads, image features that DeepStack adds
-        in between included (they are missing from transformers' own `hidden_states` of the first layers). On a GPU they
-        may be overwritten by the next pass.
-        """
-        return self._pass(packed, frozenset(layers), rows)
+        `rows`, (R,) int64: which of the T tokens; None for all. Layers above the highest one asked for do not run. A
+        layer's state is what the next one reads, image features that DeepStack adds in between included (they are
+        missing from transformers' own `hidden_states` of the first layers). On a GPU the states may be overwritten by
+        the next pass.
 
-    def _states(self, packed: Packed, asked: frozenset[Layer], rows: torch.Tensor | None) -> dict[Layer, torch.Tensor]:
-        top = self.layers if "attn" in asked else max(asked)
-        text = self.model.language_model
-        prefixes = self._prefixes(packed)  # before the layers are chosen: it may have to run all of them
-        text.layers, narrows = self._stack_of(top)
-        embeds, features = self._inputs(packed)
-        with self._captured(asked - {top}, rows, narrows) as states:
-            out = text(
-                inputs_embeds=embeds,
-                position_ids=packed.position_ids,
-                use_cache=False,
-                visual_pos_masks=packed.images and packed.images.tokens,
-                deepstack_visual_embeds=features,
-                bounds=packed.bounds,
-                prefixes=prefixes,
-                rows=rows,
-            ).last_hidden_state
-        states[top] = out if narrows else at(out, rows)
+        `gradients`: record the pass for autograd, whatever torch's mode is; without them it runs in inference mode.
+
+        Raises:
+            ValueError: gradients of a pass that leaves prefixes out; `pack(…, reuse=False)` does not.
+        """
+        if gradients and any(packed.prefixes):
+            raise ValueError("gradients need whole sequences: pack them with reuse=False")
+        with torch.inference_mode(not gradients):
+            run = self._forward if gradients or self.replay is None else self.replay
+            return run(packed, frozenset(layers), rows)
+
+    def _forward(self, packed: Packed, asked: frozenset[Layer], rows: torch.Tensor | None) -> dict[Layer, torch.Tensor]:
+        return self._decode(packed, PassContext(packed.bounds, self._prefixes(packed)), asked, rows)
+
+    def _decode(
+        self, packed: Packed, context: PassContext, asked: frozenset[Layer], rows: torch.Tensor | None
+    ) -> dict[Layer, torch.Tensor]:
+        """Embed the tokens, put the images in their places, and run the decoder layers up to the highest one asked."""
+        hidden = self.model.get_input_embeddings()(packed.input_ids)  # (1, T, D)
+        features: list[torch.Tensor] = []  # what DeepStack adds after each of the first layers, (K, D)
+        if packed.images is not None:
+            embedded, features = self._vision(packed.images)
+            hidden = hidden[0].index_copy(0, packed.images.tokens, embedded.to(hidden.device, hidden.dtype))[None]
+        positions = self.model.language_model.rotary_emb(hidden, packed.position_ids)  # cosines, sines
+        top = self.layers if "attn" in asked else max(map(int, asked))
+        narrows = top > len(features)  # nothing but the asked rows is read after the top layer's attention
+        before_mlp = hidden
+        states: dict[Layer, torch.Tensor] = {}
+        for index, layer in enumerate(self._decoder[:top]):
+            if index in asked:
+                states[index] = at(hidden, rows)
+            if index < top - 1:
+                hidden = layer(hidden, position_embeddings=positions, context=context)
+            else:
+                before_mlp, hidden = top_layer(layer, hidden, rows if narrows else None, positions, context)
+            if packed.images is not None and index < len(features):
+                hidden = add_image_features(hidden, packed.images.tokens, features[index])
+        if not narrows:
+            before_mlp, hidden = at(before_mlp, rows), at(hidden, rows)
+        states |= {"attn": before_mlp, top: hidden}
         return {layer: states[layer][0] for layer in asked}
 
-    def _prefixes(self, packed: Packed) -> tuple[Prefix | None, ...] | None:
-        """What stands before each sequence, where anything does."""
-        if not any(packed.prefixes):
-            return None
-        return tuple(self._prefix_of(ids) if ids else None for ids in packed.prefixes)
-
-    def _prefix(self, ids: tuple[int, ...]) -> Prefix:
-        """The keys and values that these tokens leave in every layer. Tokens only look back: nothing changes them."""
-        packed = pack([Sequence(Tokens(np.array(ids), ()))], self.device)
-        text = self.model.language_model
-        kept: list[KeysValues] = []
-        text.layers, _ = self._stack_of(self.layers)
-        embeds, _ = self._inputs(packed)
-        text(
-            inputs_embeds=embeds,
-            position_ids=packed.position_ids,
-            use_cache=False,
-            bounds=packed.bounds,
-            rows=None,
-            kept=kept,
-        )
-        return Prefix(kept)
-
-    def _constants(self, packed: Packed) -> object:
-        """The cached tensors that a pass reads."""
-        return self._grids(packed), self._prefixes(packed)
-
-    def _stack(self, top: int) -> tuple[nn.ModuleList, bool]:
-        """The first `top` layers, and whether the last of them leaves only the asked rows.
-
-        It does not where DeepStack adds features after it, nor in a model spread over several devices (accelerate's
-        hooks move tensors between whole layers only).
-        """
-        layers = self._layers[:top]
-        narrows = top > len(self.model.visual.deepstack_visual_indexes) and not spread(self.model)
-        if narrows:
-            layers[-1] = TopLayer(layers[-1])
-        return nn.ModuleList(layers), narrows
-
-    def _inputs(self, packed: Packed) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
-        """(1, T, D) with the images in their places, and what DeepStack adds after the first layers, (K, D) each."""
-        embeds = self.model.get_input_embeddings()(packed.input_ids)
-        images = packed.images
-        if images is None:
-            return embeds, None
-        grids = self._grids(packed)
-        features = self.model.visual(
-            self.normalized(images.pixels).to(self.model.visual.dtype),
+    def _vision(self, images: PackedImages) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The vision tower: the images' own embeddings, and DeepStack's features; (K, D) each."""
+        visual = self.model.visual
+        out = visual(
+            self.normalized(images.pixels).to(visual.dtype),
             grid_thw=None,
             cu_seqlens=images.bounds.offsets,
             max_seqlen=images.bounds.longest,
-            bounds=images.bounds,
-            **{name: torch.cat([grid[name] for grid in grids]) for name in grids[0]},
+            context=PassContext(images.bounds),
+            **{name: torch.cat(tensors) for name, tensors in self._places(images).items()},
         )
-        image_embeds = features.pooler_output.to(embeds.device, embeds.dtype)
-        return embeds[0].index_copy(0, images.tokens, image_embeds)[None], features.deepstack_features
+        return out.pooler_output, out.deepstack_features
 
-    def _grids(self, packed: Packed) -> list[dict[str, torch.Tensor]]:
-        return [self._grid_of(grid) for grid in packed.images.grids] if packed.images else []
-
-    def _grid(self, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """What the vision tower wants to know of an image of so many rows and columns of patches, on its device."""
+    def _places(self, images: PackedImages) -> dict[str, list[torch.Tensor]]:
+        """What the vision tower wants to know of each image's grid."""
         visual = self.model.visual
-        thw, merge = torch.tensor([[1, *grid]]), visual.config.spatial_merge_size
-        indices, weights = get_vision_interpolation_indices_and_weights(
-            thw,
-            num_grid_per_side=visual.num_grid_per_side,
-            mode=visual.interpolation_mode,
-            align_corners=visual.interpolation_align_corners,
-            spatial_merge_size=merge,
-        )
-        inputs = {
-            "interp_indices": indices,  # (P, 4) of the learned position table
-            "interp_weights": weights,  # (P, 4)
-            "position_ids": get_vision_position_ids(thw, merge),  # (P, 2): row, column
-        }
-        return {name: to_device(tensor.numpy(), visual.device) for name, tensor in inputs.items()}
-
-    @contextmanager
-    def _captured(
-        self, layers: Iterable[Layer], rows: torch.Tensor | None, narrows: bool
-    ) -> Iterator[dict[Layer, torch.Tensor]]:
-        """Within it, a forward pass leaves the rows of the asked states in the dictionary, (1, R, D) each."""
-        states: dict[Layer, torch.Tensor] = {}
-
-        def keep(layer: Layer, arguments: tuple[torch.Tensor, ...]) -> None:
-            states[layer] = at(arguments[0], None if narrows and layer == "attn" else rows)
-
-        hooks = [
-            self._reader(layer).register_forward_pre_hook(lambda _, arguments, layer=layer: keep(layer, arguments))
-            for layer in layers
+        each = [
+            patch_places(
+                grid,
+                visual.num_grid_per_side,
+                visual.interpolation_mode,
+                visual.interpolation_align_corners,
+                visual.config.spatial_merge_size,
+                visual.device,
+            )
+            for grid in images.grids
         ]
-        try:
-            yield states
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return {name: [places[name] for places in each] for name in each[0]}
 
-    def _reader(self, layer: Layer) -> nn.Module:
-        """The module whose input is that layer's state."""
-        return self._layers[-1].post_attention_layernorm if layer == "attn" else self._layers[layer].input_layernorm
+    def _prefixes(self, packed: Packed) -> tuple[Prefix | None, ...] | None:
+        """What stands before each sequence, from the prefix cache; None where nothing does."""
+        if not any(packed.prefixes):
+            return None
+        return tuple(self._prefix(ids) if ids else None for ids in packed.prefixes)
+
+    def _prefix(self, ids: tuple[int, ...]) -> Prefix:
+        """The keys and values that these tokens leave in every layer. Tokens only look back: nothing changes them."""
+        prefix = self._prefix_cache.pop(ids, None)
+        if prefix is None:
+            packed = pack([Sequence(Tokens(np.array(ids), ()))], self.device)
+            prefix = Prefix([])
+            self._decode(packed, PassContext(packed.bounds, kept=prefix.layers), frozenset([self.layers]), None)
+        self._prefix_cache[ids] = prefix
+        if len(self._prefix_cache) > PREFIXES:
+            del self._prefix_cache[next(iter(self._prefix_cache))]
+        return prefix
+
+    def _constants(self, packed: Packed) -> object:
+        """The cached tensors that a pass reads."""
+        return packed.images and self._places(packed.images), self._prefixes(packed)
+
+
+@lru_cache(maxsize=256)
+def patch_places(
+    grid: tuple[int, int], side: int, mode: str, align_corners: bool, merge: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """What Qwen3-VL's vision tower wants to know of an image of so many rows and columns of patches.
+
+    `side`, `mode`, `align_corners`: of its learned position table. `merge`: patches per side of one token.
+    """
+    thw = torch.tensor([[1, *grid]])
+    indices, weights = get_vision_interpolation_indices_and_weights(
+        thw, num_grid_per_side=side, mode=mode, align_corners=align_corners, spatial_merge_size=merge
+    )
+    places = {
+        "interp_indices": indices,  # (P, 4) of the position table
+        "interp_weights": weights,  # (P, 4)
+        "position_ids": get_vision_position_ids(thw, merge),  # (P, 2): row, column
+    }
+    with torch.inference_mode(False):  # passes with gradients read them too
+        return {name: to_device(tensor.numpy(), device) for name, tensor in places.items()}
 
 
 def replayable(model: PreTrainedModel) -> bool:
-    """Whether a pass is the same operations for every input of a shape: experts are chosen by what is in it."""
-    return not spread(model) and not hasattr(model.config.text_config, "num_experts")
+    """Whether a pass is the same operations for every input of a shape: experts are chosen by what is in it.
 
-
-def spread(model: PreTrainedModel) -> bool:
-    """Whether accelerate has put its parts on several devices."""
-    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    Nor is it where accelerate has put the model's parts on several devices.
+    """
+    spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    return not spread and not hasattr(model.config.text_config, "num_experts")

@@ -3,10 +3,10 @@
 Knows tensors and transformers' modules; not how sequences are packed.
 """
 
-from typing import Any
-
 import torch
 from torch import nn
+
+from .attention import PassContext
 
 
 class StillPatchEmbed(nn.Module):
@@ -43,22 +43,27 @@ def fuse_norms(module: nn.Module) -> None:
             fuse_norms(child)
 
 
-class TopLayer(nn.Module):
+def top_layer(
+    layer: nn.Module,
+    hidden: torch.Tensor,
+    rows: torch.Tensor | None,
+    positions: tuple[torch.Tensor, torch.Tensor],
+    context: PassContext,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A decoder layer after which only some tokens are read: its MLP runs for those alone, which is exact.
 
-    The same three steps as transformers' `Qwen3VLTextDecoderLayer.forward` (and its MoE twin's): keys and values need
-    every token, what follows the attention works token by token.
+    The three steps of transformers' `Qwen3VLTextDecoderLayer.forward` (and its MoE twin's). Keys and values need every
+    token; what follows the attention works token by token.
+
+    `rows`: (R,) int64, which tokens; None for all. (1, T, D) -> before the MLP and after it, (1, R, D) each.
     """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, hidden_states: torch.Tensor, rows: torch.Tensor | None, **arguments: Any) -> torch.Tensor:
-        """`rows`: (R,) int64, which tokens; None for all. (1, T, D) -> (1, R, D)."""
-        attended, _ = self.layer.self_attn(hidden_states=self.layer.input_layernorm(hidden_states), **arguments)
-        residual = at(hidden_states + attended, rows)
-        return residual + self.layer.mlp(self.layer.post_attention_layernorm(residual))
+    device = layer.input_layernorm.weight.device  # elsewhere only where a checkpoint is spread over several GPUs
+    hidden, (cosines, sines) = hidden.to(device), (each.to(device) for each in positions)
+    attended, _ = layer.self_attn(
+        layer.input_layernorm(hidden), position_embeddings=(cosines, sines), attention_mask=None, context=context
+    )
+    before = at(hidden + attended, rows)
+    return before, before + layer.mlp(layer.post_attention_layernorm(before))
 
 
 def at(states: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Two ways to run one forward pass again without the Python around its operations: a CUDA graph, and a trace.
 
-Each is made from one pass and plays any other of the same shape, whose tensors it is given. Knows what a pass is given
-and what it leaves; not when a recording is worth its making, and not Qwen's layers.
+Each is captured from one pass and replays any other of the same shape, whose tensors it is given. Knows what a pass is
+given and what it leaves; not when a capture is worth its making, and not Qwen's layers.
 """
 
 import warnings
@@ -21,12 +21,12 @@ Pass = Callable[[Packed, frozenset[Layer], torch.Tensor | None], States]
 
 @cache
 def shared_memory() -> Any:
-    """The pool that all graphs work in: one plays at a time, and what it leaves is read before the next."""
+    """The pool that all graphs work in: one is replayed at a time, and what it leaves is read before the next."""
     return torch.cuda.graph_pool_handle()
 
 
-class Graph:
-    """On a GPU: the kernels with their arguments, launched as one. It writes where it wrote when it was recorded."""
+class CudaGraph:
+    """On a GPU: the kernels with their arguments, launched as one. It writes where it wrote when it was captured."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class Graph:
         ):
             self._states = run(packed, layers, rows)
         for state in self._states.values():
-            state.zero_()  # or a graph that plays nothing would leave what is right for this one input
+            state.zero_()  # or a graph that replays nothing would leave what is right for this one input
 
-    def play(self, packed: Packed, rows: torch.Tensor | None) -> States:
-        """The states are overwritten by the next `play`."""
+    def replay(self, packed: Packed, rows: torch.Tensor | None) -> States:
+        """The states are overwritten by the next `replay`."""
         with torch.cuda.device(self._device):
             for mine, given in zip(tensors(self._packed, self._rows), tensors(packed, rows), strict=True):
                 mine.copy_(given, non_blocking=True)
@@ -73,10 +73,10 @@ class Trace:
 
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that lengths become constants: they are what a shape has in common
-            self._play = torch.jit.trace(operations, tuple(tensors(packed, rows)), check_trace=False)
+            self._operations = torch.jit.trace(operations, tuple(tensors(packed, rows)), check_trace=False)
 
-    def play(self, packed: Packed, rows: torch.Tensor | None) -> States:
-        return dict(zip(self._layers, self._play(*tensors(packed, rows)), strict=True))
+    def replay(self, packed: Packed, rows: torch.Tensor | None) -> States:
+        return dict(zip(self._layers, self._operations(*tensors(packed, rows)), strict=True))
 
 
 def tensors(packed: Packed, rows: torch.Tensor | None) -> list[torch.Tensor]:

@@ -1,9 +1,9 @@
-"""A lone input costs its arithmetic, not the thousand calls around it: passes that come again are recorded.
+"""CUDA graphs and traces for lone inputs, whose pass costs more calls than arithmetic. Not for several threads.
 
-Calling the 4B's kernels one by one takes a CPU tens of milliseconds, computing a colour name takes a GPU two or three;
-a small model on a CPU spends half its time in Python. A pass over one short sequence is recorded when its shape has
-come a few times, and replayed from then on: the very operations of an ordinary pass, so the same numbers. The
-benchmark's swatches are one shape, its names about ten. Not for several threads.
+Launching the 4B's kernels one by one takes a CPU tens of milliseconds; computing a colour name takes a GPU two or
+three. A small model on a CPU spends half its time in Python. So a pass over one short sequence is captured when its
+shape has come a few times, and replayed from then on. The operations are those of an ordinary pass: the same numbers.
+The benchmark's swatches are one shape, its names about ten.
 """
 
 import logging
@@ -20,67 +20,63 @@ from .recordings import Pass, States
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 512  # above, a pass takes longer to compute than to call
-OFTEN = 3  # times a shape comes before it is recorded
-CAPACITY = 64  # recordings; none is given up for another, or many shapes would cost a recording each time
+OFTEN = 3  # times a shape comes before it is captured
+CAPACITY = 64  # captured passes; none is given up for another, or many shapes would cost a capture each time
 WATCHED = 4096  # shapes that are counted at once
 
 
-class Recording(Protocol):
-    def play(self, packed: Packed, rows: torch.Tensor | None) -> States: ...
+class Captured(Protocol):
+    """A captured pass: a CUDA graph or a trace."""
+
+    def replay(self, packed: Packed, rows: torch.Tensor | None) -> States: ...
 
 
 class Replay:
-    """A pass that records itself. What cannot be recorded runs as it is, with a warning in the log."""
+    """Runs passes, and captures those that come often. What cannot be captured runs as it is, with a warning."""
 
     def __init__(
-        self, run: Pass, record: Callable[[Pass, Packed, frozenset[Layer], torch.Tensor | None], Recording]
+        self, run: Pass, capture: Callable[[Pass, Packed, frozenset[Layer], torch.Tensor | None], Captured]
     ) -> None:
-        self._run, self._record = run, record
+        self._run, self.capture = run, capture
         self._seen: Counter[Hashable] = Counter()
-        self.recordings: dict[Hashable, Recording] = {}
+        self.captured: dict[Hashable, Captured] = {}
         self.works = True
 
     def __call__(self, packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None) -> States:
         shape = shape_of(packed, layers, rows)
-        if shape is None:
-            return self._run(packed, layers, rows)
-        if shape in self.recordings:
-            return self.recordings[shape].play(packed, rows)
+        if shape in self.captured:
+            return self.captured[shape].replay(packed, rows)
         expected = self._run(packed, layers, rows)
-        if self._due(shape):
-            self._try(shape, expected, packed, layers, rows)
+        if shape is not None and self.works and len(self.captured) < CAPACITY:
+            if len(self._seen) >= WATCHED:
+                self._seen.clear()
+            self._seen[shape] += 1
+            if self._seen[shape] >= OFTEN:
+                self._capture(shape, expected, packed, layers, rows)
         return expected
 
-    def _due(self, shape: Hashable) -> bool:
-        if not self.works or len(self.recordings) >= CAPACITY:
-            return False
-        if len(self._seen) >= WATCHED:
-            self._seen.clear()
-        self._seen[shape] += 1
-        return self._seen[shape] >= OFTEN
-
-    def _try(
+    def _capture(
         self, shape: Hashable, expected: States, packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None
     ) -> None:
-        """Record, and trust the recording only when it gives what the pass gave."""
+        """Capture, and trust it only when it gives what the pass gave."""
         try:
-            recording = self._record(self._run, packed, layers, rows)
-            played = [recording.play(packed, rows) for _ in range(3)][-1]  # TorchScript optimises its first two
-            self.works = all(agree(played[layer], state) for layer, state in expected.items())
+            captured = self.capture(self._run, packed, layers, rows)
+            again = [captured.replay(packed, rows) for _ in range(3)][-1]  # TorchScript optimises its first two
+            self.works = all(agree(again[layer], state) for layer, state in expected.items())
         except torch.OutOfMemoryError:
             del self._seen[shape]  # there may be memory when it has come so often again
             return
         except RuntimeError as error:
-            logger.warning("a forward pass could not be recorded: %.300s", error)
+            logger.warning("a forward pass could not be captured: %.300s", error)
             self.works = False
         if self.works:
-            self.recordings[shape] = recording
+            self.captured[shape] = captured
         else:
-            logger.warning("forward passes are not recorded any more: lone inputs will take longer")
+            logger.warning("forward passes are not captured any more: lone inputs will take longer")
 
 
 def agree(ours: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Within a hundredth: bfloat16 stays far below, a wrong recording far above."""
+    """Within a hundredth: bfloat16 stays far below, a wrong capture far above."""
     return bool((ours - expected).norm() <= 0.01 * expected.norm())
 
 

@@ -1,24 +1,25 @@
 """One input, made ready for the model: options resolved, image decoded and cut, text rendered. Knows no tensors.
 
-Nothing here waits for a device or changes anything shared, so any number of threads may prepare at once.
+Nothing here waits for a device, and nothing imports what computes. Any number of threads may prepare at once.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from time import perf_counter
+from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..config import EmbedderConfig
 from ..errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
-from ..forward.packing import Sequence
 from ..inputs import EmbedInput, Options
 from ..published import SERIES_PIXELS, Published
 from . import images
 from .calibration import Calibration
 from .recipes import Recipe, Sizes
-from .renderer import Renderer
+from .renderer import Renderer, Span
+from .sequence import Sequence
 
 EOS = "<|endoftext|>"  # the token that Qwen3-VL-Embedding's report appends and pools
+RECIPES = 1024  # that are remembered, by their options
 MAX_PIXELS = 1024 * 1024  # default bound: quality saturates near 1,000 image tokens (Qwen3-VL-Embedding report)
 
 
@@ -28,8 +29,20 @@ class Prepared:
 
     sequence: Sequence
     recipe: Recipe
-    render: bool
-    took_ms: float
+    pooled: tuple[Span, ...]  # the tokens of the sequence that make its vector
+    preprocess_ms: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What the model would see of an input: the answer to the option `render`. No forward pass runs: no vector."""
+
+    sequence: dict[str, Any]  # as JSON: prompt, ids, positions, grid, content, pooled
+    tokens: int
+    recipe: Recipe
+    preprocess_ms: float
+    warnings: tuple[str, ...] = ()
 
 
 class Preparer:
@@ -40,7 +53,7 @@ class Preparer:
     ) -> None:
         self.config, self.checkpoint, self.published, self.renderer = config, checkpoint, published, renderer
         self.calibration = Calibration.load(config.calibration) if config.calibration else None
-        self.recipe = lru_cache(maxsize=1024)(self._resolve)
+        self._recipes: dict[Options, Recipe] = {}
         self._patch = checkpoint.config.vision_config.patch_size
         self._context = checkpoint.config.text_config.max_position_embeddings
         text = checkpoint.config.text_config
@@ -59,10 +72,33 @@ class Preparer:
         except InvalidInput as error:
             raise UnsupportedCheckpoint(f"{self.checkpoint.name}: {error}") from None
 
-    def attempt(self, item: EmbedInput) -> Prepared | EmbedError:
-        """Whatever an input does, it fails alone."""
+    def recipe(self, options: Options) -> Recipe:
+        """These options over the server's settings; the same object each time.
+
+        Raises:
+            InvalidInput: an option is impossible for this checkpoint or this server.
+        """
+        if (known := self._recipes.get(options)) is not None:
+            return known
+        recipe = Recipe.resolve(options, self.config, self._sizes, self.published)
+        if recipe.center:
+            if self.calibration is None:
+                raise InvalidInput("options.center: this server has no calibration; set EMBED_CALIBRATION")
+            self.calibration.check(recipe.forward, self.checkpoint.fingerprint)
+        if len(self._recipes) >= RECIPES:
+            self._recipes.clear()
+        self._recipes[options] = recipe
+        return recipe
+
+    def attempt(self, item: EmbedInput | Prepared | EmbedError) -> Prepared | Rendering | EmbedError:
+        """`prepare`, or `render` where the options ask for it. Whatever an input does, it fails alone.
+
+        What is prepared or refused already is given back as it is.
+        """
+        if not isinstance(item, EmbedInput):
+            return item
         try:
-            return self.prepare(item)
+            return self.render(item) if item.options.render else self.prepare(item)
         except EmbedError as error:
             return error
         except Exception as error:
@@ -82,7 +118,11 @@ class Preparer:
             raise InvalidInput("give a text, an image, or both")
         if item.text is not None and item.image is not None and recipe.center:
             raise InvalidInput("options.center: the calibration knows texts and images, not both in one input")
-        patches = None if item.image is None else self._patches(item.image, recipe)
+        patches = None
+        if item.image is not None:
+            image = images.decode(item.image, self.config.max_image_bytes, self.config.max_image_pixels)
+            image = images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels)
+            patches = images.to_patches(image, self._patch)
         close = EOS if recipe.pooling == "eos" else None
         image_tokens = patches.tokens if patches else 0
         tokens = self.renderer.render(recipe.prompt, recipe.system, item.text, image_tokens, close)
@@ -90,20 +130,30 @@ class Preparer:
             raise InvalidInput(f"the input has {len(tokens.ids)} tokens; this checkpoint reads at most {self._context}")
         if recipe.whole:
             tokens = replace(tokens, content=((0, len(tokens.ids)),), prefix=0)
+        warnings: tuple[str, ...] = ()
+        if recipe.dimensions and not self.published.series:
+            warnings = (f"dimensions: this checkpoint was not trained for vectors cut to {recipe.dimensions} numbers",)
+        sequence = Sequence(tokens, patches)
         took_ms = (perf_counter() - started) * 1e3
-        return Prepared(Sequence(tokens, patches), recipe, bool(item.options.render), took_ms)
+        return Prepared(sequence, recipe, sequence.pooled(recipe.pooling), took_ms, warnings)
 
-    def _resolve(self, options: Options) -> Recipe:
-        recipe = Recipe.resolve(options, self.config, self._sizes, self.published)
-        if recipe.center:
-            if self.calibration is None:
-                raise InvalidInput("options.center: this server has no calibration; set EMBED_CALIBRATION")
-            self.calibration.check(recipe.forward, self.checkpoint.fingerprint)
-        return recipe
+    def render(self, item: EmbedInput) -> Rendering:
+        """What ends a "my vector differs": the exact sequence, and the tokens that are pooled.
 
-    def _patches(self, data: bytes, recipe: Recipe) -> images.Patches:
-        image = images.decode(data, self.config.max_image_bytes, self.config.max_image_pixels)
-        return images.to_patches(images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels), self._patch)
+        Raises:
+            InvalidInput: as `prepare`.
+        """
+        prepared = self.prepare(item)
+        sequence = prepared.sequence
+        description = {
+            "prompt": self.renderer.decode(sequence.tokens.ids),
+            "ids": sequence.tokens.ids.tolist(),
+            "positions": sequence.positions.tolist(),
+            "grid": [1, *sequence.patches.grid] if sequence.patches else None,
+            "content": sequence.tokens.content,
+            "pooled": prepared.pooled,
+        }
+        return Rendering(description, len(sequence), prepared.recipe, prepared.preprocess_ms, prepared.warnings)
 
 
 def pixel_bounds(config: EmbedderConfig, checkpoint: Checkpoint, published: Published) -> tuple[int, int]:

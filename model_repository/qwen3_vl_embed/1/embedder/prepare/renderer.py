@@ -8,7 +8,6 @@ tokenizer calls special; words that a fine-tune added are tokens in anybody's te
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -28,6 +27,7 @@ TEXT_SLOT, SYSTEM_SLOT = f"{SLOT}text{SLOT}", f"{SLOT}system{SLOT}"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames together; honest ones take milliseconds
+FRAMES = 256  # that are remembered
 CONTENTS = {"text": ["{text}"], "image": ["{image}"], "both": ["{image}", "{text}"]}
 
 Span = tuple[int, int]  # half-open range of tokens
@@ -64,7 +64,7 @@ class Renderer:
         self._plain = _without_control_tokens(tokenizer)
         self._head, self._tail = _added_around(tokenizer)
         self._longest = max(map(len, tokenizer.get_vocab()))  # characters of a token; Qwen's is 128 spaces
-        self._frame = lru_cache(maxsize=256)(self._render_frame)
+        self._frames: dict[tuple[Prompt, str, str | None, str | None], Frame] = {}
         if not comes_to_an_end(self._draw_every_shape, DRAW_SECONDS, DRAW_BYTES):
             raise UnsupportedCheckpoint(
                 f"{tokenizer.name_or_path}: its chat template has no end: it takes over {DRAW_SECONDS} s of CPU time "
@@ -100,8 +100,11 @@ class Renderer:
         if len(text) > self._longest * self.max_text_tokens:
             raise InvalidInput(f"the text has too many tokens; at most {self.max_text_tokens} are allowed")
 
-    def _render_frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> Frame:
+    def _frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> Frame:
         """The chat template around the content's slots: ids, but for what stands before and after the text."""
+        key = (prompt, kind, system, close)
+        if (known := self._frames.get(key)) is not None:
+            return known
         pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", getattr(prompt, kind)) if piece]
         words = {f"{SLOT}{n}{SLOT}": piece for n, piece in enumerate(pieces)} | {SYSTEM_SLOT: system or ""}
         drawn = self._draw(prompt, pieces, system)
@@ -114,7 +117,11 @@ class Renderer:
                 f"{' with an instruction' if system is not None else ''}) exactly once"
             )
         parts = [self._part(part, words) for part in self._split.split(drawn + (close or "")) if part]
-        return [part for part in (self._head, *parts, self._tail) if part]
+        if len(self._frames) >= FRAMES:
+            self._frames.clear()
+        frame = [part for part in (self._head, *parts, self._tail) if part]
+        self._frames[key] = frame
+        return frame
 
     def _part(self, part: str, words: dict[str, str]) -> list[int] | tuple[str, str]:
         """One of the template's own special tokens, or what stands between two, with the caller's words in it."""

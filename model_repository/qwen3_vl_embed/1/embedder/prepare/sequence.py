@@ -1,0 +1,52 @@
+"""One input as the model will see it: token ids, and an image's patches. Knows NumPy arrays; no torch, no device."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .images import MERGE, Patches
+from .renderer import Span, Tokens
+
+# The prefix cache holds prefixes of these lengths, in tokens. Shorter ones cost less than their bookkeeping: `eol` has
+# one token before a text, four before an image. Longer ones would fill the memory: 64 are kept, of 147 kB a token for
+# the 4B in bfloat16, 2.4 GB at most.
+REUSED_FROM, REUSED_TO = 8, 256
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The T tokens of one input and, for an image, its patches."""
+
+    tokens: Tokens
+    patches: Patches | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens.ids)
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids that stand before the content, where the prefix cache takes them; else empty."""
+        length = self.tokens.prefix
+        return tuple(self.tokens.ids[:length].tolist()) if REUSED_FROM <= length <= REUSED_TO else ()
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """int64 (3, T): time, height and width of M-RoPE.
+
+        The closed form of transformers' `Qwen3VLModel.get_rope_index` for one image or none: text counts up; the image
+        keeps its time while its rows and columns count from there; what follows starts after the longer side.
+        """
+        spatial = np.tile(np.arange(len(self)), (3, 1))
+        if self.patches is not None:
+            assert self.tokens.image is not None
+            start, stop = self.tokens.image
+            rows, columns = (side // MERGE for side in self.patches.grid)
+            grid = np.stack(np.meshgrid([0], np.arange(rows), np.arange(columns), indexing="ij")).reshape(3, -1)
+            spatial[:, start:stop] = start + grid
+            spatial[:, stop:] += max(rows, columns) - (stop - start)
+        return spatial
+
+    def pooled(self, pooling: str) -> tuple[Span, ...]:
+        """The tokens that make the vector, half-open ranges: the content's for `mean`, else the last one."""
+        return self.tokens.content if pooling == "mean" else ((len(self) - 1, len(self)),)
