@@ -5,11 +5,13 @@ give on demand.
 """
 
 import asyncio
-import time
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from tests.in_process import listening
 Answer = tuple[int, dict[str, str], bytes]
 BUSY = (429, {"Retry-After": "1"}, b'{"error": {"message": "429: too busy.", "param": null}}')
 GOOD: Answer = (200, {}, b'{"embedding": [0.6, 0.8]}')
+LOST = 0  # the connection ends without an answer
 
 
 @pytest.fixture
@@ -30,13 +33,16 @@ def serve() -> Iterator[Callable[..., AdapterClient]]:
     servers: list[HTTPServer] = []
     clients = ExitStack()
 
-    def start(*answers: Answer) -> AdapterClient:
+    def start(*answers: Answer, **settings: Any) -> AdapterClient:
         remaining = list(answers)
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 status, headers, body = remaining.pop(0)
+                if status == LOST:
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(name, value)
@@ -48,7 +54,7 @@ def serve() -> Iterator[Callable[..., AdapterClient]]:
 
         servers.append(HTTPServer(("127.0.0.1", 0), Handler))
         Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return clients.enter_context(AdapterClient(f"http://127.0.0.1:{servers[-1].server_port}/"))
+        return clients.enter_context(AdapterClient(f"http://127.0.0.1:{servers[-1].server_port}/", **settings))
 
     with clients:
         yield start
@@ -70,14 +76,24 @@ async def test_the_key_of_a_server_that_wants_one(monkeypatch):
         assert told.value.status == 401
         monkeypatch.setenv("QWEN3_VL_EMBED_API_KEY", "s3cret-Key")
         assert "adapter" in await asyncio.to_thread(info)
+        monkeypatch.setenv("QWEN3_VL_EMBED_API_KEY", "another")
+        with pytest.raises(AdapterError, match="refuses the key in"):
+            await asyncio.to_thread(info)
 
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
-    """The seconds that the client would have slept."""
-    slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
-    return slept
+    """The seconds that the client would have waited; its clock goes on by them."""
+    waited: list[float] = []
+
+    class Hurried(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout or 0)
+            return False
+
+    monkeypatch.setattr(adapter_client, "Event", Hurried)
+    monkeypatch.setattr(adapter_client, "monotonic", lambda: 1000 + sum(waited))
+    return waited
 
 
 def test_a_busy_adapter_is_asked_again(serve, waits):
@@ -86,12 +102,76 @@ def test_a_busy_adapter_is_asked_again(serve, waits):
     assert waits == [1.0, 1.0, 2.0]
 
 
-def test_an_adapter_that_stays_busy_is_given_up(serve, waits):
-    with serve(*[BUSY] * 9) as client, pytest.raises(AdapterError, match="too busy") as caught:
+@pytest.mark.parametrize("status", [502, 503, 504, LOST])
+def test_a_restart_is_outlasted(serve, waits, status):
+    """With one word about it, however often it is asked; a gateway may answer in the adapter's place."""
+    told: list[str] = []
+    down: list[Answer] = [(status, {}, b"<html>")] * 8
+    with serve(GOOD, *down, GOOD, notify=told.append) as client:
         client.embed_text("red")
-    assert caught.value.status == 429
-    assert len(waits) == 8
-    assert max(waits) == adapter_client.LONGEST_WAIT_S
+        np.testing.assert_array_equal(client.embed_text("red"), np.float32([0.6, 0.8]))
+    assert waits == [0.5, 1, 2, 4, 5, 5, 5, 5]
+    assert len(told) == 1
+    assert told[0].endswith("Asking again for up to 120 s.")
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(120, 429), (120, 503), (7, 504), (0, LOST)])
+def test_an_adapter_that_stays_away_is_given_up(serve, waits, seconds, status):
+    with serve(GOOD, *[(status, {}, b"")] * 40, retry_for_s=seconds) as client:
+        client.embed_text("red")
+        with pytest.raises(AdapterError) as caught:
+            client.embed_text("red")
+    assert caught.value.status == (status or None)
+    assert sum(waits) == seconds
+
+
+@pytest.mark.parametrize(("after", "seconds"), [("45", 45), (format_datetime(datetime.now(UTC)), 0.5), ("soon", 0.5)])
+def test_retry_after_is_seconds_or_a_date(serve, waits, after, seconds):
+    with serve((429, {"Retry-After": after}, b""), GOOD) as client:
+        client.embed_text("red")
+    assert waits == [seconds]
+
+
+def test_another_recipe_in_the_middle_is_refused(serve):
+    """Vectors of two recipes in one file would be plausible, and wrong."""
+    answers = [(200, {"x-recipe": recipe}, GOOD[2]) for recipe in ("a", "a", "b")]
+    with serve(*answers) as client:
+        client.embed_text("red")
+        client.embed_text("red")
+        with pytest.raises(AdapterError, match="another recipe"):
+            client.embed_text("red")
+
+
+PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "nonsense://x", "http://x:port"])
+def test_this_machine_is_never_asked_through_a_proxy(serve, monkeypatch, proxy):
+    for name in PROXIES[:4]:
+        monkeypatch.setenv(name, proxy)
+    with serve(GOOD) as client:
+        assert client.embed_text("red").shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "proxy", "sentence"),
+    [
+        ("HTTP_PROXY", "http://127.0.0.1:9", "through the environment's proxy; NO_PROXY=gpu-box.invalid"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", r"SOCKS proxy, which needs a package.*NO_PROXY=gpu-box.invalid"),
+        ("ALL_PROXY", "nonsense://x", "proxy that the environment names cannot be used"),
+        ("ALL_PROXY", "http://127.0.0.1:port", "proxy that the environment names cannot be used"),
+    ],
+)
+def test_a_proxy_that_does_not_work_is_a_sentence(monkeypatch, name, proxy, sentence):
+    monkeypatch.setenv(name, proxy)
+    with pytest.raises(AdapterError, match=sentence), AdapterClient("http://gpu-box.invalid:8001") as client:
+        client.embed_text("red")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,13 @@
 """The commands, as a person types them, against the real stack: Triton, the adapter and the checkpoint."""
 
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -8,8 +15,11 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
+from client import __version__
 from qwen3_vl_embed.cli.__main__ import app
 from qwen3_vl_embed.cli.validation import NAMES, swatch
+from qwen3_vl_embed.serving.settings import ROOT
+from tests.conftest import running, serve_settings
 
 runner = CliRunner()
 
@@ -115,15 +125,9 @@ def broken(photos: Path) -> Path:
     return photos
 
 
-def test_a_bad_image_is_named_and_nothing_is_written(run, broken, tmp_path):
-    result = run("embed", broken, "-o", tmp_path / "v.npz")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"Error: {broken / 'cut.png'}: ")
-    assert not (tmp_path / "v.npz").exists()
-
-
-def test_skip_errors_goes_on_and_lists_them(run, broken, tmp_path):
-    result = run("embed", broken, "", "red", "--skip-errors", "-o", tmp_path / "v.npz")
+@pytest.mark.parametrize("option", [[], ["--skip-errors"]])
+def test_bad_items_fail_alone_and_are_named(run, broken, tmp_path, option):
+    result = run("embed", broken, "", "red", *option, "-o", tmp_path / "v.npz")
     assert result.exit_code == 1
     assert f"Error: {broken / 'cut.png'}: " in result.stderr
     assert 'Error: "": ' in result.stderr
@@ -133,9 +137,99 @@ def test_skip_errors_goes_on_and_lists_them(run, broken, tmp_path):
 
 
 def test_nothing_left_after_skipping(run, tmp_path):
-    result = run("embed", "--text", "", "--skip-errors", "-o", tmp_path / "v.npz")
+    result = run("embed", "--text", "", "-o", tmp_path / "v.npz")
     assert result.exit_code == 1
-    assert not (tmp_path / "v.npz").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_option_is_no_items_fault(run, tmp_path):
+    """Nor is it asked about item by item."""
+    for options in (["--option", "layer=99"], ["--pooling", "x", "--batch-size", 1]):
+        result = run("embed", *["red"] * 100, *options, "-o", tmp_path / "v.npz")
+        assert (result.exit_code, result.stderr.count("Error")) == (1, 1)
+        assert '"red"' not in result.stderr
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "qwen3_vl_embed.cli", *map(str, arguments)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
+    """Ctrl-C, `kill`, a closed terminal: of 50,000 lines what came is in the file, whole."""
+    lines = "".join(f"line {index} of many\n" for index in range(50_000)).encode()
+    path = tmp_path / "v.jsonl"
+    with subprocess.Popen(command("embed", "-", "-o", path), cwd=ROOT, stdin=PIPE, stderr=PIPE, text=False) as started:
+        started.stdin.write(lines)
+        started.stdin.close()
+        while not any(each.stat().st_size for each in tmp_path.iterdir()):
+            assert started.poll() is None
+            time.sleep(0.05)
+        started.send_signal(number)
+        told = started.stderr.read().decode()
+    assert started.returncode == 130
+    done = [orjson.loads(line)["item"] for line in path.read_bytes().splitlines()]
+    assert done == [f"line {index} of many" for index in range(len(done))]
+    assert 0 < len(done) < 50_000
+    assert told.startswith(f"Error: Interrupted.\n{len(done)} of 50000 vectors in {path} (")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("pooling", "code"), [("last", 0), ("mean", 1)])
+def test_a_restart_in_the_middle(tmp_path, pooling, code):
+    """All of the server, for longer than its adapter waits. What comes back must make the same vectors."""
+    lines, path = [f"line {index}" for index in range(2_000)], tmp_path / "v.jsonl"
+    settings = serve_settings()
+    with running(settings) as stack:
+        arguments = command("embed", "-", "-o", path, "--url", stack.adapter_url)
+        started = subprocess.Popen(arguments, cwd=ROOT, stdin=PIPE, stderr=PIPE)
+        started.stdin.write("\n".join(lines).encode())
+        started.stdin.close()
+        while not any(each.stat().st_size for each in tmp_path.iterdir()):
+            assert started.poll() is None
+            time.sleep(0.01)
+    assert started.poll() is None
+    with started, running(settings, EMBED_POOLING=pooling):
+        told = started.stderr.read().decode()
+    assert started.returncode == code, told
+    done = [orjson.loads(line)["item"] for line in path.read_bytes().splitlines()]
+    assert done == lines[: len(done)]
+    assert "Asking again for up to 120 s." in told
+    if code:
+        assert "Error: " in told
+        assert "another" in told
+        assert f"{len(done)} of 2000 vectors in {path}" in told
+    else:
+        assert len(done) == 2_000
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(run):
+    piped = f"{shlex.join(command('embed', '-'))} | head -n 1"
+    done = subprocess.run(["bash", "-c", piped], input=b"red\n" * 10_000, cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert orjson.loads(done.stdout)["item"] == "red"
+
+
+def test_an_output_device_that_is_full_is_a_sentence(run):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command("embed", "red"), cwd=ROOT, stdout=full, stderr=PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Standard output cannot be written (No space left on device).")
+    assert "Traceback" not in done.stderr
+
+
+def test_names_that_no_terminal_takes(run, photos):
+    name = os.fsdecode(b"in\xffvalid\nline.png")
+    (photos / name).write_bytes(b"")
+    result = run("embed", photos / name)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {photos}/in?valid\n       line.png: ")
+    missing = subprocess.run(command("embed", b"in\xff\n.png".decode(errors="surrogateescape")), cwd=ROOT, stderr=PIPE)
+    assert missing.stderr.startswith(b"Error: There is no image in\\udcff\n       .png.")
+
+
+def test_version(run):
+    assert run("--version").stdout == f"qwen3-vl-embed {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +241,7 @@ def test_nothing_left_after_skipping(run, tmp_path):
         (["--csv", "colours.csv"], "--csv and --column go together"),
         (["red", "-o", "v.txt"], "v.txt must end in one of"),
         (["red", "-o", "missing/v.npz"], "there is no folder missing"),
+        (["red", "-o", "/proc/v.npz"], "/proc/v.npz cannot be written"),
         (["red", "--batch-size", "100000"], "The server takes at most"),
     ],
 )

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from datetime import datetime
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen3_vl_embed.evaluation import captions, colours
+from qwen3_vl_embed.evaluation import captions, chips, colours
 from qwen3_vl_embed.evaluation.labels import GROUPS
 from qwen3_vl_embed.evaluation.page import page
 from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs, load
@@ -93,9 +94,36 @@ def test_the_page_shows_every_figure_and_every_name(found):
     for labels in GROUPS.values():
         for label in labels:
             assert label.value(found.figures["raw"][label.key]) in text
-    assert all(f'title="{name}"' in text for name in NAMES)
+    titles = set(re.findall(r'title="([^"]*)"', text))
+    assert len(titles) == len(NAMES)
+    assert set(NAMES) - titles == {"snot green"}  # which is a rude word
     assert found.verdict.words in text
-    assert text.count("<svg") == text.count('role="img" aria-label=') == 10
+    assert text.count("<svg") == text.count('role="img" aria-label=') == 8
+
+
+def test_the_page_is_made_to_be_shown():
+    """What people answered is measured; of a rude word the page shows the first letter."""
+    names = ("baby shit brown", "grapefruit", "dark grass green", "poop", *NAMES[4:])
+    text = page(report(pairs(names=names), "x"))
+    assert "shit" not in text
+    for name in ("baby s*** brown", "grapefruit", "dark grass green", "p***"):
+        assert f'title="{name}"' in text
+
+
+def test_what_is_long_is_folded():
+    """Eight mistakes at once, of thirty that are shown."""
+    image = seen(RGB).astype(np.float32)
+    unsure = Pairs(NAMES, np.roll(image, 1, axis=0), image, RGB)
+    cards = chips.mistakes(report(unsure, "x"), "text_to_image")
+    assert cards.count("<li>") == 30
+    assert re.sub(r"<details>.*</details>", "", cards, flags=re.DOTALL).count("<li>") == 8
+
+
+def test_every_link_of_the_page_has_its_place(found):
+    text = page(found)
+    places = re.findall(r'href="#([a-z]+)"', text)
+    assert places == ["found", "mistakes", "distances", "colour", "figures", "method"]
+    assert all(re.search(rf'<h2 id="?{place}"?>', text) for place in places)
 
 
 def test_every_figure_has_a_label(found):
@@ -260,6 +288,17 @@ def test_a_caption_is_not_read_from_elsewhere(tmp_path):
     (tmp_path / "photos" / "captions.csv").symlink_to(tmp_path / "secret")
     with pytest.raises(captions.CaptionError, match=r"captions\.csv leads out of"):
         captions.read_folder(tmp_path / "photos")
+
+
+def test_what_only_looks_like_an_image_is_passed_over(tmp_path):
+    photos = tmp_path / "photos"
+    write_images(photos)
+    (photos / "x.png").mkdir()
+    os.mkfifo(photos / "y.png")
+    (photos / "._00.png").write_bytes(b"\0\5\x16\7")
+    for name in ("x", "y", "._00"):
+        (photos / f"{name}.txt").write_text("nothing\n")
+    assert [each.caption for each in captions.read_folder(photos)] == list(NAMES)
 
 
 def test_links_inside_the_folder_are_followed(tmp_path):

@@ -33,12 +33,16 @@ def test_batches_stay_below_what_an_adapter_accepts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "batch", "kind", "sentence"),
     [
-        (AdapterError("it is empty.", 400, 1), [RED, BLUE], ItemError, '"blue": it is empty.'),
+        (AdapterError("it is empty.", 400, "input[1]"), [RED, BLUE], ItemError, '"blue": it is empty.'),
+        (AdapterError("it is empty.", 400, "input"), [RED], ItemError, '"red": it is empty.'),
+        (AdapterError("no.", 400), [RED], ItemError, '"red": no.'),  # a server that tells no more
+        (AdapterError("pooling is wrong.", 400, "pooling"), [RED], AdapterError, "pooling is wrong."),
+        (AdapterError("options.layer: no.", 400, "input[1]"), [RED, BLUE], AdapterError, "options.layer: no."),
         (AdapterError("pooling is wrong.", 400), [RED, BLUE], AdapterError, "pooling is wrong."),
         (AdapterError("timeout.", 504), [RED, BLUE], AdapterError, "timeout. Try a --batch-size below 2."),
         (AdapterError("too large.", 413), [RED], ItemError, '"red": too large.'),
         (AdapterError("timeout.", 504), [RED], AdapterError, "timeout."),
-        (AdapterError("no model.", 503, 1), [RED, BLUE], AdapterError, "no model."),
+        (AdapterError("no model.", 503, "input[1]"), [RED, BLUE], AdapterError, "no model."),
     ],
 )
 def test_blame(error, batch, kind, sentence):

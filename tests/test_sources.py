@@ -1,11 +1,21 @@
 """What a word, a folder, standard input or a CSV file turns into, and what is refused rather than guessed."""
 
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from qwen3_vl_embed.cli.sources import Item, SourceError, from_csv, from_folder, from_image, from_lines, from_word
+from qwen3_vl_embed.cli.sources import (
+    Item,
+    Skipped,
+    SourceError,
+    from_csv,
+    from_folder,
+    from_image,
+    from_lines,
+    from_word,
+)
 
 
 @pytest.fixture
@@ -29,23 +39,23 @@ def names(items: list[Item]) -> list[str]:
 @pytest.mark.parametrize("word", ["red", "a red photo", "photos/red", "x" * 5000, "nul\0byte", "../..red", "色"])
 def test_a_word_is_a_text(word):
     assert from_word(word) == [Item.text(word)]
-    assert from_word(word)[0].read() == word
+    assert Item.text(word).read() == word
 
 
 def test_an_image_file_is_an_image(folder):
     path = folder / "photos" / "b.png"
-    [item] = from_word(str(path))
-    assert (item.kind, item.name, item.read()) == ("image", str(path), path.read_bytes())
+    assert from_word(str(path)) == [Item.image(path)]
+    assert Item.image(path).read() == path.read_bytes()
 
 
 def test_an_image_without_a_suffix_is_an_image(folder):
-    assert from_word(str(folder / "bare"))[0].kind == "image"
+    assert from_word(str(folder / "bare")) == [Item.image(folder / "bare")]
 
 
 def test_a_folder_is_all_images_below_it_sorted(folder):
     photos = folder / "photos"
     expected = [photos / "a.JPG", photos / "b.png", photos / "below" / "c.webp"]
-    assert names(from_word(str(photos))) == [str(path) for path in expected]
+    assert [each.name for each in from_word(str(photos)) if isinstance(each, Item)] == [str(path) for path in expected]
 
 
 def test_a_missing_image_is_never_a_text():
@@ -79,14 +89,56 @@ def test_lines_keep_their_order_and_their_numbers():
     assert from_lines(b"") == from_lines(b"\n") == []
 
 
-def test_lines_that_are_not_utf8_are_refused():
-    with pytest.raises(SourceError, match="not UTF-8"):
-        from_lines(b"red\xff\n")
+def test_what_is_not_utf8_fails_alone():
+    good, bad = from_lines(b"red\nred\xff\n")
+    assert good.read() == "red"
+    for item in (bad, Item.text(b"red\xff".decode(errors="surrogateescape"))):
+        with pytest.raises(SourceError, match="not UTF-8"):
+            item.read()
 
 
-def test_a_word_that_is_not_utf8_is_refused():
-    with pytest.raises(SourceError, match="not UTF-8"):
-        Item.text(b"red\xff".decode(errors="surrogateescape"))
+def test_an_image_on_stdin_is_no_text(folder):
+    with pytest.raises(SourceError, match="name its file"):
+        from_lines((folder / "bare").read_bytes())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_spreadsheets_and_windows_write(tmp_path, encoding):
+    assert names(from_lines("rötlich\r\nblau\r\n".encode(encoding))) == ["rötlich", "blau"]
+    (tmp_path / "c.csv").write_text("name;hex\r\nrötlich, hell;1\r\n", encoding=encoding)
+    assert names(from_csv(tmp_path / "c.csv", "name")) == ["rötlich, hell"]
+
+
+def test_what_lies_in_folders(folder):
+    """Nothing stops or hangs: what is an image is embedded, whatever it is called; the rest is told."""
+    photos, outside = folder / "photos", folder / "outside"
+    for name, format in (("d.jfif", "JPEG"), ("e.jpe", "JPEG"), ("bare", "PNG")):
+        Image.new("RGB", (32, 32), "red").save(photos / name, format)
+    (photos / "._b.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    (photos / "x.png").mkdir()
+    (photos / "x.png" / "inside.png").write_bytes((photos / "b.png").read_bytes())
+    os.mkfifo(photos / "fifo.png")
+    outside.mkdir()
+    (outside / "o.png").write_bytes((photos / "b.png").read_bytes())
+    (photos / "link").symlink_to(outside)
+    (photos / "below" / "back").symlink_to(photos)
+    (photos / "dangling.png").symlink_to("nowhere")
+    found = from_folder(photos)
+    images = [str(Path(each.name).relative_to(photos)) for each in found if isinstance(each, Item)]
+    assert images == [
+        *("a.JPG", "b.png", "bare", "below/c.webp", "d.jfif", "dangling.png", "e.jpe", "link/o.png", "x.png/inside.png")
+    ]
+    skipped = [Path(each.name).name for each in found if isinstance(each, Skipped)]
+    assert skipped == ["._b.png", "fifo.png", "notes.txt"]
+    with pytest.raises(SourceError, match="neither a file nor a folder"):
+        from_word(str(photos / "fifo.png"))
+
+
+def test_a_file_above_the_limit_is_not_read(tmp_path):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(10**10)  # sparse
+    with pytest.raises(SourceError, match=r"10,000,000,000 bytes; an image may have 20,971,520"):
+        Item.image(tmp_path / "huge.png").read(20_971_520)
 
 
 def test_an_image_whose_name_is_not_utf8_has_a_name_that_can_be_written():
@@ -109,6 +161,15 @@ def test_csv_refusals(tmp_path):
         from_csv(path, "colour")
     with pytest.raises(SourceError, match="cannot be read"):
         from_csv(tmp_path / "missing.csv", "name")
-    path.write_bytes(b"name\nred\xff\n")
-    with pytest.raises(SourceError, match="cannot be read"):
+    path.write_text("name,name\nred,blue\n")
+    with pytest.raises(SourceError, match="more than one column name"):
         from_csv(path, "name")
+
+
+def test_a_bad_row_fails_alone(tmp_path):
+    path = tmp_path / "colours.csv"
+    path.write_bytes(b"name\nred\xff\n" + b"x" * 200_000 + b"\nblue\n")
+    bad, huge, blue = from_csv(path, "name")
+    with pytest.raises(SourceError, match="not UTF-8"):
+        bad.read()
+    assert (len(huge.name), blue.name, blue.origin) == (200_000, "blue", f"row 3 of {path}")

@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +14,11 @@ from embedder import Embedder, EmbedderConfig, EmbedInput, Options
 from qwen3_vl_embed.cli import calibrate as calibrating
 from qwen3_vl_embed.cli import sweep as sweeping
 from qwen3_vl_embed.cli.sources import SourceError
+from qwen3_vl_embed.cli.vectors import VectorFileError
 from qwen3_vl_embed.evaluation.calibrate import default_images, default_texts
 from qwen3_vl_embed.evaluation.colours import Palette, png, swatch, xkcd
-from qwen3_vl_embed.evaluation.sweep import Block, figures, load, ranking, readable, recommended, vectors
+from qwen3_vl_embed.evaluation.sweep import Block, Row, figures, load, ranking, readable, recommended, vectors
+from qwen3_vl_embed.serving.settings import ROOT
 from tests.reference import cosine, random_checkpoint
 
 COLOURS = 24
@@ -100,6 +105,52 @@ def test_a_fitted_calibration_serves(folder, embedder, tmp_path):
         calibrating.run(str(folder), "median", b"", output, console)
     with pytest.raises(SourceError, match="not an option"):
         calibrating.run(str(folder), "mean", b'{"x": 1}', output, console)
+
+
+@pytest.mark.parametrize(("width", "figures"), [(80, 6), (60, 3)])
+def test_no_number_is_cut(width, figures):
+    """In 80 columns, which every pipe has, with the longest names."""
+    row = Row("{content}\nColour name:", 65536, "attn", "last", final_norm=True, center=True, probe=-10.125,
+        choose_mrr=0.5, test_mrr=0.25, test_recall_1=1.0, test_matched=0.125, test_unmatched=1.125)  # fmt: skip
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(sweeping._table([row], width))
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    [line] = [line for line in lines if "0.500" in line]
+    assert line.split()[-figures:] == ["0.500", "0.250", "1.000", "0.125", "1.125", "-10.125"][:figures]
+    assert "…" not in shown.getvalue()
+
+
+def test_a_pipe_gets_the_table_alone(folder, tmp_path):
+    """No bar, no escapes, no other program's progress; and the same words on a path that looks like markup."""
+    output = tmp_path / "[bold]"
+    arguments = [
+        "-m",
+        "qwen3_vl_embed.cli",
+        "sweep",
+        "--checkpoint",
+        folder,
+        "--prompt",
+        "eol",
+        "--colours",
+        COLOURS,
+        "-o",
+        output,
+    ]
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("The best 15 of 48 recipes")
+    assert "\x1b" not in done.stdout
+    assert f"{output}/sweep.png" in done.stdout
+
+
+def test_where_nothing_can_be_written_nothing_is_done(tmp_path):
+    """Found before the checkpoint is looked for."""
+    console = Console(file=io.StringIO())
+    with pytest.raises(VectorFileError, match="/proc"):
+        sweeping.run("/nowhere", ["eol"], [], COLOURS, Path("/proc/sweep"), console)
+    with pytest.raises(VectorFileError, match="no folder"):
+        calibrating.run("/nowhere", "mean", b"", tmp_path / "missing" / "c.npz", console)
 
 
 def test_what_cannot_be_swept_is_a_sentence(tmp_path, folder):

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from client import __version__
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.adapter_client import AdapterError
 from qwen3_vl_embed.cli.job import ItemError
@@ -13,13 +14,27 @@ from qwen3_vl_embed.cli.sources import SourceError
 from qwen3_vl_embed.cli.vectors import VectorFileError
 
 app = typer.Typer(
-    help="Text and image embeddings from Qwen3-VL: serve a checkpoint, embed with it, check it.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     add_completion=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"qwen3-vl-embed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Text and image embeddings from Qwen3-VL: serve a checkpoint, embed with it, check it."""
 
 
 def option(help: str, *names: str, panel: str | None = None, **settings: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from rich.text import Text
-
-from embedder import Embedder, EmbedderConfig, EmbedError, Options
+from embedder import EmbedError, Options
+from qwen3_vl_embed.cli import terminal
+from qwen3_vl_embed.cli.checkpoint import load
 from qwen3_vl_embed.cli.sources import SourceError
-from qwen3_vl_embed.cli.vectors import replacing
+from qwen3_vl_embed.cli.vectors import check_place, replacing
 from qwen3_vl_embed.evaluation.calibrate import calibrate, default_images, default_texts
 from qwen3_vl_embed.serving.console import Console
 
@@ -18,12 +18,14 @@ def run(checkpoint: str, method: str, options: bytes, output: Path, console: Con
         SourceError: no such checkpoint, option or method.
         VectorFileError: the file cannot be written.
     """
+    check_place(output)
     try:
-        with console.status(Text(f"loading {checkpoint} …")):
-            embedder = Embedder.load(EmbedderConfig(checkpoint=checkpoint))
-        with console.status("embedding the calibration's own texts and images …"), replacing(output) as file:
+        embedder = load(checkpoint)
+        with terminal.err.status("embedding the calibration's own texts and images …"), replacing(output) as file:
             about = calibrate(embedder, default_texts(), default_images(), Options.parse(options), method, file)
     except (EmbedError, ValueError) as error:
         raise SourceError(str(error)) from None
-    console.print(f"{output}: {method} of {about['samples']['text']} texts and {about['samples']['image']} images")
-    console.print(f'serve with EMBED_CALIBRATION={output}, ask with "center": true')
+    console.print(
+        f"{output}: {method} of {about['samples']['text']} texts and {about['samples']['image']} images", soft_wrap=True
+    )
+    console.print(f'serve with EMBED_CALIBRATION={output}, ask with "center": true', soft_wrap=True)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,17 +15,27 @@ import orjson
 import typer
 
 from qwen3_vl_embed.cli import sources, terminal
-from qwen3_vl_embed.cli.adapter_client import AdapterClient
+from qwen3_vl_embed.cli.adapter_client import RETRY_FOR_S, AdapterClient, AdapterError
 from qwen3_vl_embed.cli.app import app, option, sentences
 from qwen3_vl_embed.cli.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
+from qwen3_vl_embed.cli.interrupts import Interrupts
 from qwen3_vl_embed.cli.job import EmbeddingJob
 from qwen3_vl_embed.cli.recipe import chosen
-from qwen3_vl_embed.cli.sources import Item, SourceError
+from qwen3_vl_embed.cli.sources import Item, Skipped, SourceError
 from qwen3_vl_embed.cli.validation import validate as validate_server
-from qwen3_vl_embed.cli.vectors import Embedded, check_writable, jsonl, write_vectors
+from qwen3_vl_embed.cli.vectors import (
+    Embedded,
+    Origin,
+    VectorFile,
+    VectorFileError,
+    check_folder,
+    check_writable,
+    jsonl,
+)
 
 DEFAULT_BATCH = 64  # what one Triton batch holds: longer lists only wait
 DEFAULT_URL = "http://localhost:8001"
+INTERRUPTED = 130  # exit code: 128 and the number of Ctrl-C's signal, as shells have it
 
 INPUTS, OUTPUT, RECIPE = "More inputs", "Output", "Recipe (what is left out stays as the server is set)"
 SUBJECT, SCHEMA = "What to embed (left out, the 949 colours)", "Another server of the benchmark's schema"
@@ -36,7 +47,7 @@ Images = Annotated[list[Path] | None, option("An image file, whatever its name."
 Csv = Annotated[Path | None, option("A CSV file with a line of headings.", panel=INPUTS)]
 Column = Annotated[str | None, option("The heading of the column of --csv to embed.", panel=INPUTS)]
 Output = Annotated[Path | None, option("A .npz, .npy, .parquet or .jsonl file.", "--output", "-o", panel=OUTPUT)]
-SkipErrors = Annotated[bool, option("Leave bad items out, list them at the end.", "--skip-errors", panel=OUTPUT)]
+SkipErrors = Annotated[bool, typer.Option("--skip-errors", hidden=True)]  # which is what happens without it
 Pooling = Annotated[str | None, option("last, mean or eos.", panel=RECIPE)]
 Dimensions = Annotated[int | None, option("Keep the first N numbers.", panel=RECIPE)]
 Normalize = Annotated[bool | None, option("Unit vectors, or as they are pooled.", panel=RECIPE)]
@@ -44,6 +55,10 @@ Instruction = Annotated[str | None, option("The system turn of the prompt.", pan
 MinPixels = Annotated[int | None, option("Enlarge images that have fewer pixels.", panel=RECIPE)]
 MaxPixels = Annotated[int | None, option("Shrink images that have more pixels.", panel=RECIPE)]
 BatchSize = Annotated[int | None, option(f"Items in a request; left out, at most {DEFAULT_BATCH}.", min=1)]
+RetrySeconds = Annotated[
+    float,
+    option("How long to ask again while the server is busy or gone.", envvar="QWEN3_VL_EMBED_RETRY_SECONDS", min=0),
+]
 Checkpoint = Annotated[str | None, option("A folder, or a Hugging Face id.", envvar="CHECKPOINT")]
 Port = Annotated[int | None, option("Where the adapter listens; left out, 8001.", envvar="SERVE_PORT")]
 Colours = Annotated[Path | None, option("A CSV file with the headings name,hex.", panel=SUBJECT)]
@@ -96,6 +111,7 @@ def embed(
     max_pixels: MaxPixels = None,
     option: AnyOption = None,
     batch_size: BatchSize = None,
+    retry_seconds: RetrySeconds = RETRY_FOR_S,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Embed texts and images with a running server.
@@ -103,9 +119,12 @@ def embed(
     A word that names an image file is that image, a folder is every image below it, any other word is a text.
     Without --output: a small table on a terminal, JSON lines in a pipe.
 
+    An item that cannot be embedded is left out and named at the end; the exit code is then 1.
+    Ctrl-C keeps what is done.
+
     [bold]Examples[/bold]
       qwen3-vl-embed embed red "dark teal" photo.jpg
-      qwen3-vl-embed embed photos/ -o photos.parquet --skip-errors
+      qwen3-vl-embed embed photos/ -o photos.parquet
       qwen3-vl-embed embed - < names.txt > names.jsonl
       qwen3-vl-embed embed --csv colours.csv --column name -o colours.npz
       qwen3-vl-embed embed red --option prompt=colour --option layer=-2
@@ -118,27 +137,41 @@ def embed(
         "min_pixels": min_pixels,
         "max_pixels": max_pixels,
     }
-    with sentences(), AdapterClient(url) as client:
+    with sentences(), _client(url, retry_seconds) as client:
         if output:
             check_writable(output)
-        items = _items(words or [], text or [], image or [], csv, column)
-        job = EmbeddingJob(client, chosen(flags, option), _batch_size(client, batch_size), skip_errors)
-        _run(job, items, output)
+        found = _found(words or [], text or [], image or [], csv, column)
+        size, model, options = _batch_size(client, batch_size), client.model(), chosen(flags, option)
+        most_bytes = model["limits"]["max_image_bytes"]
+        job = EmbeddingJob(client, options, size, skip_errors=True, most_bytes=most_bytes)
+        items = [each for each in found if isinstance(each, Item)]
+        terminal.show_skipped([each for each in found if isinstance(each, Skipped)])
+        code = _run(job, items, output, Origin(client.url, model, options))
+        if code == INTERRUPTED:
+            sys.stdout.flush()
+            os._exit(code)  # nobody waits for the answers that are still on their way
+    raise typer.Exit(code)
 
 
-def _items(words: list[str], texts: list[str], images: list[Path], csv: Path | None, column: str | None) -> list[Item]:
+def _client(url: str, retry_seconds: float = RETRY_FOR_S, endpoints: Endpoints | None = None) -> AdapterClient:
+    return AdapterClient(url, retry_for_s=retry_seconds, endpoints=endpoints, notify=terminal.remark)
+
+
+def _found(
+    words: list[str], texts: list[str], images: list[Path], csv: Path | None, column: str | None
+) -> list[Item | Skipped]:
     if (csv is None) != (column is None):
         raise SourceError("--csv and --column go together: --csv colours.csv --column name.")
-    items: list[Item] = []
+    found: list[Item | Skipped] = []
     for word in words:
-        items += sources.from_lines(sys.stdin.buffer.read()) if word == "-" else sources.from_word(word)
-    items += [Item.text(text) for text in texts]
-    items += [sources.from_image(path) for path in images]
+        found += sources.from_lines(sys.stdin.buffer.read()) if word == "-" else sources.from_word(word)
+    found += [Item.text(text) for text in texts]
+    found += [sources.from_image(path) for path in images]
     if csv and column:
-        items += sources.from_csv(csv, column)
-    if not items:
+        found += sources.from_csv(csv, column)
+    if not found:
         raise SourceError('There is nothing to embed. Try: qwen3-vl-embed embed "red" photo.jpg')
-    return items
+    return found
 
 
 def _batch_size(client: AdapterClient, asked: int | None) -> int:
@@ -148,31 +181,52 @@ def _batch_size(client: AdapterClient, asked: int | None) -> int:
     return asked or min(DEFAULT_BATCH, most)
 
 
-def _run(job: EmbeddingJob, items: list[Item], output: Path | None) -> None:
-    """Embed everything and put it where it belongs; exit code 1 when items had to be left out."""
-    piped = output is None and not sys.stdout.isatty()
-    embedded: list[Embedded] = []
-    start = time.perf_counter()
-    for batch in terminal.progress(job.run(items), len(items)):
-        if piped:
-            typer.echo(jsonl(batch), nl=False)
-        embedded += batch
+def _run(job: EmbeddingJob, items: list[Item], output: Path | None, origin: Origin) -> int:
+    """Embed everything, put it where it belongs as it comes, and say what is there. Returns the exit code."""
+    file = VectorFile(output, origin, len(items)) if output else None
+    shown: list[Embedded] = []
+    done, start, code, told = 0, time.perf_counter(), 0, ""
+    with Interrupts() as interrupts:
+        try:
+            with file or nullcontext():
+                for batch in terminal.progress(job.run(items), len(items)):
+                    with interrupts.held():
+                        if file:
+                            file.write(batch)
+                        elif sys.stdout.isatty():
+                            shown += batch
+                        else:
+                            _print(jsonl(batch, origin))
+                        done += len(batch)
+                job.client.model()  # the same as at the beginning
+                interrupts.hold()
+        except (AdapterError, VectorFileError) as error:
+            code, told = 1, str(error)
+        except KeyboardInterrupt:
+            code, told = INTERRUPTED, "Interrupted."
+    if shown:
+        terminal.show_embedded(shown)
+    for failure in [*job.failures, told]:
+        if failure:
+            terminal.complain(str(failure))
+    if job.failures:
+        terminal.remark(f"{len(job.failures)} of {len(items)} items were left out.")
     seconds = time.perf_counter() - start
-    if embedded and output:
-        write_vectors(output, embedded)
-        terminal.remark(f"{len(embedded)} vectors in {output} ({seconds:.1f} s, {len(embedded) / seconds:.1f}/s).")
-    elif embedded and not piped:
-        terminal.show_embedded(embedded)
-    _report_failures(job, len(items))
+    if file and file.kept:
+        of_all = f" of {len(items)}" if done < len(items) else ""
+        terminal.remark(f"{done}{of_all} vectors in {file.kept} ({seconds:.1f} s, {done / seconds:.1f}/s).")
+    elif code:
+        terminal.remark(f"{done} of {len(items)} vectors were written." if done else "Nothing was written.")
+    return code or (1 if job.failures else 0)
 
 
-def _report_failures(job: EmbeddingJob, total: int) -> None:
-    if not job.failures:
-        return
-    for failure in job.failures:
-        terminal.complain(str(failure))
-    terminal.remark(f"{len(job.failures)} of {total} items were left out.")
-    raise typer.Exit(1)
+def _print(content: bytes) -> None:
+    try:
+        typer.echo(content, nl=False)
+    except BrokenPipeError:  # `| head` has what it wants
+        raise
+    except OSError as error:
+        raise VectorFileError(f"Standard output cannot be written ({error.strerror or error}).") from None
 
 
 @app.command()
@@ -185,7 +239,7 @@ def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed validate
       qwen3-vl-embed validate --strict --url http://gpu-box:8001
     """
-    with sentences(), AdapterClient(url) as client:
+    with sentences(), _client(url) as client:
         validation = validate_server(client, strict)
     terminal.show_validation(validation)
     raise typer.Exit(0 if validation.passed else 1)
@@ -229,8 +283,10 @@ def report(
         if vectors:
             pairs = evaluation.saved_pairs(vectors, colours or images or options)
         else:
-            with AdapterClient(url, endpoints=Endpoints(text_path, image_path, input_field, output_field)) as client:
+            endpoints = Endpoints(text_path, image_path, input_field, output_field)
+            with _client(url, endpoints=endpoints) as client:
                 subject = evaluation.subject(colours, images)
+                check_folder(output or Path())
                 pairs = evaluation.embed_pairs(client, subject, options, batch_size, terminal.progress)
         name = name or evaluation.name_of(pairs)
         folder = output or Path(f"report-{name}")
@@ -246,7 +302,7 @@ def info(url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed info
       qwen3-vl-embed info | jq .model.dimension
     """
-    with sentences(), AdapterClient(url) as client:
+    with sentences(), _client(url) as client:
         described: Mapping[str, Any] = client.info()
     if sys.stdout.isatty():
         terminal.show_info(described)

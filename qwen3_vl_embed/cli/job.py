@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from qwen3_vl_embed.cli.adapter_client import AdapterClient, AdapterError
-from qwen3_vl_embed.cli.sources import Item, SourceError
+from qwen3_vl_embed.cli.sources import MOST_BYTES, Item, SourceError
 from qwen3_vl_embed.cli.vectors import Embedded
 
 IN_FLIGHT = 2  # the server works on one batch while the next one is read, encoded and decoded
 BATCH_BYTES = 16 * 1024 * 1024  # of image files in one request: the adapter refuses bodies that are too large
 ITEM_STATUSES = {400, 413, 500}  # may be one item's fault; with any other the next item would fare no better
-SIZE_STATUSES = {413, 504}  # too many bytes, too much work
+TOO_LARGE, TIMEOUT = 413, 504
+OPTION = "options."  # what the model says of an option comes with an item's name, but is of all items
 IMAGE_OPTIONS = {"min_pixels", "max_pixels"}  # refused for texts
 
 
@@ -27,12 +28,16 @@ class ItemError(Exception):
 
 @dataclass
 class EmbeddingJob:
-    """Batches of one kind each, at most `batch_size` items. With `skip_errors` bad items end up in `failures`."""
+    """Batches of one kind each, at most `batch_size` items. With `skip_errors` bad items end up in `failures`.
+
+    A file of more than `most_bytes` bytes is a bad item, and is not read.
+    """
 
     client: AdapterClient
     options: dict[str, Any]
     batch_size: int
     skip_errors: bool = False
+    most_bytes: int = MOST_BYTES
     failures: list[ItemError] = field(default_factory=list)
 
     def run(self, items: Sequence[Item]) -> Iterator[list[Embedded]]:
@@ -43,7 +48,7 @@ class EmbeddingJob:
                 self.failures += [answer for answer in answers if isinstance(answer, ItemError)]
                 yield [answer for answer in answers if isinstance(answer, Embedded)]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # what is kept must not wait for an answer
 
     def _embed_or_skip(self, batch: list[Item]) -> Sequence[Embedded | ItemError]:
         try:
@@ -53,30 +58,43 @@ class EmbeddingJob:
                 raise
             if len(batch) == 1:
                 return [error]
+        except AdapterError as error:
+            if error.status != TOO_LARGE or len(batch) == 1:
+                raise
         return [answer for item in batch for answer in self._embed_or_skip([item])]
 
     def _embed(self, batch: list[Item]) -> list[Embedded]:
-        content: Any = [_read(item) for item in batch]
+        content: Any = [self._read(item) for item in batch]
         if self.batch_size == 1:  # a server of the benchmark's schema need not take lists
             [content] = content
+        kind, options = batch[0].kind, self.options
         try:
-            if batch[0].kind == "image":
-                vectors = self.client.embed_image(content, **self.options)  # (N, D) | (D,)
+            if kind == "image":
+                vectors = self.client.embed_image(content, **options)  # (N, D) | (D,)
             else:
-                options = {name: value for name, value in self.options.items() if name not in IMAGE_OPTIONS}
+                options = {name: value for name, value in options.items() if name not in IMAGE_OPTIONS}
                 vectors = self.client.embed_text(content, **options)  # (N, D) | (D,)
         except AdapterError as error:
             raise _blamed(error, batch) from None
-        return [Embedded(item, vector) for item, vector in zip(batch, np.atleast_2d(vectors), strict=True)]
+        recipe = self.client.recipe(kind, options)
+        return [Embedded(item, vector, recipe) for item, vector in zip(batch, np.atleast_2d(vectors), strict=True)]
+
+    def _read(self, item: Item) -> str | bytes:
+        try:
+            return item.read(self.most_bytes)
+        except SourceError as error:
+            raise ItemError(f"{item.origin}: {error}") from None
 
 
 def _blamed(error: AdapterError, batch: list[Item]) -> ItemError | AdapterError:
     """The same error with the name of the item at fault, or with what to try."""
+    if str(error).startswith(OPTION):
+        return AdapterError(str(error), error.status)
     if error.status in ITEM_STATUSES and error.index is not None:
         return ItemError(f"{batch[error.index].origin}: {error}")
-    if error.status in SIZE_STATUSES and len(batch) > 1:
+    if error.status == TIMEOUT and len(batch) > 1:
         return AdapterError(f"{error} Try a --batch-size below {len(batch)}.", error.status)
-    alone = len(batch) == 1 and error.status in (400, 413)  # sent as a string, it has no index
+    alone = len(batch) == 1 and (error.status == TOO_LARGE or (error.status == 400 and error.param in ("", "input")))
     return ItemError(f"{batch[0].origin}: {error}") if alone else error
 
 
@@ -92,10 +110,3 @@ def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
         batch.append(item)
     if batch:
         yield batch
-
-
-def _read(item: Item) -> str | bytes:
-    try:
-        return item.read()
-    except SourceError as error:
-        raise ItemError(f"{item.origin}: {error}") from None

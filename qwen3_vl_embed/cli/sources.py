@@ -3,21 +3,40 @@
 Knows files and names; does not decode images (the server does) and does not know vectors or HTTP.
 """
 
+import codecs
 import csv
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from PIL import Image
 
 # Wider than what the server decodes: a photo.heic is better refused by name than embedded as three syllables.
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
+IMAGE_SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif"),
+}
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")  # Pillow's names of what a server decodes
+MOST_BYTES = 64 * 1024 * 1024  # of one image, where a server tells no limit of its own
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+DELIMITERS = ",;\t|"
+HEAD = 2**16  # letters in which a CSV file's headings end
 
 
 class SourceError(Exception):
     """What was named cannot be read, or could mean two things; the message says which and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What lies in a folder and is not embedded, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -36,21 +55,24 @@ class Item:
 
     @classmethod
     def text(cls, text: str, origin: str | None = None) -> "Item":
-        origin = origin or f'"{text[:60]}"'
-        if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of the command line that were not UTF-8
-            raise SourceError(f"{origin!a} is not UTF-8 text.")
-        return cls("text", text, origin)
+        return cls("text", text, origin or f'"{text[:60]}"')
 
     @classmethod
     def image(cls, path: Path) -> "Item":
-        name = str(path).encode(errors="replace").decode()  # a file name may hold any bytes, the output only UTF-8
-        return cls("image", name, name, path)
+        return cls("image", _writable(path), _writable(path), path)
 
-    def read(self) -> str | bytes:
-        """The text, or the image file's bytes. Raises SourceError when the file cannot be read."""
+    def read(self, most: int = MOST_BYTES) -> str | bytes:
+        """The text, or the image file's bytes.
+
+        Raises SourceError when the text is not UTF-8, or the file cannot be read or has more than `most` bytes.
+        """
         if self.path is None:
+            if any("\ud800" <= letter <= "\udfff" for letter in self.name):  # bytes that were not UTF-8
+                raise SourceError("this is not UTF-8 text.")
             return self.name if self.content is None else self.content
         try:
+            if (size := self.path.stat().st_size) > most:
+                raise SourceError(f"the file has {size:,} bytes; an image may have {most:,}.")
             return self.path.read_bytes()
         except OSError as error:
             raise SourceError(f"the file cannot be read ({error.strerror}).") from None
@@ -62,7 +84,7 @@ class Item:
         return self.path.stat().st_size if self.path.is_file() else 0
 
 
-def from_word(word: str) -> list[Item]:
+def from_word(word: str) -> list[Item | Skipped]:
     """An image file is that image, a folder all images below it, anything else the text as it stands.
 
     Raises SourceError rather than guess: for a file that is no image, and for a name like `red.png` that is not there.
@@ -77,6 +99,8 @@ def from_word(word: str) -> list[Item]:
             f"{word} is a file, but not an image. Embed its lines with `embed - < {word}`, "
             f"its column with --csv, or the word itself with --text."
         )
+    if os.path.exists(word):
+        raise SourceError(f"{word} is neither a file nor a folder. To embed these words as a text, write --text.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise SourceError(f"There is no image {word}. To embed these words as a text, write --text before them.")
     return [Item.text(word)]
@@ -88,45 +112,92 @@ def from_image(path: Path) -> Item:
     return Item.image(path)
 
 
-def from_folder(folder: Path) -> list[Item]:
-    """All images below the folder, sorted by path."""
-    images = [Item.image(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
+def from_folder(folder: Path) -> list[Item | Skipped]:
+    """All images below the folder, by suffix or by content, sorted by path; links are followed, each folder once."""
+    found = sorted(_below(folder), key=lambda each: each[0])
+    if not any(isinstance(each, Item) for _, each in found):
         raise SourceError(f"The folder {folder} holds no image. To embed its name as a text, write --text {folder}.")
-    return images
+    return [each for _, each in found]
+
+
+def _below(folder: Path) -> Iterator[tuple[Path, Item | Skipped]]:
+    unreadable: list[OSError] = []
+    entered: set[tuple[int, int]] = set()  # a link may lead back to where it lies
+    for name, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
+        there = os.stat(name)
+        if (there.st_dev, there.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((there.st_dev, there.st_ino))
+        folders.sort()
+        yield from ((path := Path(name, file), _item(path)) for file in files)
+    for error in unreadable:
+        path = Path(error.filename)
+        yield path, Skipped(_writable(path), error.strerror or str(error))
+
+
+def _item(path: Path) -> Item | Skipped:
+    looks = path.suffix.lower() in IMAGE_SUFFIXES
+    if path.exists() and not path.is_file():
+        return Skipped(_writable(path), "no file")  # to open a FIFO is to wait for its other end
+    if path.name.startswith("._"):  # macOS's notes on another file, under a name like its own
+        looks = False
+    return Item.image(path) if looks or _is_image(path) else Skipped(_writable(path), "no image that can be read")
 
 
 def from_lines(content: bytes) -> list[Item]:
-    """One text for each line of UTF-8 (standard input). Empty lines at the end do not count."""
-    try:
-        text = content.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"Standard input is not UTF-8 text (byte {error.start}).") from None
+    """One text for each line (standard input). Empty lines at the end do not count. Raises SourceError for an image."""
+    if _is_image(BytesIO(content)):
+        raise SourceError("Standard input is an image, not lines of text: name its file.")
+    text = _decoded(content).rstrip("\r\n")
     lines = text.split("\n") if text else []
     return [Item.text(line.removesuffix("\r"), f"line {number} of stdin") for number, line in enumerate(lines, start=1)]
 
 
 def from_csv(path: Path, column: str) -> list[Item]:
-    """One text for each row: the cell under the heading `column`."""
+    """One text for each row: the cell under the heading `column`. A row that is not UTF-8 is an item that fails."""
+    csv.field_size_limit(sys.maxsize)  # a cell that is too long for the model is that row's own error
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_column(csv.DictReader(file), path, column))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} cannot be read as a UTF-8 CSV file ({error}).") from None
+        text = _decoded(path.read_bytes())
+        return list(_column(text, path, column))
+    except (OSError, csv.Error) as error:
+        raise SourceError(f"{path} cannot be read as a CSV file ({error}).") from None
 
 
-def _column(rows: "csv.DictReader[str]", path: Path, column: str) -> Iterator[Item]:
-    headings: Iterable[str] = rows.fieldnames or []
-    if column not in headings:
-        raise SourceError(f"{path} has no column {column}. Its columns are: {', '.join(headings) or 'none'}.")
-    for number, row in enumerate(rows, start=1):
+def _column(text: str, path: Path, column: str) -> Iterator[Item]:
+    """Spreadsheets of many countries put semicolons between cells; the headings tell."""
+    delimiter = next((mark for mark in DELIMITERS if column in _headings(text, mark)), DELIMITERS[0])
+    headings = _headings(text, delimiter)
+    if headings.count(column) != 1:
+        how_many = "no column" if column not in headings else "more than one column"
+        raise SourceError(f"{path} has {how_many} {column}. Its columns are: {', '.join(headings) or 'none'}.")
+    for number, row in enumerate(csv.DictReader(StringIO(text, newline=""), delimiter=delimiter), start=1):
         yield Item.text(row[column] or "", f"row {number} of {path}")
 
 
-def _is_image(path: Path) -> bool:
+def _headings(text: str, delimiter: str) -> list[str]:
+    return next(csv.reader(StringIO(text[:HEAD], newline=""), delimiter=delimiter), [])
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, or what its first bytes say; bytes that are not stay, as lone surrogates, and `Item.read` refuses them."""
+    if not content.startswith(UTF16):
+        return content.decode("utf-8-sig", "surrogateescape")
+    try:
+        return content.decode("utf-16", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"It begins like UTF-16 and is none (byte {error.start}): save it as UTF-8.") from None
+
+
+def _writable(path: Path) -> str:
+    """A file name may hold any bytes, the output only UTF-8."""
+    return str(path).encode(errors="replace").decode()
+
+
+def _is_image(file: Path | IO[bytes]) -> bool:
     """Reads the header alone."""
     try:
-        with Image.open(path):
+        with Image.open(file, formats=FORMATS):
             return True
-    except (OSError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, KeyError, Image.DecompressionBombError):
         return False

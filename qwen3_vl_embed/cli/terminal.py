@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from qwen3_vl_embed.cli.sources import Item
+from qwen3_vl_embed.cli.sources import Item, Skipped
 from qwen3_vl_embed.cli.validation import BASIC_COLOURS, NAMES, Validation
 from qwen3_vl_embed.cli.vectors import Embedded
 from qwen3_vl_embed.serving.console import Console
@@ -47,7 +47,20 @@ def complain(message: str) -> None:
 
 
 def remark(message: str) -> None:
-    err.print(Text(message, style="dim"), soft_wrap=True)
+    err.print(Text(_one_line(message), style="dim"), soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    """A line break in a file's name makes no line of ours."""
+    return text.replace("\n", "\\n")
+
+
+def show_skipped(skipped: Sequence[Skipped]) -> None:
+    """What folders held beside images: the first by name."""
+    for each in skipped[:ROWS_SHOWN]:
+        remark(f"Skipped {each.name}: {each.reason}.")
+    if len(skipped) > ROWS_SHOWN:
+        remark(f"Skipped {len(skipped) - ROWS_SHOWN} more that are no images.")
 
 
 def show_embedded(embedded: Sequence[Embedded]) -> None:
@@ -70,9 +83,8 @@ def show_embedded(embedded: Sequence[Embedded]) -> None:
 
 def _shown(item: Item, width: int) -> str:
     """A path is cut off at its start: its end tells it from its neighbours."""
-    if item.kind == "text" or len(item.name) <= width:
-        return item.name
-    return "…" + item.name[-(width - 1) :]
+    name = _one_line(item.name)
+    return name if item.kind == "text" or len(name) <= width else "…" + name[-(width - 1) :]
 
 
 def show_info(info: Mapping[str, Any]) -> None:

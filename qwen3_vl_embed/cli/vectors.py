@@ -1,20 +1,29 @@
-"""Write files whole or not at all; vectors as .npy, .npz, .parquet or .jsonl.
+"""Files of vectors: .npy, .npz, .parquet or .jsonl, written as the vectors come; other files whole or not at all.
 
 Knows file formats; does not know where vectors come from.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import errno
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import IO
+from types import TracebackType
+from typing import IO, Any, Protocol, Self
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from qwen3_vl_embed.cli.sources import Item
+
+ROW_GROUP = 4096  # rows of Parquet that are held and written together: what reads them wants thousands
+SPARE = 4 * 2**20  # bytes that stay free on the disk: a Parquet file without its footer cannot be read
+NAMES_BYTES = 16 * 2**20  # up to here, NumPy's own array of names: each takes as much as the longest
 
 
 class VectorFileError(Exception):
@@ -23,17 +32,46 @@ class VectorFileError(Exception):
 
 @dataclass(frozen=True)
 class Embedded:
-    """One item and its vector, float32 (D,)."""
+    """One item, its vector, float32 (D,), and the id of the recipe that made it."""
 
     item: Item
     vector: NDArray[np.float32]
+    recipe: str | None = None
 
 
-def jsonl(embedded: Sequence[Embedded]) -> bytes:
-    """One line for each item: {"item": ..., "kind": "text" | "image", "embedding": [...]}."""
+@dataclass(frozen=True)
+class Origin:
+    """What made the vectors: the server, its `model` of GET /info, and the options that were sent."""
+
+    server: str
+    model: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def dimension(self) -> int:
+        """Numbers in a vector; the model's own when what was asked for is none of its."""
+        asked, most = self.options.get("dimensions"), int(self.model["dimension"])
+        return asked if isinstance(asked, int) and 0 < asked < most else most
+
+    def short(self) -> dict[str, Any]:
+        return {name: self.model.get(name) for name in ("checkpoint", "dtype")}
+
+    def tags(self, recipes: Mapping[str, str | None]) -> dict[str, str]:
+        """For formats that take words alone; `about` is the whole."""
+        short = self.short() | {"recipe": ", ".join(dict.fromkeys(map(str, recipes.values())))}
+        return {name: str(value) for name, value in short.items()} | {"about": self.whole(recipes).decode()}
+
+    def whole(self, recipes: Mapping[str, str | None]) -> bytes:
+        """JSON. `recipes`: the id for each kind of item."""
+        told = {"server": self.server, "model": self.model, "options": self.options, "recipes": recipes}
+        return orjson.dumps(told)
+
+
+def jsonl(embedded: Sequence[Embedded], origin: Origin) -> bytes:
+    """A line for each: {"item", "kind": "text" | "image", "embedding": [...], "recipe", "checkpoint", "dtype"}."""
     return b"".join(
         orjson.dumps(
-            {"item": each.item.name, "kind": each.item.kind, "embedding": each.vector},
+            {"item": each.item.name, "kind": each.item.kind, "embedding": each.vector, "recipe": each.recipe}
+            | origin.short(),
             option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
         )
         for each in embedded
@@ -45,54 +83,222 @@ def matrix(embedded: Sequence[Embedded]) -> NDArray[np.float32]:
     return np.stack([each.vector for each in embedded])
 
 
-def _npy(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
-    np.save(file, matrix(embedded), allow_pickle=False)
+class Writer(Protocol):
+    """How one format is written. Both may raise OSError."""
+
+    def add(self, embedded: Sequence[Embedded]) -> None:
+        """One or more, all of one dimension."""
+
+    def finish(self) -> None:
+        """Once, after at least one `add`."""
 
 
-def _npz(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
-    items, kinds = [each.item.name for each in embedded], [each.item.kind for each in embedded]
-    np.savez(file, vectors=matrix(embedded), items=np.array(items), kinds=np.array(kinds))
+class _Jsonl:
+    def __init__(self, file: io.BufferedWriter, origin: Origin) -> None:
+        self._file, self._origin = file.raw, origin
+
+    def add(self, embedded: Sequence[Embedded]) -> None:
+        start, rest = self._file.tell(), memoryview(jsonl(embedded, self._origin))
+        try:
+            while rest:  # a disk that fills up takes a part
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(start)
+            raise
+
+    def finish(self) -> None: ...
 
 
-def _jsonl(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
-    file.write(jsonl(embedded))
+class _Parquet:
+    def __init__(self, file: io.BufferedWriter, origin: Origin) -> None:
+        self._file, self._origin = file, origin
+        self._held: list[Embedded] = []
+        self._writer: Any = None
+
+    def add(self, embedded: Sequence[Embedded]) -> None:
+        self._held += embedded
+        if len(self._held) >= ROW_GROUP:
+            self._write()
+
+    def finish(self) -> None:
+        if self._held:
+            self._write()
+        self._writer.close()
+
+    def _write(self) -> None:
+        import pyarrow as pa  # not at the top: it would double the time that `--help` takes
+        import pyarrow.parquet as pq
+
+        vectors = pa.array(matrix(self._held).ravel())
+        table = pa.table(
+            {
+                "item": pa.array([each.item.name for each in self._held], pa.string()),
+                "kind": pa.array([each.item.kind for each in self._held], pa.string()),
+                "embedding": pa.FixedSizeListArray.from_arrays(vectors, len(self._held[0].vector)),
+            }
+        )
+        about = self._origin.tags(_recipes(self._held))  # texts and images differ in their bounds of pixels, if at all
+        self._writer = self._writer or pq.ParquetWriter(self._file, table.schema.with_metadata(about))
+        self._writer.write_table(table.replace_schema_metadata(about))
+        self._held = []
 
 
-def _parquet(file: IO[bytes], embedded: Sequence[Embedded]) -> None:
-    import pyarrow as pa  # not at the top: it would double the time that `--help` takes
-    import pyarrow.parquet as pq
+class _Npz:
+    """vectors (N, D), items (N,), kinds (N,), about (JSON); opens without pickle."""
 
-    table = pa.table(
-        {
-            "item": pa.array([each.item.name for each in embedded], pa.string()),
-            "kind": pa.array([each.item.kind for each in embedded], pa.string()),
-            "embedding": pa.array([each.vector for each in embedded], pa.list_(pa.float32())),
+    def __init__(self, file: io.BufferedWriter, origin: Origin) -> None:
+        self._file, self._origin = file, origin
+        self._held: list[Embedded] = []
+
+    def add(self, embedded: Sequence[Embedded]) -> None:
+        self._held += embedded
+
+    def finish(self) -> None:
+        self._write()
+        self._file.truncate()  # what was reserved and is not needed
+
+    def about(self) -> bytes:
+        return self._origin.whole(_recipes(self._held))
+
+    def _write(self) -> None:
+        arrays = _names([each.item.name for each in self._held]) | {
+            "kinds": np.array([each.item.kind for each in self._held]),
+            "about": np.array(self.about().decode()),
         }
-    )
-    pq.write_table(table, file)
+        np.savez(self._file, vectors=matrix(self._held), **arrays)
 
 
-WRITERS: dict[str, Callable[[IO[bytes], Sequence[Embedded]], None]] = {
-    ".npy": _npy,  # the matrix alone: the names of its rows are whatever the caller asked for, in that order
-    ".npz": _npz,  # vectors (N, D), items (N,), kinds (N,); opens without pickle
-    ".parquet": _parquet,
-    ".jsonl": _jsonl,
+class _Npy(_Npz):
+    """The matrix alone, its rows in the order of what was asked for; `about` goes into a .json beside it."""
+
+    def _write(self) -> None:
+        np.save(self._file, matrix(self._held), allow_pickle=False)
+
+
+def _names(names: list[str]) -> dict[str, NDArray[Any]]:
+    """`items`, strings (N,), each as wide as the longest; where that is huge, or loses a NUL, JSON in `items_json`."""
+    if 4 * len(names) * max(map(len, names)) <= NAMES_BYTES:
+        items = np.array(names)
+        if items.tolist() == names:
+            return {"items": items}
+    return {"items_json": np.frombuffer(orjson.dumps(names), np.uint8)}
+
+
+def _recipes(embedded: Sequence[Embedded]) -> dict[str, str | None]:
+    return {each.item.kind: each.recipe for each in embedded}
+
+
+WRITERS: dict[str, type[_Jsonl | _Parquet | _Npz]] = {
+    ".npy": _Npy,
+    ".npz": _Npz,
+    ".parquet": _Parquet,
+    ".jsonl": _Jsonl,
 }
+BYTES_EACH = {".jsonl": 10}  # of a number, at least; in all others 4
 
 
 def check_writable(path: Path) -> None:
     """Raises VectorFileError before hours of work are done for a file that cannot be written."""
     if path.suffix.lower() not in WRITERS:
         raise VectorFileError(f"{path} must end in one of {', '.join(WRITERS)}.")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """The same for a file of any kind: it can be made, or replaced. Leaves nothing behind."""
     if not path.absolute().parent.is_dir():
         raise VectorFileError(f"{path} cannot be written: there is no folder {path.parent}.")
+    if os.path.isdir(path):
+        raise VectorFileError(f"{path} cannot be written: it is a folder.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise VectorFileError(f"{path} cannot be written: it is no file.")
+    if os.path.isfile(path) and not os.access(path, os.W_OK):
+        raise VectorFileError(f"{path} cannot be written: it is write-protected.")
+    probe = path.with_name(f".{token_hex(8)}")
+    with _told(path):
+        probe.open("xb").close()
+        probe.unlink()
 
 
-def write_vectors(path: Path, embedded: Sequence[Embedded]) -> None:
-    """All of it, in the format that the name's end asks for. Raises VectorFileError."""
-    check_writable(path)
-    with replacing(path) as file:
-        WRITERS[path.suffix.lower()](file, embedded)
+def check_folder(folder: Path) -> None:
+    """The same for a folder that may have to be made, and for files in it."""
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    check_place(there / token_hex(8))
+
+
+class VectorFile:
+    """A file that takes vectors as they come: beside `path`, which name it takes in the end, or a new .jsonl at once.
+
+    Whatever ends the block, what came before is kept: under `path`, or, if the run was not finished and `path` is
+    an earlier file, where it lies. `kept` says where; None when there is nothing. A link at `path` is replaced, not
+    followed: in a folder where others may write, their link must not lead our bytes to another file of ours.
+
+    Raises:
+        VectorFileError: it cannot be written, or the disk has no room for `count` vectors.
+    """
+
+    def __init__(self, path: Path, origin: Origin, count: int) -> None:
+        check_writable(path)
+        self.kept: Path | None = None
+        self.count = 0
+        self._path, self._origin = path, origin
+        suffix = path.suffix.lower()
+        self._bytes_each, self._most_held = origin.dimension() * BYTES_EACH.get(suffix, 4), min(count, ROW_GROUP)
+        grows_in_place = suffix == ".jsonl" and not os.path.lexists(path)  # every line of it can be read at any time
+        self._partial = path if grows_in_place else path.with_name(f"partial-{token_hex(4)}{path.suffix}")
+        with _told(path):
+            self._check_room(count)
+            self._file = self._partial.open("xb")
+            self._writer = WRITERS[suffix](self._file, origin)
+            if isinstance(self._writer, _Npz):
+                _reserve(self._file, count * self._bytes_each)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, embedded: Sequence[Embedded]) -> None:
+        """A batch, or none. Raises VectorFileError."""
+        if embedded:
+            with _told(self._path):
+                if not isinstance(self._writer, _Npz):
+                    self._check_room(self._most_held)
+                self._writer.add(embedded)
+            self.count += len(embedded)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with _told(self._path), self._file:
+                if self.count:
+                    self._writer.finish()
+                    self.kept = self._partial
+        finally:
+            if self.kept is None:
+                self._partial.unlink()
+        if self.kept and (kind is None or not os.path.lexists(self._path)):
+            with _told(self._path):
+                self.kept = self.kept.replace(self._path)
+        if self.kept and isinstance(self._writer, _Npy):
+            with replacing(self.kept.with_name(self.kept.name + ".json")) as beside:
+                beside.write(self._writer.about())
+
+    def _check_room(self, count: int) -> None:
+        if shutil.disk_usage(self._path.absolute().parent).free < count * self._bytes_each + SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _reserve(file: io.BufferedWriter, size: int) -> None:
+    """For what is written in the end, when it is too late to find no room. Not every file system can."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            file.close()
+            os.unlink(file.name)
+            raise
 
 
 @contextmanager
@@ -107,10 +313,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     fresh = path.with_name(f".{token_hex(8)}")
     try:
-        with fresh.open("xb") as file:
-            yield file
-        fresh.replace(path)
-    except OSError as error:
-        raise VectorFileError(f"{path} cannot be written ({error.strerror or error}).") from None
+        with _told(path):
+            with fresh.open("xb") as file:
+                yield file
+            fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VectorFileError(f"{path} cannot be written ({error.strerror or error}).") from None

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".avif"),
+}
 THUMBNAIL = (96, 96)  # pixels at most
 
 
@@ -64,7 +67,8 @@ def _from_csv(path: Path) -> list[Captioned]:
 
 
 def _from_texts(folder: Path) -> list[Captioned]:
-    images = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    looks = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in looks if path.is_file() and not path.name.startswith("._")]  # macOS's notes on a file
     captioned = [Captioned(path, _text(path, folder)) for path in images if path.with_suffix(".txt").is_file()]
     if not captioned:
         raise CaptionError(

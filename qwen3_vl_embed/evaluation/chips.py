@@ -3,6 +3,7 @@
 A chip is an <i> of the class c0, c1, … of its pair; `chip_styles` gives the classes their colour, or picture.
 """
 
+import re
 from html import escape
 
 import numpy as np
@@ -15,6 +16,9 @@ from qwen3_vl_embed.evaluation.retrieval import ranks
 SHOWN = 16  # answers to each query
 MISTAKES = 30
 HUBS = 12
+OPEN = 8  # cards that are shown at once
+# The survey asked people, and people answered. The page is made to be shown.
+RUDE = re.compile(r"\b([sp])(hit|oop?|uke|iss|not)\b|\b(b|d|v)(arf|ooger|iarrhea|omit)\b")
 FIRST = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
 
 
@@ -27,7 +31,15 @@ def chip_styles(pairs: Pairs) -> str:
 
 
 def chip(pairs: Pairs, index: int, extra: str = "") -> str:
-    return f'<i class="c{index}{extra}" title="{escape(pairs.names[index])}"></i>'
+    return f'<i class="c{index}{extra}" title="{named(pairs, index)}"></i>'
+
+
+def named(pairs: Pairs, index: int) -> str:
+    """The text in HTML; in colours' names, of a rude word the first letter."""
+    name = pairs.names[index]
+    if pairs.rgb is not None:
+        name = RUDE.sub(lambda found: found[0][0] + "*" * (len(found[0]) - 1), name)
+    return escape(name)
 
 
 def ranked_rows(report: Report) -> str:
@@ -47,7 +59,7 @@ def _order(pairs: Pairs, rank: FloatArray) -> list[int]:
 
 def _ranked_row(pairs: Pairs, index: int, rank: int, nearest: FloatArray) -> str:
     chips = "".join(chip(pairs, each, " own" if each == index else "") for each in nearest.tolist())
-    return f"<li>{chip(pairs, index)}<span>{escape(pairs.names[index])}</span><b>{rank}</b><div>{chips}</div></li>\n"
+    return f"<li>{chip(pairs, index)}<span>{named(pairs, index)}</span><b>{rank}</b><div>{chips}</div></li>\n"
 
 
 def mistakes(report: Report, direction: str) -> str:
@@ -56,15 +68,16 @@ def mistakes(report: Report, direction: str) -> str:
     rank, first = ranks(cosines), cosines.argmax(axis=1)
     off = rank if report.differences is None else report.differences[np.arange(len(first)), first]
     wrong = [index for index in np.argsort(-off, kind="stable") if first[index] != index]
-    cards = "".join(_mistake(report, index, first[index], rank[index]) for index in wrong[:MISTAKES])
-    shown = f"the {MISTAKES} farthest off of {len(wrong)}" if len(wrong) > MISTAKES else f"all {len(wrong)}"
-    return f"<p>{shown} wrong first answers</p><ul class=cards>{cards}</ul>" if wrong else "<p>None.</p>"
+    if not wrong:
+        return "<p>None.</p>"
+    cards = [_mistake(report, index, first[index], rank[index]) for index in wrong[:MISTAKES]]
+    return f"<p>{len(wrong)} wrong first answers; the farthest off come first.</p>{_cards(cards)}"
 
 
 def _mistake(report: Report, query: int, answer: int, rank: int) -> str:
     pairs = report.pairs
     difference = "" if report.differences is None else f"ΔE {report.differences[query, answer]:.0f} · "
-    words = f"{escape(pairs.names[query])} → {escape(pairs.names[answer])}"
+    words = f"{named(pairs, query)} → {named(pairs, answer)}"
     return _card(chip(pairs, query) + chip(pairs, answer), words, f"{difference}right one at rank {rank}")
 
 
@@ -73,8 +86,15 @@ def hubs(report: Report, direction: str) -> str:
     pairs, first = report.pairs, getattr(report.spaces["raw"], direction).argmax(axis=1)
     wrong = np.bincount(first[first != np.arange(len(first))], minlength=len(first))
     most = [index for index in np.argsort(-wrong, kind="stable")[:HUBS].tolist() if wrong[index] > 1]
-    cards = "".join(_card(chip(pairs, each), escape(pairs.names[each]), f"{wrong[each]} times") for each in most)
-    return f"<ul class=cards>{cards}</ul>" if cards else "<p>None more than once.</p>"
+    cards = [_card(chip(pairs, each), named(pairs, each), f"{wrong[each]} times") for each in most]
+    return _cards(cards) if cards else "<p>None more than once.</p>"
+
+
+def _cards(cards: list[str]) -> str:
+    """The first at once, the others behind a line to click."""
+    first, others = cards[:OPEN], cards[OPEN:]
+    more = f"<details><summary>{len(others)} more</summary><ul class=cards>{''.join(others)}</ul></details>"
+    return f"<ul class=cards>{''.join(first)}</ul>{more if others else ''}"
 
 
 def _card(shown: str, words: str, small: str) -> str:

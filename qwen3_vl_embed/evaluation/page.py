@@ -31,13 +31,18 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 HEADS = (
-    ("matched_mean", "mean distance, matched"),
-    ("unmatched_mean", "mean distance, unmatched"),
-    ("auc", "AUC, matched against unmatched"),
-    ("text_to_image_recall_1", "R@1, text → image"),
-    ("text_to_image_recall_10", "R@10, text → image"),
-    ("text_to_image_first_near", "first answer within ΔE 10"),
+    ("text_to_image_recall_1", ".1%", "of texts find their own image first (R@1)"),
+    ("text_to_image_recall_10", ".1%", "find it among the first ten (R@10)"),
+    ("text_to_image_first_near", ".1%", "of first answers look alike (ΔE ≤ 10)"),
+    ("matched_mean", ".3f", "mean distance of matched pairs"),
+    ("unmatched_mean", ".3f", "mean distance of all other pairs"),
+    ("auc", ".3f", "AUC, matched against unmatched; chance is 0.5"),
 )
+PLAIN = {
+    "sound": "Texts and images find each other.",
+    "narrow": "The mean distance flatters.",
+    "collapsed": "Texts and images do not find each other.",
+}
 PAIRINGS = {"text_to_image": "text, image", "image_to_image": "image, image", "text_to_text": "text, text"}
 QUALITIES = ("hue", "lightness", "saturation")
 COLOUR_METHOD = (
@@ -56,6 +61,7 @@ def page(report: Report) -> str:
         name=escape(report.name),
         about=" · ".join(escape(part) for part in about(report)),
         kind=report.verdict.kind,
+        plain=PLAIN[report.verdict.kind],
         words=escape(report.verdict.words),
         heads="".join(_heads(report)),
         chips=chips.chip_styles(report.pairs),
@@ -66,18 +72,22 @@ def page(report: Report) -> str:
         mistakes_text=chips.mistakes(report, "text_to_image"),
         mistakes_image=chips.mistakes(report, "image_to_text"),
         hubs=chips.hubs(report, "text_to_image"),
-        distances="".join(_distance_plots(report)),
+        distances=_distances(report),
         colour=NO_COLOUR if rgb is None or differences is None else _colour_section(report, rgb, differences),
         own_colours=", in their own colours" if coloured else "",
-        maps="".join(_maps(report)),
+        map=_map(report),
+        mapped=min(len(report.pairs), plots.MAPPED),
         table="".join(_table(report)),
+        colour_link="" if rgb is None else '<a href="#colour">Colour</a>',
         n=len(report.pairs),
         resamples=f"{RESAMPLES:,}",
         colour_method=COLOUR_METHOD if coloured else "",
     )
 
 
-NO_COLOUR = "<h2>Colour</h2><p>Left out: images with captions have no one colour to compare or to read off.</p>"
+NO_COLOUR = (
+    "<h2 id=colour>Colour</h2><p>Left out: images with captions have no one colour to compare or to read off.</p>"
+)
 
 
 def about(report: Report) -> Iterator[str]:
@@ -99,36 +109,37 @@ def about(report: Report) -> Iterator[str]:
 
 
 def _heads(report: Report) -> Iterator[str]:
-    labels = {label.key: label for group in GROUPS.values() for label in group}
     raw = report.figures["raw"]
-    for key, words in HEADS:
+    for key, form, words in HEADS:
         if key in raw:
-            yield f"<div><b>{labels[key].value(raw[key])}</b>{words}</div>"
+            yield f"<div><b>{raw[key].value:{form}}</b>{words}</div>"
 
 
 def _plot(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>\n"
 
 
-def _distance_plots(report: Report) -> Iterator[str]:
-    for kind, words in (("raw", "as they are served"), ("centred", "each modality's mean removed")):
-        described = f"Histogram of matched and unmatched cosine distances, {words}"
-        yield _plot(draw(partial(plots.distances, space=report.spaces[kind]), described), words.capitalize())
+def _distances(report: Report) -> str:
+    described = "Share of matched and of unmatched pairs that are nearer than each cosine distance"
+    plot = draw(partial(plots.distances, spaces=report.spaces), described)
+    return _plot(plot, "Far apart from each other, and steep, is good. Dashed: each modality's mean removed")
 
 
-def _maps(report: Report) -> Iterator[str]:
-    for kind, words in (("raw", "as they are served"), ("centred", "each modality's mean removed")):
-        plot = partial(plots.vector_map, space=report.spaces[kind], rgb=report.pairs.rgb)
-        yield _plot(draw(plot, f"Map of text and image vectors, {words}"), words.capitalize())
+def _map(report: Report) -> str:
+    plot = partial(plots.vector_map, space=report.spaces["raw"], rgb=report.pairs.rgb)
+    return _plot(
+        draw(plot, "Map of text and image vectors, a line from each text to its image"), "Short lines are good"
+    )
 
 
 def _colour_section(report: Report, rgb: NDArray[np.uint8], differences: FloatArray) -> str:
     return (
-        "<h2>Distance against colour difference</h2>"
+        "<h2 id=colour>Distance against colour difference</h2>"
         "<p>Where a space sees colour as people do, the median rises with ΔE.</p>"
         f'<div class="plots">{"".join(_difference_plots(report, differences))}</div>'
-        "<h2>Rank by hue, lightness and saturation</h2>"
-        f'<div class="plots">{"".join(_rank_plots(report, rgb))}</div>'
+        "<h2>Found by hue, lightness and saturation</h2>"
+        "<p>Which colours' names find their own swatch: first (bars), and among the first ten (line).</p>"
+        f'<div class="plots">{"".join(_found_plots(report, rgb))}</div>'
     )
 
 
@@ -140,10 +151,10 @@ def _difference_plots(report: Report, differences: FloatArray) -> Iterator[str]:
         yield _plot(draw(plot, f"Cosine distance against CIEDE2000, {words}"), f"{words}: Spearman {spearman:.2f}")
 
 
-def _rank_plots(report: Report, rgb: NDArray[np.uint8]) -> Iterator[str]:
+def _found_plots(report: Report, rgb: NDArray[np.uint8]) -> Iterator[str]:
     for quality in QUALITIES:
-        plot = partial(plots.rank_by, space=report.spaces["raw"], rgb=rgb, lab=report.pairs.lab, quality=quality)
-        yield _plot(draw(plot, f"Rank of each name's own swatch by {quality}"), f"By {quality}; 1 is best")
+        plot = partial(plots.found_by, space=report.spaces["raw"], rgb=rgb, lab=report.pairs.lab, quality=quality)
+        yield _plot(draw(plot, f"Share of names that find their own swatch by {quality}"), f"By {quality}")
 
 
 def _table(report: Report) -> Iterator[str]:

@@ -1,11 +1,15 @@
-"""The plots of a report: distances, distance against colour difference, a map, ranks by colour.
+"""The plots of a report: distances, distance against colour difference, a map, what is found by colour.
 
 Each function draws on axes that it is given (`svg.draw`). Knows colours and cosines; not the page.
 """
 
+from collections.abc import Mapping
+
 import colour
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
@@ -17,17 +21,20 @@ from qwen3_vl_embed.evaluation.svg import INK
 MATCHED, UNMATCHED = "#d1495b", "#7a8ba6"  # legible on white and on black
 EDGE = "#888888"  # around points in their own colours: some are as white or as black as the page
 BINS = 12
+SHARES = np.linspace(0, 1, 401)
+MAPPED = 200  # pairs on the map: of more, no line can be followed
 
 
-def distances(axes: Axes, space: Space) -> None:
-    """How far matched and unmatched pairs are apart, as densities."""
-    values = 1 - space.text_to_image
-    own = np.eye(len(values), dtype=bool)
-    edges = np.histogram_bin_edges(values, bins=int(np.clip(len(values) / 4, 12, 60)))
-    for kind, mask, colour_ in (("unmatched", ~own, UNMATCHED), ("matched", own, MATCHED)):
-        weights = np.full(mask.sum(), 1 / mask.sum())
-        axes.hist(values[mask], edges.tolist(), weights=weights, color=colour_, alpha=0.75, label=kind)
-    axes.set(xlabel="cosine distance, text to image", ylabel="share of pairs")
+def distances(axes: Axes, spaces: Mapping[str, Space]) -> None:
+    """How many matched and unmatched pairs are nearer than each distance, raw and (dashed) centred."""
+    for kind, line in (("raw", "-"), ("centred", "--")):
+        values = 1 - spaces[kind].text_to_image
+        own = np.eye(len(values), dtype=bool)
+        for words, mask, colour_ in (("matched", own, MATCHED), ("unmatched", ~own, UNMATCHED)):
+            label = words if kind == "raw" else None
+            axes.plot(np.quantile(values[mask], SHARES), SHARES, line, color=colour_, linewidth=2, label=label)
+    axes.set(xlabel="cosine distance, text to image", ylabel="share of pairs that are nearer", ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(axes)
 
 
@@ -56,26 +63,33 @@ def projection(space: Space) -> tuple[FloatArray, FloatArray]:
 
 
 def vector_map(axes: Axes, space: Space, rgb: NDArray[np.uint8] | None) -> None:
-    """Both modalities on one plane, in their own colours where they have one."""
-    text, image = projection(space)
-    for kind, marker, plain, points in (("texts", "o", UNMATCHED, text), ("images", "s", MATCHED, image)):
+    """Both modalities on one plane, in their own colours where they have one, and what belongs together joined."""
+    shown = np.random.default_rng(0).permutation(len(space.rows("text")))[:MAPPED]
+    text, image = (points[shown] for points in projection(space))
+    colours = UNMATCHED if rgb is None else rgb[shown] / 255
+    axes.add_collection(LineCollection(np.stack([text, image], axis=1), colors=colours, linewidths=1.2))
+    for kind, marker, points in (("texts", "o", text), ("images", "s", image)):
         x, y = points.T
-        colours = plain if rgb is None else rgb / 255
-        axes.scatter(x, y, s=18, marker=marker, c=colours, edgecolors=EDGE, linewidths=0.3, rasterized=True)
-        axes.scatter([], [], marker=marker, c="none" if rgb is not None else plain, edgecolors=INK, label=kind)
+        axes.scatter(x, y, s=22, marker=marker, c=colours, edgecolors=EDGE, linewidths=0.4, zorder=2)
+        axes.scatter([], [], marker=marker, c="none", edgecolors=INK, label=kind)
     axes.set(xlabel="first principal axis", ylabel="second principal axis")
     _legend(axes)
 
 
-def rank_by(axes: Axes, space: Space, rgb: NDArray[np.uint8], lab: FloatArray, quality: str) -> None:
-    """Rank of each name's own swatch against hue, lightness or saturation, with the median."""
+def found_by(axes: Axes, space: Space, rgb: NDArray[np.uint8], lab: FloatArray, quality: str) -> None:
+    """Share of names whose own swatch comes first, or among ten, by hue, lightness or saturation."""
     x, words, limits = qualities(lab)[quality]
     rank = ranks(space.text_to_image)
-    axes.scatter(x, rank, s=18, c=rgb / 255, edgecolors=EDGE, linewidths=0.3, rasterized=True)
-    axes.plot(*binned_median(x, rank, np.linspace(*limits, BINS + 1)), color=INK, linewidth=2, label="median")
-    axes.set(xlabel=words, ylabel="rank of the name's own swatch", yscale="log", xlim=limits)
-    axes.set_ylim(0.8, max(10, 1.3 * rank.max()))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    edges = np.linspace(*limits, BINS + 1)
+    bins = np.digitize(x, edges[1:-1])
+    held = np.unique(bins)
+    first, ten = ([(rank[bins == each] <= most).mean() for each in held] for most in (1, 10))
+    colours = [rgb[bins == each].mean(axis=0) / 255 for each in held]
+    centers = (edges[:-1] + edges[1:])[held] / 2
+    axes.bar(centers, first, 0.9 * (edges[1] - edges[0]), color=colours, edgecolor=EDGE, linewidth=0.5, label="first")
+    axes.plot(centers, ten, "o-", color=INK, linewidth=1.5, markersize=4, label="among ten")
+    axes.set(xlabel=words, ylabel="share of names", xlim=limits, ylim=(0, 1.04))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     _legend(axes)
 
 

@@ -12,8 +12,9 @@ import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-# C0 but for tab and line break, DEL, C1, line separators, marks that override the direction of writing.
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# C0 but for tab and line break, DEL, C1, line separators, marks that override the direction of writing; and what stands
+# for bytes that are not UTF-8, which no stream takes.
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Console(rich.console.Console):
