@@ -38,7 +38,7 @@ def main(
     console = Console(stderr=True)
     own = services.running(str(checkpoints.TINY), "cpu", console, with_plan=False)
     with nullcontext() if url else own as started:
-        url = url or started.ours
+        url = started.ours if started else url
         command = [str(program.absolute()), "run", f"{url}/openapi.json", "--seed", str(seed)]
         command += ["--max-time", str(seconds), "--checks", CHECKS, "--workers", "2", "--warnings", "off", "--no-color"]
         command += ["--header", "x-timeout: 30"]  # one of 5e-324 s is rightly answered with a 504

@@ -25,8 +25,10 @@ from rich.table import Table
 
 LEFT_OUT = {"tests", "build"}
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-COLUMNS = ("files", "lines", "code", "docs+comments", "functions", "p50/p90/p99/max", "private helpers", "one caller")
-COLUMNS += ("helpers per 1,000 lines", "longest import chain")
+COLUMNS = (
+    *("files", "lines", "code", "docs+comments", "functions", "p50/p90/p99/max", "private helpers", "one caller"),
+    *("helpers per 1,000 lines", "longest import chain"),
+)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

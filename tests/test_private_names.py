@@ -7,7 +7,7 @@ import inspect
 import socket
 from io import BytesIO
 
-from granian.net import SocketHolder
+from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server import MPServer
 from PIL import Image
 from PIL._avif import AvifDecoder

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version as version_of
 from typing import Annotated, Any
 
 import typer
 
-from client import __version__
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.adapter_client import AdapterError
 from qwen3_vl_embed.cli.job import ItemError
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"qwen3-vl-embed {__version__}")
+        typer.echo(f"qwen3-vl-embed {version_of('qwen3-vl-embed')}")
         raise typer.Exit
 
 

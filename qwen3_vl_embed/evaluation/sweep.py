@@ -152,7 +152,11 @@ def figures(text: FloatArray, image: FloatArray, lab: FloatArray, center: bool) 
     """Both halves' figures; each half's candidates are its own, its means (when centred) the other's."""
     halves = np.array_split(np.random.default_rng(SEED).permutation(len(lab)), 2)
     choosing, testing = (
-        retrieval(*(unit(rows)[judged] - center * unit(rows)[other].mean(axis=0) for rows in (text, image)), ks=(1,))
+        retrieval(
+            unit(text)[judged] - center * unit(text)[other].mean(axis=0),
+            unit(image)[judged] - center * unit(image)[other].mean(axis=0),
+            ks=(1,),
+        )
         for judged, other in (halves, halves[::-1])
     )
     return {
