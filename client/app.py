@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -39,6 +39,7 @@ from client.http.body import Intake, cancelled_on_disconnect, parse_object, read
 from client.http.framing import Drained, Unambiguous
 from client.http.openapi import Endpoint
 from client.http.schemas import ImageRequest, RenderRequest, TextRequest
+from client.http.served import EMBEDDING, ByName, Served
 from client.items import EmbedInput
 from client.sampler import Sampler
 from client.settings import Settings
@@ -52,7 +53,6 @@ from client.triton.triton_client import TritonClient
 
 # Parsing, base64 and hashing of a body above this would hold up the other requests for more than half a millisecond.
 OFF_LOOP_BYTES = 256 * 1024
-EMBEDDING = {"/txt/embed", "/img/embed"}
 LIMITS = {
     "max_items",
     "max_body_bytes",
@@ -68,13 +68,15 @@ LIMITS = {
 class Adapter(Starlette):
     """The application. FastAPI only documents it: its layers around an endpoint were a third of all work here."""
 
-    def openapi(self) -> dict[str, Any]:
-        """What GET /openapi.json answers."""
-        return self._document
+    _documented: tuple[str | None, dict[str, Any]] | None = None
 
-    @cached_property
-    def _document(self) -> dict[str, Any]:
-        return openapi.document(self.routes, keyed=self.state.settings.keyed)
+    def openapi(self, served_name: str | None = None) -> dict[str, Any]:
+        """What GET /openapi.json answers while a model of that name is served."""
+        if self._documented is None or self._documented[0] != served_name:
+            settings: Settings = self.state.settings
+            named = _embedding_routes(settings.max_items, f"/{served_name}") if served_name else []
+            self._documented = served_name, openapi.document([*self.routes, *named], settings.keyed)
+        return self._documented[1]
 
 
 def create_app(settings: Settings) -> Adapter:
@@ -85,7 +87,8 @@ def create_app(settings: Settings) -> Adapter:
     """
     routes = _routes(settings.max_items)
     paths = [route.path for route in routes if isinstance(route, Route)]
-    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths), Middleware(Shed)]
+    middleware = [Middleware(ByName), Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths)]
+    middleware.append(Middleware(Shed))
     traces = None
     if settings.traces_url:
         from client.telemetry.traces import Traced, Traces  # imports that nobody else needs
@@ -102,6 +105,7 @@ def create_app(settings: Settings) -> Adapter:
         lifespan=_lifespan,
     )
     app.state.settings, app.state.traces = settings, traces
+    app.state.served = Served(settings.served_model_name)
     return app
 
 
@@ -120,12 +124,19 @@ class Shed:
             await self._app(scope, receive, send)
 
 
+def _embedding_routes(max_items: int, prefix: str = "") -> list[BaseRoute]:
+    common = {"methods": ["POST"], "tags": ["embeddings"], "responses": openapi.embed_responses()}
+    text, image = (openapi.request_body(model, max_items) for model in (TextRequest, ImageRequest))
+    return [
+        Endpoint(f"{prefix}/txt/embed", embed_text, **common, openapi_extra=text),
+        Endpoint(f"{prefix}/img/embed", embed_images, **common, openapi_extra=image),
+    ]
+
+
 def _routes(max_items: int) -> list[BaseRoute]:
-    embedding = {"methods": ["POST"], "tags": ["embeddings"], "responses": openapi.embed_responses()}
     operation = {"methods": ["GET"], "tags": ["operation"]}
     return [
-        Endpoint("/txt/embed", embed_text, **embedding, openapi_extra=openapi.request_body(TextRequest, max_items)),
-        Endpoint("/img/embed", embed_images, **embedding, openapi_extra=openapi.request_body(ImageRequest, max_items)),
+        *_embedding_routes(max_items),
         Endpoint(
             "/debug/render",
             render,
@@ -224,14 +235,19 @@ async def embed_images(request: Request) -> Response:
 
 async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]) -> Response:
     started = time.perf_counter()
+    for name in request.query_params.keys() & model.model_fields.keys():
+        raise InvalidInput(f'The query string is not read: send "{name}" in the JSON body.', name)
     max_items = request.app.state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
     async with _received(request) as (body, seconds):
         if len(body) > OFF_LOOP_BYTES:
-            items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
+            items, form, asked = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
         else:
-            items, form = _parsed(body, model, max_items, media_type)
+            items, form, asked = _parsed(body, model, max_items, media_type)
+        check = partial(request.app.state.served.check, path=request.scope.get("served_name"), field=asked)
+        check(request.app.state.readiness.model)
         embeddings = await request.app.state.dispatcher.embed(items, request.scope["request_id"], seconds)
+        check(embeddings[0].model)  # another one may have come meanwhile
     stages = stages_ms(embeddings)
     metrics.embedded(len(items), len(body), stages)
     return answer(items, embeddings, form, stages, started)
@@ -239,9 +255,9 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
 
 def _parsed(
     body: bytearray, model: type[TextRequest] | type[ImageRequest], max_items: int, media_type: str
-) -> tuple[list[EmbedInput], Form]:
+) -> tuple[list[EmbedInput], Form, str | None]:
     parsed = model.parse(parse_object(body), max_items)
-    return parsed.items(), parsed.form(media_type, parsed.is_list())
+    return parsed.items(), parsed.form(media_type, parsed.is_list()), parsed.model
 
 
 async def render(request: Request) -> Response:
@@ -267,16 +283,18 @@ async def live(_: Request) -> Response:
 
 
 async def info(request: Request) -> Response:
-    """The model as it describes itself (null while it is not known which would answer), this server, and its cache.
+    """The model's name and description (null while it is not known which would answer), this server, and its cache.
 
     Limits are of all workers together; the cache is that of the worker which answers.
     """
     settings: Settings = request.app.state.settings
     limits = settings.model_dump(include=LIMITS)
     seconds = settings.model_dump(include={"deadline_seconds", "wait_seconds", "probe_seconds"})
+    model = request.app.state.readiness.model
     return _json(
         {
-            "model": request.app.state.readiness.model,
+            "served_model_name": request.app.state.served.name(model),
+            "model": model,
             "adapter": {"version": __version__, "workers": settings.workers, "limits": limits | seconds},
             "cache": request.app.state.cache.stats(),
         }
@@ -291,7 +309,7 @@ async def figures(request: Request) -> Response:
 
 async def document(request: Request) -> Response:
     """The contract, for programs."""
-    return _json(request.app.openapi())
+    return _json(request.app.openapi(request.app.state.served.name(request.app.state.readiness.model)))
 
 
 def _json(value: object) -> Response:
