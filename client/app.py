@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from client.http.body import Intake, cancelled_on_disconnect, parse_object, read
 from client.http.framing import Drained, Unambiguous
 from client.http.openapi import Endpoint
 from client.http.schemas import ImageRequest, RenderRequest, TextRequest
+from client.http.served import ByName, Served
 from client.items import EmbedInput
 from client.sampler import Sampler
 from client.settings import Settings
@@ -73,6 +74,7 @@ class State:
     """What one process has while it serves."""
 
     settings: Settings
+    served: Served
     readiness: Readiness
     cache: VectorCache
     intake: Intake
@@ -93,14 +95,14 @@ class Adapter(Starlette):
     state: State  # type: ignore[assignment]  # there while it serves, in place of Starlette's, which takes any name
     settings: Settings
     traces: "Traces | None"
+    _documented: tuple[str | None, dict[str, Any]] | None = None
 
-    def openapi(self) -> dict[str, Any]:
-        """What GET /openapi.json answers."""
-        return self._document
-
-    @cached_property
-    def _document(self) -> dict[str, Any]:
-        return openapi.document(self.routes, keyed=self.settings.keyed)
+    def openapi(self, served_name: str | None = None) -> dict[str, Any]:
+        """What GET /openapi.json answers while a model of that name is served."""
+        if self._documented is None or self._documented[0] != served_name:
+            named = _embedding_routes(self.settings.max_items, f"/{served_name}") if served_name else []
+            self._documented = served_name, openapi.document([*self.routes, *named], self.settings.keyed)
+        return self._documented[1]
 
 
 def create_app(settings: Settings) -> Adapter:
@@ -112,8 +114,8 @@ def create_app(settings: Settings) -> Adapter:
     routes = _routes(settings.max_items)
     paths = [route.path for route in routes if isinstance(route, Route)]
     embedding = [route.path for route in routes if isinstance(route, Endpoint) and "embeddings" in route.tags]
-    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths)]
-    middleware.append(Middleware(Shed, embedding))
+    middleware = [Middleware(ByName, embedding), Middleware(Drained, settings.max_body_bytes)]
+    middleware += [Middleware(AccessLog, paths), Middleware(Shed, embedding)]
     traces = None
     if settings.traces_url:
         from client.telemetry.traces import Traced, Traces  # imports that nobody else needs
@@ -149,12 +151,19 @@ class Shed:
             await self._app(scope, receive, send)
 
 
+def _embedding_routes(max_items: int, prefix: str = "") -> list[BaseRoute]:
+    common = {"methods": ["POST"], "tags": ["embeddings"], "responses": openapi.embed_responses()}
+    text, image = (openapi.request_body(model, max_items) for model in (TextRequest, ImageRequest))
+    return [
+        Endpoint(f"{prefix}/txt/embed", embed_text, **common, openapi_extra=text),
+        Endpoint(f"{prefix}/img/embed", embed_images, **common, openapi_extra=image),
+    ]
+
+
 def _routes(max_items: int) -> list[BaseRoute]:
-    embedding = {"methods": ["POST"], "tags": ["embeddings"], "responses": openapi.embed_responses()}
     operation = {"methods": ["GET"], "tags": ["operation"]}
     return [
-        Endpoint("/txt/embed", embed_text, **embedding, openapi_extra=openapi.request_body(TextRequest, max_items)),
-        Endpoint("/img/embed", embed_images, **embedding, openapi_extra=openapi.request_body(ImageRequest, max_items)),
+        *_embedding_routes(max_items),
         Endpoint(
             "/debug/render",
             render,
@@ -189,7 +198,8 @@ async def _lifespan(app: Adapter) -> AsyncIterator[None]:
     large = Admission(most_pixels, settings.deadline_seconds, pixels, "pixels of large images")
     dispatcher = Dispatcher(client, readiness, cache, admission, large, concurrency, pixels, settings.deadline_seconds)
     sampler = Sampler(readiness, cache, admission, intake)
-    app.state = State(settings, readiness, cache, intake, admission, dispatcher, sampler)
+    served = Served(settings.served_model_name)
+    app.state = State(settings, served, readiness, cache, intake, admission, dispatcher, sampler)
     await readiness.probe()  # before the port opens, so that the first request finds a known model
     keeping = (readiness.keep_probing(), readiness.keep_watching(), sampler.keep_sampling())
     background = [asyncio.create_task(each) for each in keeping]
@@ -244,15 +254,20 @@ async def embed_images(request: Request) -> Response:
 
 async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]) -> Response:
     started = time.perf_counter()
+    for name in request.query_params.keys() & model.model_fields.keys():
+        raise InvalidInput(f'The query string is not read: send "{name}" in the JSON body.', name)
     state = state_of(request.scope)
     max_items = state.settings.max_items
     media_type = accepted(", ".join(request.headers.getlist("accept")))
     async with _received(request) as (body, seconds):
         if len(body) > OFF_LOOP_BYTES:
-            items, form = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
+            items, form, asked = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
         else:
-            items, form = _parsed(body, model, max_items, media_type)
+            items, form, asked = _parsed(body, model, max_items, media_type)
+        check = partial(state.served.check, path=request.scope.get("served_name"), field=asked)
+        check(state.readiness.model)
         embeddings = await state.dispatcher.embed(items, request.scope["request_id"], seconds)
+        check(embeddings[0].model)  # another one may have come meanwhile
     stages = stages_ms(embeddings)
     metrics.embedded(len(items), len(body), stages)
     return answer(items, embeddings, form, stages, started)
@@ -260,9 +275,9 @@ async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]
 
 def _parsed(
     body: bytearray, model: type[TextRequest] | type[ImageRequest], max_items: int, media_type: str
-) -> tuple[list[EmbedInput], Form]:
+) -> tuple[list[EmbedInput], Form, str | None]:
     parsed = model.parse(parse_object(body), max_items)
-    return parsed.items(), parsed.form(media_type, parsed.is_list())
+    return parsed.items(), parsed.form(media_type, parsed.is_list()), parsed.model
 
 
 async def render(request: Request) -> Response:
@@ -289,7 +304,7 @@ async def live(_: Request) -> Response:
 
 
 async def info(request: Request) -> Response:
-    """The model as it describes itself (null while it is not known which would answer), this server, and its cache.
+    """The model's name and description (null while it is not known which would answer), this server, and its cache.
 
     Limits are of all workers together; the cache is that of the worker which answers.
     """
@@ -297,9 +312,11 @@ async def info(request: Request) -> Response:
     settings = state.settings
     limits = settings.model_dump(include=LIMITS)
     seconds = settings.model_dump(include={"deadline_seconds", "wait_seconds", "probe_seconds"})
+    model = state.readiness.model
     return _json(
         {
-            "model": state.readiness.model,
+            "served_model_name": state.served.name(model),
+            "model": model,
             "adapter": {"version": __version__, "workers": settings.workers, "limits": limits | seconds},
             "cache": state.cache.stats(),
         }
@@ -314,7 +331,8 @@ async def figures(request: Request) -> Response:
 
 async def document(request: Request) -> Response:
     """The contract, for programs."""
-    return _json(request.app.openapi())
+    state = state_of(request.scope)
+    return _json(request.app.openapi(state.served.name(state.readiness.model)))
 
 
 def _json(value: object) -> Response:

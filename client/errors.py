@@ -3,6 +3,7 @@
     ApiError
     ├── InvalidInput          400  the caller can mend it: the message says how
     ├── Unauthorized          401  no key, or not one of ours
+    ├── UnknownModel          404  another model is asked for than the one that is served
     ├── NotAcceptable         406  the Accept header wants none of our media types
     ├── TooSlow               408  the body did not arrive in time
     ├── TooLarge              413  the body is over the limit
@@ -43,6 +44,10 @@ class InvalidInput(ApiError):
 
 class Unauthorized(ApiError):
     """The key is missing or wrong."""
+
+
+class UnknownModel(ApiError):
+    """Another model is asked for, in the path or in `model`, than the one that is served."""
 
 
 class NotAcceptable(ApiError):
@@ -99,6 +104,7 @@ _CLOSE = {"connection": "close"}
 TOLD: dict[type[ApiError], Told] = {
     InvalidInput: Told(400, "invalid_request_error", "invalid_input"),
     Unauthorized: Told(401, "authentication_error", "unauthorized", {"www-authenticate": "Bearer", **_CLOSE}),
+    UnknownModel: Told(404, "invalid_request_error", "model_not_found"),
     NotAcceptable: Told(406, "invalid_request_error", "not_acceptable", _CLOSE),
     TooSlow: Told(408, "timeout_error", "body_too_slow", _CLOSE),
     TooLarge: Told(413, "invalid_request_error", "too_large", _CLOSE),

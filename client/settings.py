@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64, description="Processes that answer, on the one port.")
     triton_url: str = Field(default="127.0.0.1:8011", min_length=1, description="host:port of Triton's gRPC endpoint.")
     model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
+    served_model_name: str | None = Field(
+        default=None, pattern="^[a-z0-9][a-z0-9._-]*$", description="What it is asked for by; unset: the checkpoint's."
+    )
     api_key: SecretStr | None = Field(default=None, description="Whoever asks must know it; unset: anybody may ask.")
     api_key_file: Path | None = Field(default=None, description="The same from a file, one key a line: any will do.")
     max_connections: int = Field(

@@ -9,6 +9,7 @@ import json
 import struct
 import zlib
 from io import BytesIO
+from itertools import cycle
 
 import numpy as np
 from PIL import Image
@@ -237,6 +238,54 @@ TEXTS: dict[str, tuple[str, str | None]] = {
     "a million letters": ("a" * 10**6, "tokens; at most 8192"),
     "more letters than any token holds": ("a" * (128 * 8192 + 1), "too many tokens; at most 8192"),
     "more than the context": ("1" * 5000, "reads at most 4096"),
+}
+
+# An image sent as a text: in all the forms that programs make of a file's bytes.
+FILES = {"PNG": PNG, "JPEG": JPEG, "animated GIF": animated("GIF"), "TIFF": encoded(NOISE, "TIFF")}
+FILES |= {kind: encoded(NOISE, kind) for kind in ("WEBP", "BMP", "AVIF")}
+AS_TEXT = "the text is an image: send it to /img/embed"
+FORMS = {
+    "base64": lambda file: base64.b64encode(file).decode(),
+    "base64url without padding": lambda file: base64.urlsafe_b64encode(file).decode().rstrip("="),
+    "base64 with line breaks": lambda file: base64.encodebytes(file).decode(),
+    "base64 in quotes": lambda file: f' "{base64.b64encode(file).decode()}"\n',
+    "str() of base64": lambda file: str(base64.b64encode(file)),
+    "a data URL": lambda file: "data:image/png;base64," + base64.b64encode(file).decode(),
+    "a data URL in capitals": lambda file: "DATA:IMAGE/PNG;BASE64," + base64.b64encode(file).decode(),
+    "a data URL of no kind": lambda file: "data:;base64," + base64.b64encode(file).decode(),
+    "a data URL without data:": lambda file: "image/png;base64," + base64.b64encode(file).decode(),
+    "words and a data URL": lambda file: "red data:image/jpeg;base64," + base64.b64encode(file).decode(),
+    "hexadecimal digits": lambda file: file.hex(),
+    "a database's bytes": lambda file: "\\x" + file.hex(),
+    "bytes as Latin-1": lambda file: file.decode("latin-1"),
+    "bytes as UTF-8, replaced": lambda file: file.decode("utf-8", "replace"),
+}
+for (_form, _write), (_kind, _file) in zip(FORMS.items(), cycle(FILES.items()), strict=False):
+    TEXTS[f"{_kind} as {_form}"] = (_write(_file), AS_TEXT)
+TEXTS |= {
+    "str() of bytes": (str(JPEG), AS_TEXT),
+    "a data URL of no image": ("data:image/png;base64,aGVsbG8=", AS_TEXT),
+    "a drawing as a data URL": ("data:image/svg+xml;utf8,<svg xmlns='http://www.w3.org/2000/svg'/>", AS_TEXT),
+    "a film as a data URL": ("data:video/mp4;base64,AAAA", AS_TEXT),
+    "a large image": (base64.b64encode(encoded(NOISE.resize((1500, 1500)), "BMP")).decode(), AS_TEXT),
+    # and what only looks like one, or speaks of one
+    "the beginning of base64": ("iVBORw0KGgo is how the base64 of a PNG begins", None),
+    "the beginning of a data URL": ("data:image/png;base64, comes before an image", None),
+    "a data URL of a text": ("data:text/plain;base64,aGVsbG8sIHdvcmxk", None),
+    "an address": ("https://example.com/red.png", None),
+    "a page with an image in it": (
+        f'<p>red <img src="data:image/png;base64,{base64.b64encode(PNG[:200]).decode()}">',
+        None,
+    ),
+    "a style with an image in it": (
+        f"a{{background:url(data:image/png;base64,{base64.b64encode(PNG[:200]).decode()})}}",
+        None,
+    ),
+    "a drawing as it is written": ("<svg xmlns='http://www.w3.org/2000/svg'/>", None),
+    "hexadecimal digits of no image": ("d41d8cd98f00b204e9800998ecf8427e", None),
+    "base64 of no image": (base64.b64encode(bytes(range(200, 256))).decode(), None),
+    "a name of a format": ("GIF89a", None),
+    "a word of a format's letters": ("BM25 ranks by the words' frequencies", None),
 }
 
 LEAST, WHOLE = "greater than or equal to 8", "valid integer"

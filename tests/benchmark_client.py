@@ -22,11 +22,11 @@ class LocalProvider:
     options: dict[str, Any] = field(default_factory=dict)  # not in the contract: for tests that must pass by the cache
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.base_url, timeout=300)
-        self.schema = self.http.get("/openapi.json").raise_for_status().json()
+        self.schema = httpx.get(f"{self.base_url}/openapi.json").raise_for_status().json()
         for endpoint in (self.entry["text_endpoint"], self.entry["image_endpoint"]):
             assert endpoint["method"].lower() in self.schema["paths"][endpoint["path"]], endpoint
         self.max_batch = self._max_batch()
+        self.http = httpx.Client(base_url=self.base_url, timeout=300)
 
     def texts(self, texts: list[str], batch: int) -> np.ndarray:
         return self._embed(self.entry["text_endpoint"], texts, batch)

@@ -35,6 +35,14 @@ async def test_what_the_caller_can_mend_is_said_without_a_model():
             )
 
 
+async def test_what_belongs_into_the_body_is_not_taken_from_the_query_string():
+    async with adapter() as http:
+        for path, name in (("/txt/embed", "input"), ("/txt/embed", "dimensions"), ("/img/embed", "content")):
+            error = refused(await http.post(path, params={name: "8"}, json={"input": "red"}), 400)
+            assert error["param"] == name
+        refused(await http.post("/txt/embed", params={"utm_source": "x"}, json={"input": "red"}), 503)  # nobody's field
+
+
 @pytest.mark.parametrize(
     "headers",
     [

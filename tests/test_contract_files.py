@@ -71,9 +71,9 @@ def test_settings_are_documented_with_their_defaults(prefix):
 def test_options_are_the_same_everywhere():
     options = set(Options.model_fields) - {"render"}  # which the adapter asks for at /debug/render
     form = {"encoding_format", "dtype"}  # of the answer, which the model never hears of
-    assert set(ImageRequest.model_fields) - {"input", "content", "text"} - form == options
+    assert set(ImageRequest.model_fields) - {"input", "content", "text", "model"} - form == options
     assert options - (set(TextRequest.model_fields) - {"input"}) == {"min_pixels", "max_pixels"}
-    assert all(f"`{name}`" in Path("docs/api.md").read_text() for name in options | form)
+    assert all(f"`{name}`" in Path("docs/api.md").read_text() for name in options | form | {"model"})
     for name in ("min_pixels", "max_pixels", "dimensions"):
         limits = [model.model_json_schema()["properties"][name]["anyOf"] for model in (ImageRequest, Options)]
         assert limits[0] == limits[1], name

@@ -13,16 +13,21 @@ from client.app import create_app
 from client.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-MODELS = yaml.safe_load((ROOT / "models.yaml").read_text())["models"]
+TEXT = (ROOT / "models.yaml").read_text()
+MODELS = yaml.safe_load(TEXT)["models"]
+KEYED = yaml.safe_load("\n".join(re.findall(r"^  # ((?:  )*(?:qwen3-vl-4b-keyed|[a-z_]+):.*)$", TEXT, re.M)))
+SERVED = {"qwen3-vl-4b": "qwen3-vl-4b-instruct", "qwen3-vl-color-tiny-dev": "qwen3-vl-color-tiny"}
 ALLOWED_BATCH_SIZES = {1, *(2**power for power in range(2, 11))}  # 1, 4, 8 … 1024
 
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 each_endpoint = pytest.mark.parametrize("endpoint", ["text_endpoint", "image_endpoint"])
 
 
-@pytest.fixture(scope="module")
-def openapi():
-    return create_app(Settings()).openapi()
+@pytest.fixture
+def openapi(model):
+    """Of the adapter while the entry's checkpoint is served."""
+    name = next(name for name, entry in MODELS.items() if entry == model)
+    return create_app(Settings()).openapi(SERVED[name])
 
 
 def schema_of(operation):
@@ -31,6 +36,24 @@ def schema_of(operation):
 
 def test_the_tiny_checkpoint_has_a_name_of_its_own():
     assert list(MODELS) == ["qwen3-vl-4b", "qwen3-vl-color-tiny-dev"]
+
+
+def test_an_entry_is_refused_while_another_checkpoint_is_served():
+    app = create_app(Settings())
+    for name, entry in MODELS.items():
+        paths = {entry[endpoint]["path"] for endpoint in ("text_endpoint", "image_endpoint")}
+        served_by = [other for other, served in SERVED.items() if paths <= app.openapi(served)["paths"].keys()]
+        assert served_by == [name]
+        assert not paths & app.openapi()["paths"].keys()  # nor while nobody knows what is served
+        assert {"/txt/embed", "/img/embed"} <= app.openapi(SERVED[name])["paths"].keys()
+
+
+def test_the_entry_with_a_key_asks_for_the_same():
+    (entry,) = KEYED.values()
+    assert (entry.pop("provider_type"), entry.pop("api_key_env")) == ("openai_compatible", "QWEN3_VL_EMBED_API_KEY")
+    for endpoint in ("text_endpoint", "image_endpoint"):
+        assert entry[endpoint].pop("model") == SERVED["qwen3-vl-4b"]
+    assert entry | {"provider_type": "local"} == MODELS["qwen3-vl-4b"]
 
 
 @each_model

@@ -181,7 +181,7 @@ def test_an_image_that_is_not_base64_is_refused_and_nothing_is_opened(value, wor
 
 def test_errors_are_a_closed_set():
     assert set(TOLD) == set(ApiError.__subclasses__())
-    assert [told.status for told in TOLD.values()] == [400, 401, 406, 408, 413, 415, 429, 500, 503, 504]
+    assert [told.status for told in TOLD.values()] == [400, 401, 404, 406, 408, 413, 415, 429, 500, 503, 504]
     for kind, told in TOLD.items():
         assert f"── {kind.__name__} " in errors.__doc__
         body = json.loads(errors.error_response(kind("Sentence.", "input[7]")).body)

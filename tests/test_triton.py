@@ -1,5 +1,6 @@
 """Triton itself, over gRPC and HTTP: the wire contract, dynamic batching of mixed requests, errors that stay alone."""
 
+import base64
 import json
 import re
 import time
@@ -94,6 +95,9 @@ def test_rows_of_one_request(client):
     [
         ({}, "the text is blank"),
         ({"text": b"\xff\xfe"}, "not valid UTF-8"),
+        ({"text": RED}, "the text is an image"),
+        ({"text": base64.b64encode(RED), "image": RED}, "the text is an image"),
+        ({"text": [b"red", base64.b64encode(RED)], "rows": 2}, "row 1: the text is an image"),
         ({"image": b"no image"}, "not an image this server reads"),
         ({"image": RED[:100]}, "truncated or damaged"),
         ({"image": b"\0\0\0\x20ftypisom" + bytes(64)}, "single images are served"),
@@ -190,6 +194,48 @@ def test_text_and_image_in_one_row_are_one_vector(client):
     both = client.vector(text=b"red", image=RED)
     assert both.shape == (128,)
     assert cosine(both, client.vector(text=b"red")) < 0.99999 > cosine(both, client.vector(image=RED))
+
+
+@pytest.mark.parametrize("prefix", [b"", b"data:image/png;base64,", b"DATA:IMAGE/PNG;BASE64,", b"data:;base64,"])
+def test_an_image_may_come_as_base64(client, prefix):
+    """It is the same image: alone, beside others in a row, and with a text."""
+    encoded = prefix + base64.b64encode(RED)
+    assert cosine(client.vector(image=encoded), client.vector(image=RED)) >= 0.99999
+    rows = client.infer(image=[encoded, RED], rows=2).as_numpy("embedding")
+    assert cosine(*rows) >= 0.99999
+    assert cosine(client.vector(text=b"red", image=encoded), client.vector(text=b"red", image=RED)) >= 0.99999
+
+
+@pytest.mark.parametrize("endpoint", ["infer", "generate"])
+def test_plain_json_carries_an_image(stack, endpoint):
+    """What curl sends: JSON alone, which cannot hold bytes."""
+    image = f"data:image/png;base64,{base64.b64encode(RED).decode()}"
+    given = {"text": "", "image": image, "options": ""}
+    names = [{"name": name, "datatype": "BYTES", "shape": [1, 1], "data": [value]} for name, value in given.items()]
+    body = {"inputs": names, "outputs": [{"name": "embedding"}]} if endpoint == "infer" else given
+    answer = httpx.post(f"http://{stack.triton_http}/v2/models/{MODEL}/{endpoint}", json=body).raise_for_status().json()
+    vector = answer["outputs"][0]["data"] if endpoint == "infer" else answer["embedding"]
+    expected = Client(tritonclient.grpc, stack.triton_grpc).vector(image=RED)
+    assert cosine(np.array(vector, np.float32), expected) >= 0.99999
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (b"data:image/png;base64,", "not an image this server reads"),
+        (b"data:image/png,iVBORw0K", "send data:image/"),
+        (b"data:text/plain;base64,aGVsbG8=", "send data:image/"),
+        (base64.b64encode(RED)[:-1], "no valid base64"),
+        (base64.encodebytes(RED), "without line breaks"),
+        (base64.b64encode(b"hello, world, hello"), "not an image this server reads"),
+        (base64.b64encode(RED[:100]), "truncated or damaged"),
+        (RED.decode("latin-1").encode(), "or in JSON their base64"),
+        (b"https://example.com/red.png", "send a file's bytes"),
+    ],
+)
+def test_a_string_that_is_no_image_is_refused(client, image, sentence):
+    assert sentence in client.refused(image=image)
+    assert sentence in client.refused(text=b"red", image=image)
 
 
 def test_inputs_under_other_names_are_refused(client):

@@ -29,7 +29,8 @@ from client.http.schemas import (
 TITLE = "qwen3-vl-embed"
 DESCRIPTION = """
 Text and image embeddings from one Qwen3-VL model. A string is answered with one vector, a list with a list of vectors
-in its order; texts and images share one vector space.
+in its order; texts and images share one vector space. The paths that begin with the served model's name are there only
+while that model is.
 
 Without an Accept header the answer is JSON. `application/x-npy` is a NumPy file and `application/octet-stream` the bare
 little-endian numbers, row by row: of shape (D,) for a string and (N, D) for a list.

@@ -89,7 +89,11 @@ class _Pixels(BaseModel):
 
 
 class _Answered(BaseModel):
-    """How the vectors are written, which is no option of the model."""
+    """Who answers, and how the vectors are written: no options of the model."""
+
+    model: str | None = Field(
+        None, description="The model that must answer: another one than is served here is refused."
+    )
 
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="In JSON: lists of numbers (default), or base64 of a vector's little-endian numbers."

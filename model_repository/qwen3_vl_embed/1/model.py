@@ -30,6 +30,7 @@ from embedder import (
 )
 from embedder.embedder import COUNTS
 from embedder.pipeline import Pipeline, Request
+from embedder.prepare.encoded import HEAD, SENT_AS_TEXT, image_file, is_image
 
 INPUTS = ("text", "image", "options")
 PASS_TOKENS = 1024  # of a pass of large images on a CPU: larger ones are hardly faster, and what is small waits for one
@@ -177,11 +178,13 @@ def read_row(text: bytes, image: bytes, options: bytes) -> EmbedInput | EmbedErr
     """Empty bytes mean unused; a request without an image is a text, even an empty one (which is refused as such)."""
     try:
         parsed = Options.parse(options)
-        if image and not text:
-            return EmbedInput(image=image, options=parsed)
-        return EmbedInput(text=text.decode("utf-8"), image=image or None, options=parsed)
+        file = image_file(image) if image else None
+        if file is not None and not text:
+            return EmbedInput(image=file, options=parsed)
+        return EmbedInput(text=text.decode("utf-8"), image=file, options=parsed)
     except UnicodeDecodeError:
-        return InvalidInput("the text is not valid UTF-8")
+        letters = text[:HEAD].decode("latin-1")
+        return InvalidInput(SENT_AS_TEXT if is_image(letters) else "the text is not valid UTF-8")
     except EmbedError as error:
         return error
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..checkpoint import IMAGE_TOKEN, line
 from ..errors import InvalidInput, UnsupportedCheckpoint
 from .bounded import comes_to_an_end
+from .encoded import SENT_AS_TEXT, is_image
 from .prompts import Prompt
 
 IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # as the chat template draws one
@@ -77,7 +78,8 @@ class Renderer:
         """A text, an image of `image_tokens` tokens, or both; `close` is a special token to end with.
 
         Raises:
-            InvalidInput: an empty text, one above `max_text_tokens` tokens, or a system turn that the prompt has not.
+            InvalidInput: a text that is blank, an image or above `max_text_tokens` tokens, or a system turn that the
+                prompt has not.
         """
         if text is not None:
             self._check_text(text)
@@ -93,6 +95,8 @@ class Renderer:
         return str(self._tokenizer.decode(ids))
 
     def _check_text(self, text: str) -> None:
+        if is_image(text):
+            raise InvalidInput(SENT_AS_TEXT)
         if not text.strip():
             raise InvalidInput("the text is blank: send at least one visible character")
         if _SURROGATE.search(text):

@@ -127,4 +127,6 @@ def _kind(data: bytes) -> str:
             raise InvalidInput(f"this is an image in {name}, which is not read here: {SEND}")
     if SVG.search(data[:4096]):
         raise InvalidInput(f"this is a drawing in SVG, which is not read here: {SEND}")
-    raise InvalidInput(f"this is not an image this server reads ({', '.join(READERS)})")
+    raise InvalidInput(
+        f"this is not an image this server reads ({', '.join(READERS)}): send a file's bytes, or in JSON their base64"
+    )
