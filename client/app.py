@@ -16,6 +16,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -85,7 +86,18 @@ def create_app(settings: Settings) -> Adapter:
     """
     routes = _routes(settings.max_items)
     paths = [route.path for route in routes if isinstance(route, Route)]
-    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths), Middleware(Shed)]
+    middleware = [Middleware(Drained, settings.max_body_bytes), Middleware(AccessLog, paths)]
+    if settings.origins:  # around all that refuses: a page may read why, and its browser asks first without the key
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=list(openapi.HEADERS),
+            )
+        )
+    middleware.append(Middleware(Shed))
     traces = None
     if settings.traces_url:
         from client.telemetry.traces import Traced, Traces  # imports that nobody else needs

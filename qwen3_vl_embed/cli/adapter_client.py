@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qwen3_vl_embed.cli.contract import ContractError, Endpoints, list_limit, read_contract
 
 API_KEY = "QWEN3_VL_EMBED_API_KEY"  # an environment variable: on a command line anybody on the machine could read it
+LOCAL = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))  # no proxy, whatever the environment says
 UNAUTHORIZED, TOO_BUSY = 401, 429
 LONGEST_WAIT_S = 30.0
 IMAGE_STARTS = {b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp", b"II": "tiff", b"MM": "tiff"}
@@ -44,7 +45,7 @@ class AdapterClient:
         self.endpoints = endpoints or Endpoints()
         try:
             self._http = httpx.Client(
-                base_url=self.url, headers=_headers(), timeout=httpx.Timeout(timeout_s, connect=10.0)
+                base_url=self.url, headers=_headers(), timeout=httpx.Timeout(timeout_s, connect=10.0), mounts=LOCAL
             )
         except httpx.InvalidURL:
             raise _not_a_url(url) from None
