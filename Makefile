@@ -1,5 +1,4 @@
-# `make` alone lists the targets. Needs GNU make, Python 3.11 or 3.12 with venv, and libpython (README, "Two commands").
-PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3,11),(3,12)))' 2>/dev/null && echo $$p && break; done)
+# `make` alone lists the targets. Needs GNU make and a Python with venv (README, "Two commands"); PYTHON= names another.
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV := .cache/uv/bin/uv
@@ -18,8 +17,7 @@ help:  ## list the targets
 setup: $(STAMP)  ## the virtual environment with pinned, hashed dependencies and the real tritonserver
 
 $(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: apt install python3 python3-venv, or make PYTHON=/path/to/python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "$(PYTHON) has no venv: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || PYTHON="$(PYTHON)" qwen3_vl_embed/serving/venv.sh
 	@echo "installing dependencies (about 5 GB with torch's CUDA build, a minute or two) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tritonserver.txt
@@ -41,8 +39,8 @@ test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt insta
 check: setup  ## format, lint, who imports whom, types: half a minute
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/lint-imports
-	@$(BIN)/mypy
+	@$(BIN)/python -c "from importlinter.cli import lint_imports_command as main; main()"
+	@$(BIN)/python -m mypy
 
 format: setup  ## write the format that `make check` asks for
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
@@ -57,8 +55,8 @@ bench-setup: $(BENCH_STAMP)  ## what the benchmarks compare with: sentence-trans
 
 $(BENCH_STAMP): $(STAMP) requirements/bench.txt requirements/perf_analyzer.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	@test -x .cache/perf_analyzer/bin/pip || $(PYTHON) -m venv .cache/perf_analyzer
-	@.cache/perf_analyzer/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/perf_analyzer.txt
+	@test -x .cache/perf_analyzer/bin/pip || $(BIN)/python -m venv .cache/perf_analyzer
+	@.cache/perf_analyzer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/perf_analyzer.txt
 	@touch $@
 
 bench: bench-setup  ## every number of docs/performance.md that a CPU can give (two cores, under half an hour)
@@ -91,13 +89,13 @@ fuzz: $(FUZZ_STAMP)  ## look for inputs without a documented outcome (a few minu
 	@PYTHONPATH=.:model_repository/qwen3_vl_embed/1 $(BIN)/python -m lab.fuzz --seconds 60 --seed 1
 
 $(FUZZ_STAMP): $(STAMP) requirements/fuzz.txt
-	@test -x .cache/fuzz/bin/pip || $(PYTHON) -m venv .cache/fuzz
-	@.cache/fuzz/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	@test -x .cache/fuzz/bin/pip || $(BIN)/python -m venv .cache/fuzz
+	@.cache/fuzz/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 audit:  ## known vulnerabilities of the pinned dependencies (asks the package index)
-	@test -x .cache/audit/bin/pip-audit || { $(PYTHON) -m venv .cache/audit && .cache/audit/bin/pip install --quiet pip-audit; }
-	@.cache/audit/bin/pip-audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
+	@test -x .cache/audit/bin/pip-audit || { python3 -m venv .cache/audit && .cache/audit/bin/python -m pip install --quiet pip-audit; }
+	@.cache/audit/bin/python -m pip_audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
 
 lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) pyproject.toml --group server --group evaluation --group dev -c requirements/pins.txt -o requirements/dev.txt
@@ -106,9 +104,14 @@ lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) --group pyproject.toml:lora --group pyproject.toml:server -c requirements/dev.txt -o requirements/lora.txt
 	$(COMPILE) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) --group pyproject.toml:fuzz -c requirements/dev.txt -o requirements/fuzz.txt
+	$(COMPILE) --group pyproject.toml:uv -o requirements/uv.txt
 
-$(UV):
-	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv
+$(UV): requirements/uv.txt  # any Python will do for it; Debian's may have pip and no venv, or no pip and a venv
+	@rm -rf .cache/uv
+	@if python3 -m venv .cache/uv >/dev/null 2>&1; then pip=".cache/uv/bin/python -m pip"; \
+	elif python3 -m pip --version >/dev/null 2>&1; then pip="python3 -m pip"; target="--target .cache/uv"; \
+	else echo "Python has neither venv nor pip here: apt install python3-venv" >&2; exit 1; fi; \
+	$$pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes $$target -r $<
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info

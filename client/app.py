@@ -17,6 +17,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -115,7 +116,18 @@ def create_app(settings: Settings) -> Adapter:
     paths = [route.path for route in routes if isinstance(route, Route)]
     embedding = [route.path for route in routes if isinstance(route, Endpoint) and "embeddings" in route.tags]
     middleware = [Middleware(ByName, embedding), Middleware(Drained, settings.max_body_bytes)]
-    middleware += [Middleware(AccessLog, paths), Middleware(Shed, embedding)]
+    middleware.append(Middleware(AccessLog, paths))
+    if settings.origins:  # around all that refuses: a page may read why, and its browser asks first without the key
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=list(openapi.HEADERS),
+            )
+        )
+    middleware.append(Middleware(Shed, embedding))
     traces = None
     if settings.traces_url:
         from client.telemetry.traces import Traced, Traces  # imports that nobody else needs

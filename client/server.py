@@ -92,8 +92,9 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        where = f"{host} port {port} cannot be listened on ({error.strerror})"
+    except (OSError, TypeError) as error:  # a TypeError: it cannot be written as a name of the Internet
+        why = getattr(error, "strerror", None) or "no name of a machine"
+        where = f"{host} port {port} cannot be listened on ({why})"
         raise SettingsError(f"{PREFIX}HOST, {PREFIX}PORT: {where}. Set another one.") from None
     # Linux hands both on to the connections.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

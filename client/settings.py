@@ -4,10 +4,11 @@ A misspelt name or an impossible value is refused by name at start. Knows nothin
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -26,13 +27,16 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(default=8001, ge=1, le=65535, description="Port to listen on.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that answer, on the one port.")
-    triton_url: str = Field(default="127.0.0.1:8011", min_length=1, description="host:port of Triton's gRPC endpoint.")
+    triton_url: str = Field(default="127.0.0.1:8011", description="host:port of Triton's gRPC endpoint.")
     model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
     served_model_name: str | None = Field(
         default=None, pattern="^[a-z0-9][a-z0-9._-]*$", description="What it is asked for by; unset: the checkpoint's."
     )
     api_key: SecretStr | None = Field(default=None, description="Whoever asks must know it; unset: anybody may ask.")
     api_key_file: Path | None = Field(default=None, description="The same from a file, one key a line: any will do.")
+    cors_origins: str | None = Field(
+        default=None, description="Web pages that may ask: https://a.example,http://localhost:3000, or *; unset: none."
+    )
     max_connections: int = Field(
         default=4096, ge=1, description="Most connections at once; one more waits for another to close."
     )
@@ -56,6 +60,30 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="info: every request.")
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line.")
     traces_url: str | None = Field(default=None, pattern="^https?://", description="OTLP/HTTP receiver of spans.")
+
+    @field_validator("triton_url")
+    @classmethod
+    def _host_and_port(cls, url: str) -> str:
+        if not re.fullmatch(r"(unix:|dns:|ipv4:|ipv6:)\S+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}", url):
+            raise ValueError(f"{url!r} is not the host:port of Triton's gRPC endpoint, such as 127.0.0.1:8011")
+        return url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _web_pages(cls, origins: str | None) -> str | None:
+        for origin in cls._split(origins):
+            if origin != "*" and not re.fullmatch(r"https?://[^\s/]+", origin):
+                raise ValueError(f"{origin!r} is not an origin such as https://a.example, without a path, or *")
+        return origins
+
+    @property
+    def origins(self) -> list[str]:
+        """Those of the web pages that may ask."""
+        return self._split(self.cors_origins)
+
+    @staticmethod
+    def _split(origins: str | None) -> list[str]:
+        return [origin.strip() for origin in (origins or "").split(",") if origin.strip()]
 
     @model_validator(mode="after")
     def _one_full_request_fits(self) -> Self:
@@ -111,4 +139,7 @@ class Settings(BaseSettings):
 def _sentence(problem: ErrorDetails) -> str:
     if not problem["loc"]:  # from the validator above, which names the settings itself
         return problem["msg"].removeprefix("Value error, ") + "."
-    return f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}, not {problem['input']!r}."
+    name, message = f"{PREFIX}{str(problem['loc'][0]).upper()}", problem["msg"]
+    if problem["type"] == "value_error":  # from a validator of ours, which says what was given
+        return f"{name}: {message.removeprefix('Value error, ')}."
+    return f"{name}: {message}, not {problem['input']!r}."

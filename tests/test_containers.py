@@ -8,16 +8,19 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import stand_in
 import yaml
@@ -54,7 +57,7 @@ def test_plain_up_is_the_4b_on_a_gpu_and_the_cpu_profile_the_tiny_one():
     gpu, cpu = services("triton")
     assert default(gpu["environment"]["EMBED_CHECKPOINT"]) == "Qwen/Qwen3-VL-4B-Instruct"
     assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
-    assert cpu["volumes"] == [f"./checkpoints/{TINY.name}:{cpu['environment']['EMBED_CHECKPOINT']}:ro"]
+    assert f"./checkpoints/{TINY.name}:{cpu['environment']['EMBED_CHECKPOINT']}:ro" in cpu["volumes"]
     assert cpu["environment"]["EMBED_DEVICE"] == "cpu"
     assert "deploy" not in cpu
 
@@ -82,7 +85,7 @@ def test_each_adapter_waits_for_its_triton_and_finds_it():
 
 def test_weights_are_kept_between_starts():
     folder = re.search(r"HF_HOME=(\S+)", DOCKERFILES["triton"].read_text())[1]
-    assert SERVICES["triton"]["volumes"] == [f"hub:{folder}"]
+    assert f"hub:{folder}" in SERVICES["triton"]["volumes"]
     assert "hub" in COMPOSE["volumes"]
 
 
@@ -95,6 +98,33 @@ def test_every_setting_reaches_its_container(kind, settings, fixed):
     for service in services(kind):
         passed = {name for name in service["environment"] if name.startswith(prefix)}
         assert passed == {prefix + name.upper() for name in settings.model_fields} - fixed
+
+
+def test_a_checkpoint_and_a_calibration_of_ones_own_are_mounted():
+    """And where none is named, something that exists: an engine would make a folder of it."""
+    gpu, cpu = services("triton")
+    for file, services_of_it in {"/checkpoint": [gpu], "/run/calibration.npz": [gpu, cpu]}.items():
+        for service in services_of_it:
+            [mounted] = [volume for volume in service["volumes"] if f":{file}:ro" in volume]
+            assert (ROOT / default(mounted).partition(":")[0]).exists()
+            assert mounted in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_a_proxy_and_a_mirror_reach_what_downloads_and_the_services_stay_direct():
+    proxies = {name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (upper, upper.lower())}
+    for service in services("triton"):
+        assert {*proxies, "HF_TOKEN", "HF_ENDPOINT"} <= service["environment"].keys()
+    for service in [*services("triton"), *services("adapter")]:
+        assert proxies <= service["build"]["args"].keys()
+    for given in ("environment", "build"):
+        passed = SERVICES["triton"][given] if given == "environment" else SERVICES["triton"]["build"]["args"]
+        for name in ("NO_PROXY", "no_proxy"):
+            direct = re.sub(r"\$\{(\w+):-\}", r"\1.example", passed[name]).split(",")
+            assert {"localhost", "127.0.0.1", *services_by_name(), "NO_PROXY.example", "no_proxy.example"} == {*direct}
+
+
+def services_by_name():
+    return [name for name in SERVICES if name.split("-")[0] in ("triton", "adapter")]
 
 
 def test_grace_periods_are_long_enough():
@@ -169,6 +199,46 @@ def test_the_watchdog_passes_sigterm_on():
         process.stdout.readline()
         process.terminate()
         assert process.wait(10) == 7
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["", "as the first process of a container"])
+def test_a_sigterm_that_comes_while_the_watchdog_starts_is_passed_on(tmp_path, first):
+    """The kernel drops it for a first process that has no handler yet; for others it would leave no time to stop."""
+    slow = "import time\nprint('starting', flush=True)\ntime.sleep(1)\ndef token_hex(n): return '00' * n\n"
+    (tmp_path / "secrets.py").write_text(slow)  # one of its imports
+    container = ["unshare", "--pid", "--fork", "--kill-child"] if first else []
+    if first and subprocess.run([*container, "true"], capture_output=True).returncode:
+        pytest.skip("needs a namespace of processes")
+    command = [*container, sys.executable, WATCHDOG, "sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        try:
+            process.stdout.readline()
+            [child] = psutil.Process(process.pid).children() if first else [psutil.Process(process.pid)]
+            child.terminate()
+            assert process.wait(10) in (7, 128 + signal.SIGTERM)  # before its command has set its trap, or after
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_watchdog_reads_any_name_that_a_process_has(tmp_path):
+    """Of a name in UTF-8 the kernel keeps 15 bytes, and may cut a character."""
+    named = tmp_path / "sleeps-in-größe"
+    shutil.copy(shutil.which("sleep"), named)
+    spec = spec_from_file_location("watchdog", WATCHDOG)
+    watchdog = module_from_spec(spec)
+    spec.loader.exec_module(watchdog)
+    with subprocess.Popen([named, "60"]) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while Path(f"/proc/{process.pid}/comm").read_bytes()[:5] != b"sleep" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            with pytest.raises(UnicodeDecodeError):
+                Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
+            assert process.pid in watchdog.Triton(os.getpid(), "", 0).workers()
+        finally:
+            process.kill()
 
 
 class Deployment:

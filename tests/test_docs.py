@@ -27,6 +27,17 @@ async def test_all_that_the_page_names_is_served_here_without_a_key():
             assert (head.status_code, head.content) in ((200, b""), (405, head.content))
 
 
+async def test_the_root_leads_to_the_page_below_any_prefix_and_without_a_key():
+    async with adapter(api_key=KEY) as http:
+        for method in ("GET", "HEAD"):
+            answer = await http.request(method, "/")
+            assert answer.status_code == 307
+            assert urljoin("https://gateway.example/embed/", answer.headers["location"]) == (
+                "https://gateway.example/embed/docs"
+            )
+        assert (await http.get("/", follow_redirects=True)).text == (await http.get("/docs")).text
+
+
 async def test_the_browser_may_run_nothing_else():
     async with adapter() as http:
         page = await http.get("/docs")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from qwen3_vl_embed.serving import logs, tritonserver
+from qwen3_vl_embed.serving import interpreter, logs, tritonserver
 from qwen3_vl_embed.serving.settings import ROOT, ServeSettings, ServingError, checkpoint
 from qwen3_vl_embed.serving.stack import WATCHDOG, Stack, check_port
 from qwen3_vl_embed.serving.tritonserver import Tritonserver
@@ -84,8 +84,8 @@ def embed(url: str, text: str) -> httpx.Response:
 
 
 def test_a_missing_libpython_is_a_sentence_before_anything_starts(monkeypatch):
-    monkeypatch.setattr(tritonserver, "PYTHON", "3.99")
-    with pytest.raises(ServingError, match=r"libpython3\.99\.so.*apt install libpython3\.99"):
+    monkeypatch.setattr(interpreter, "libpython", lambda: None)
+    with pytest.raises(ServingError, match=r"libpython3\.1\d\.so.*apt install libpython3\.1\d"):
         Stack(ServeSettings(), str(CHECKPOINT), Console(file=io.StringIO()))
 
 

@@ -1,8 +1,9 @@
 """The key that a caller must know, where the settings have one.
 
 Open without it are the health checks, which orchestrators make, and the contract: /openapi.json, which the benchmark
-reads without credentials, and /docs, which only shows that. The figures at /metrics are not: they tell who asks how
-much, and Prometheus can send a key. Knows keys and ASGI; a key in a query string is no key, since addresses get logged.
+reads without credentials, and /docs, which only shows that and to which / leads. The figures at /metrics are not: they
+tell who asks how much, and Prometheus can send a key. Knows keys and ASGI; a key in a query string is no key, since
+addresses get logged.
 """
 
 import hmac
@@ -14,7 +15,7 @@ from client.errors import Unauthorized, error_response
 from client.http import docs
 from client.settings import PREFIX, Settings, SettingsError
 
-OPEN = {"/health", "/health/ready", "/health/live", "/openapi.json", "/docs", *docs.FILES}
+OPEN = {"/health", "/health/ready", "/health/live", "/openapi.json", "/", "/docs", *docs.FILES}
 _MESSAGE = "This server wants its key: send it in the header Authorization: Bearer <key>."
 
 

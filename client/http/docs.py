@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fastapi_offline
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 FOLDER = Path(fastapi_offline.__file__).parent / "static"
@@ -46,8 +46,12 @@ _HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The page and its files."""
-    return [Route("/docs", _page), *(Route(path, _file) for path in FILES)]
+    """The page, what leads to it, and its files."""
+    return [Route("/", _to_page), Route("/docs", _page), *(Route(path, _file) for path in FILES)]
+
+
+async def _to_page(_: Request) -> Response:
+    return RedirectResponse("docs")
 
 
 async def _page(_: Request) -> Response:

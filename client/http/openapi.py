@@ -67,7 +67,7 @@ _TIMEOUT = {
     "schema": {"type": "number", "exclusiveMinimum": 0},
     "description": "Seconds that the answer is worth waiting for; the server's own limit holds all the same.",
 }
-_HEADERS = {
+HEADERS = {
     "x-request-id": "The request's own `x-request-id`, or a new one; it is in the log and goes to Triton.",
     "x-queue-ms": "Time at Triton before and after the work; the largest of the items, as in the next two.",
     "x-preprocess-ms": "Time to decode, resize and tokenise.",
@@ -148,7 +148,7 @@ def render_responses() -> dict[int | str, dict[str, Any]]:
 
 def embed_responses() -> dict[int | str, dict[str, Any]]:
     """The vectors, or any error of the closed set."""
-    headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in _HEADERS.items()}
+    headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in HEADERS.items()}
     binary = {"schema": {"type": "string", "format": "binary"}}
     vectors = {
         "model": EmbeddingResponse,

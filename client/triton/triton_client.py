@@ -32,6 +32,7 @@ from client.items import Embedding, EmbedInput, Recipe
 logger = logging.getLogger(__name__)
 
 _CHANNEL = [
+    ("grpc.enable_http_proxy", 0),  # or `http_proxy` would hold for localhost too
     ("grpc.max_send_message_length", -1),  # the body limit is the adapter's
     ("grpc.max_receive_message_length", -1),
     # A Triton that came back is found within a second, not after gRPC's two minutes.

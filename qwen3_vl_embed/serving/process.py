@@ -36,7 +36,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
         )
         return cls(name, popen, console, show, colour)

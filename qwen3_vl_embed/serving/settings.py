@@ -1,11 +1,12 @@
 """What `make serve` can be told: `SERVE_*` variables (and `CHECKPOINT`), read once into one frozen object."""
 
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SERVE_"
@@ -16,6 +17,11 @@ class ServingError(Exception):
     """It cannot be served as asked; the message says what to change."""
 
 
+def beside(number: int) -> Callable[[dict[str, Any]], int]:
+    """Triton's port 0, 1 or 2 by the adapter's: three of its own for each, from 8010 for 8001, within 1026 to 65534."""
+    return lambda given: 1026 + (8010 + 3 * (given["port"] - 8001) - 1026) % 64509 + number
+
+
 class ServeSettings(BaseSettings):
     """One field for each environment variable: `port` is `SERVE_PORT`."""
 
@@ -24,13 +30,30 @@ class ServeSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that the adapter listens on")
     port: int = Field(8001, ge=1, le=65535, description="the adapter's port")
     triton_host: str = Field("127.0.0.1", description="address that Triton listens on, past every limit and the key")
-    triton_http_port: int = Field(8010, ge=1, le=65535, description="Triton's HTTP port")
-    triton_grpc_port: int = Field(8011, ge=1, le=65535, description="Triton's gRPC port")
-    triton_metrics_port: int = Field(8012, ge=1, le=65535, description="Triton's Prometheus port")
+    triton_http_port: int = Field(default_factory=beside(0), ge=1, le=65535, description="Triton's HTTP port")
+    triton_grpc_port: int = Field(default_factory=beside(1), ge=1, le=65535, description="Triton's gRPC port")
+    triton_metrics_port: int = Field(default_factory=beside(2), ge=1, le=65535, description="Triton's Prometheus port")
     tritonserver: Path | None = Field(None, description="the binary; unset: the one on PATH, else the wheel's")
     start_seconds: float = Field(900, gt=0, description="longest time to load a checkpoint before giving up")
     stop_seconds: int = Field(10, ge=1, description="longest time for requests under way when stopping")
     verbose: bool = Field(False, description="show every line that Triton logs")
+
+    @field_validator("host", "triton_host")
+    @classmethod
+    def _as_address(cls, host: str) -> str:
+        """Of a name its IPv4 address, where it has one."""
+        try:
+            found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None)}
+        except (OSError, UnicodeError):
+            raise ValueError(f"{host!r} is neither an address nor a name that this machine knows") from None
+        return min(found, key=lambda address: ":" in address)
+
+    @field_validator("triton_host")
+    @classmethod
+    def _in_ipv4(cls, host: str) -> str:
+        if ":" in host:
+            raise ValueError(f"Triton listens on an IPv4 address, and {host} is none")
+        return host
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -46,7 +69,8 @@ class ServeSettings(BaseSettings):
             return cls()
         except ValidationError as error:
             first = error.errors()[0]
-            raise ServingError(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise ServingError(f"{PREFIX}{str(first['loc'][0]).upper()}: {message}") from None
 
     @property
     def ports(self) -> dict[str, int]:
@@ -56,7 +80,8 @@ class ServeSettings(BaseSettings):
     @property
     def url(self) -> str:
         """The adapter's, as it is asked from this machine."""
-        return f"http://{_reached(self.host)}:{self.port}"
+        host = _reached(self.host)
+        return f"http://{'localhost' if host == '127.0.0.1' else host}:{self.port}"
 
     @property
     def triton_http(self) -> str:
@@ -70,7 +95,9 @@ class ServeSettings(BaseSettings):
 
 
 def _reached(host: str) -> str:
-    return "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
+    """Where one asks what listens there, as part of an address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def checkpoint(environment: Mapping[str, str] = os.environ) -> str:

@@ -1,5 +1,6 @@
 """Triton and the adapter as one thing: started in order, watched, restarted when something died, stopped in order."""
 
+import errno
 import os
 import secrets
 import socket
@@ -105,7 +106,8 @@ class Stack:
     def _start_triton(self) -> None:
         show = logs.everything if self.settings.verbose else logs.quiet
         command = [sys.executable, str(WATCHDOG), *self.server.command(self.settings, self.regions)]
-        triton = self._run("triton", command, self.server.environment(self.checkpoint), show, "green")
+        environment = self.server.environment(self.checkpoint, self.regions)
+        triton = self._run("triton", command, environment, show, "green")
         with self.console.status(Text(f"loading {self.checkpoint} …")):
             self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready", self.settings.start_seconds)
 
@@ -146,9 +148,12 @@ def check_ports(settings: ServeSettings) -> None:
 
 def check_port(host: str, port: int, name: str) -> None:
     """Raises ServingError when `port` cannot be listened on, naming the variable that changes it."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                variable = "SERVE_TRITON_HOST" if "TRITON" in name else "SERVE_HOST"
+                raise ServingError(f"{host} is no address of this machine; set {variable} to another one") from None
             raise ServingError(f"port {port} cannot be used ({error.strerror}); set {name} to another one") from None

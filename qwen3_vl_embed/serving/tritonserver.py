@@ -4,20 +4,23 @@ Without a container it comes from the `nvidia-pytriton` wheel (Triton 2.51 = 24.
 """
 
 import os
+import re
 import secrets
 import shutil
 import sys
-import sysconfig
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
+from qwen3_vl_embed.serving.interpreter import VERSION, libpython, misfit
 from qwen3_vl_embed.serving.process import keyless
+from qwen3_vl_embed.serving.reaper import SHARED_MEMORY
 from qwen3_vl_embed.serving.settings import ROOT, ServeSettings, ServingError
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MIB = 2**20
+PLAIN = re.compile(r"[A-Za-z0-9/._+-]*")  # of a path that means the same to a shell, the linker and any Python
 CACHE = ROOT / ".cache"
 
 
@@ -49,13 +52,17 @@ class Tritonserver:
         package = Path(spec.origin).parent
         binary = package / "tritonserver" / "bin" / "tritonserver"
         allow_running(binary)
-        libraries = (package.parent / "nvidia_pytriton.libs", libpython().parent)
+        if problem := misfit():
+            raise ServingError(problem)
+        library = libpython()
+        assert library
+        libraries = (package.parent / "nvidia_pytriton.libs", library.parent)
         return cls(binary, backend_directory(package / "tritonserver"), libraries)
 
     def command(self, settings: ServeSettings, regions: str) -> list[str]:
         """Only flags that Triton 2.51 knows already; `regions` is what its shared memory's names begin with."""
         flags = {
-            "model-repository": ROOT / "model_repository",
+            "model-repository": plain(ROOT / "model_repository", regions),
             "model-control-mode": "none",  # loading models over the network would be running code over the network
             "exit-timeout-secs": settings.stop_seconds,
             "http-address": settings.triton_host,  # the metrics port's too
@@ -70,18 +77,18 @@ class Tritonserver:
             "shm-growth-byte-size": 16 * MIB,  # it grows and never shrinks
         }
         if self.backends:
-            flags["backend-directory"] = self.backends
+            flags["backend-directory"] = plain(self.backends, regions)
         backend = [f"--backend-config=python,{name}={value}" for name, value in memory.items()]
         given = [f"--{name}={value}" for name, value in flags.items()]
         return [str(self.binary), "--disable-auto-complete-config", *given, *backend]
 
-    def environment(self, checkpoint: str) -> dict[str, str]:
+    def environment(self, checkpoint: str, regions: str) -> dict[str, str]:
         """This process's, without keys; the virtual environment comes first on PATH, which is how the stub finds it."""
-        paths = [str(library) for library in self.libraries] + [os.environ.get("LD_LIBRARY_PATH", "")]
+        paths = [str(plain(library, regions)) for library in self.libraries] + [os.environ.get("LD_LIBRARY_PATH", "")]
         return keyless() | {
             "EMBED_CHECKPOINT": checkpoint,
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
-            "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]),
+            "PATH": os.pathsep.join([str(plain(Path(sys.prefix), regions) / "bin"), os.environ["PATH"]]),
             "TOKENIZERS_PARALLELISM": "false",
             "TRITON_TRACES_URL": os.environ.get("ADAPTER_TRACES_URL", ""),
             "PYTHONUNBUFFERED": "1",
@@ -94,10 +101,10 @@ def backend_directory(triton: Path) -> Path:
     Raises:
         ServingError: the wheel has no stub for this Python, or there is no place for the links.
     """
-    stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
+    stub = triton / "python_backend_stubs" / VERSION / "triton_python_backend_stub"
     if not stub.is_file():
-        raise ServingError(f"this tritonserver has no stub for Python {PYTHON}: use PYTHON=python3.11 or python3.12")
-    folder = CACHE / f"tritonserver-python{PYTHON}" / "python"
+        raise ServingError(f"this tritonserver has no stub for Python {VERSION}: use PYTHON=python3.11 or python3.12")
+    folder = CACHE / f"tritonserver-python{VERSION}" / "python"
     try:
         allow_running(stub)
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,23 +126,20 @@ def link(path: Path, target: Path) -> None:
     fresh.replace(path)
 
 
+def plain(path: Path, regions: str) -> Path:
+    """The path, or a link to it, whose name holds nothing that anybody on its way reads as something else.
+
+    Triton's backend has `bash` run its stub without quotes, LD_LIBRARY_PATH ends at a semicolon, and the stub's Python
+    takes ASCII. The links lie beside the shared memory, in a folder where nobody can replace them, and go with it.
+    """
+    if PLAIN.fullmatch(str(path)):
+        return path
+    short = SHARED_MEMORY / f"{regions}_{sha256(os.fsencode(path)).hexdigest()[:16]}"
+    link(short, path)
+    return short
+
+
 def allow_running(file: Path) -> None:
     """A wheel loses the run bits of its files."""
     if not os.access(file, os.X_OK):
         file.chmod(0o755)
-
-
-def libpython() -> Path:
-    """The shared library of the very Python that runs this (another build's fails on its first extension module).
-
-    Raises:
-        ServingError: this Python came without it, as Debian's does.
-    """
-    name = f"libpython{PYTHON}.so.1.0"
-    folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib"]
-    architecture = sysconfig.get_config_var("MULTIARCH") or ""
-    candidates = [Path(folder) / part / name for folder in folders if folder for part in ("", architecture)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise ServingError(f"Triton needs {name}, which this Python came without: apt install libpython{PYTHON}")

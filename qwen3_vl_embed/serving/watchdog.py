@@ -14,11 +14,17 @@ Knows Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs 
     watchdog.py COMMAND ...     run tritonserver, watch it, pass SIGTERM on, end with it; with TRITON_TRACES_URL set, to
                                 an OTLP/HTTP receiver's address, Triton sends its spans there
 """
+# ruff: noqa: E402
+
+import signal
+
+STOP = {signal.SIGTERM, signal.SIGINT}
+if __name__ == "__main__":  # they wait until `run` is ready for them: the first process of a container would lose them
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 
 import ctypes
 import json
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -81,12 +87,12 @@ class Triton:
         found = {}
         for path in glob("/proc/[0-9]*/stat"):
             try:
-                with open(path) as file:
-                    head, _, rest = file.read().rpartition(")")
+                with open(path, "rb") as file:  # anybody's process may have any name
+                    head, _, rest = file.read().rpartition(b")")
             except OSError:
                 continue  # it ended just now
             state, parent, *fields = rest.split()
-            if int(parent) == self.pid and state not in "ZX":
+            if int(parent) == self.pid and state not in b"ZX":
                 found[int(head.split()[0])] = (int(fields[9]) + int(fields[10])) / TICKS  # utime and stime
         return found
 
@@ -137,7 +143,6 @@ class Watch:
 
 def run(command: list[str]) -> int:
     """The command's exit status, as a shell would say it, or 1 when it had to be killed."""
-    keep_private()
     process, stopping = None, False
 
     def stop(*_: object) -> None:
@@ -146,8 +151,10 @@ def run(command: list[str]) -> int:
         if process:
             process.terminate()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for sign in STOP:
+        signal.signal(sign, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+    keep_private()
     process = subprocess.Popen(command)
     if stopping:  # a signal came before there was a process to pass it on to
         process.terminate()
@@ -220,5 +227,6 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["check"]:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
         sys.exit(not Triton(0, "127.0.0.1", 8000).embeds(CHECK_SECONDS))
     sys.exit(run([*sys.argv[1:], *closed(), *traced(os.environ.get("TRITON_TRACES_URL", ""))]))

@@ -7,9 +7,13 @@ never notice.
 
 import gc
 import json
+import locale
 import os
+import sys
 import traceback
+from contextlib import suppress
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from threading import Event, Thread
 
@@ -67,13 +71,15 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the checkpoint of the `EMBED_*` settings; a sentence in Triton's log says why, if that fails."""
         keep_private()
+        read_utf8()
         try:
             config = EmbedderConfig.from_environment()
             if config.device in ("auto", "cuda") and args["model_instance_kind"] == "GPU":  # one instance on each
                 config = config.model_copy(update={"device": f"cuda:{args['model_instance_device_id']}"})
             self.embedder = Embedder.load(config)
         except (EmbedError, ValueError) as error:
-            raise pb_utils.TritonModelException(str(error)) from error
+            sentence = str(error).encode("utf-8", "surrogateescape").decode(errors="replace")  # names of files
+            raise pb_utils.TritonModelException(sentence) from error
         capacity = 2 * json.loads(args["model_config"])["max_batch_size"]  # a batch computed, and the next prepared
         self.pipeline = Pipeline(self.embedder, capacity, None if self.embedder.pipelined else PASS_TOKENS)
         self.figures = Figures(self.embedder.counts)
@@ -154,10 +160,22 @@ def keep_private() -> None:
     The backend makes it readable for all (boost sets the mode itself, so no umask helps). It grows in place, and
     keeps the mode then.
     """
-    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_bytes().splitlines()}
     for path in mapped:
-        if path.startswith("/dev/shm/") and not path.endswith(" (deleted)"):
+        if path.startswith(b"/dev/shm/") and not path.endswith(b" (deleted)"):
             os.chmod(path, 0o600)
+
+
+def read_utf8() -> None:
+    """What is read without a word about its encoding, and printed: the stub's Python takes ASCII whatever it is told.
+
+    (It is embedded with PyConfig_InitIsolatedConfig, which sets no locale and ignores PYTHONUTF8. The names of files
+    stay ASCII: `embedder/paths.py`.)
+    """
+    with suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def read_waited_for(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:

@@ -6,6 +6,7 @@ file leaves out has transformers' own default. `weights.py` reads its weights.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from .errors import UnsupportedCheckpoint
+from .paths import openable
 
 CONFIGS: dict[str, type[Qwen3VLConfig] | type[Qwen3VLMoeConfig]] = {
     "qwen3_vl": Qwen3VLConfig,
@@ -161,7 +163,7 @@ class Checkpoint:
         names = index.get("weight_map")
         if not isinstance(names, dict) or not names or not all(Path(str(name)).name == name for name in names.values()):
             raise UnsupportedCheckpoint(f"{self.name}: {INDEX} has no weight_map that names files beside it")
-        shards = sorted(self.folder / name for name in set(names.values()))
+        shards = [openable(self.folder / name) for name in sorted(set(names.values()))]
         if missing := [shard.name for shard in shards if not shard.is_file()]:
             raise UnsupportedCheckpoint(
                 f"{self.name} lacks {listed(missing)}, which {INDEX} names; is the download complete?"
@@ -178,11 +180,11 @@ class Checkpoint:
         """sha256 over the small files and, of every weight file, its size and its first and last MiB."""
         digest = hashlib.sha256(self.base.fingerprint.encode() if self.base else b"")
         for path in sorted(p for pattern in (*FILES[:3], "*/config.json") for p in self.folder.glob(pattern)):
-            digest.update(path.relative_to(self.folder).as_posix().encode() + path.read_bytes())
+            digest.update(os.fsencode(path.relative_to(self.folder)) + path.read_bytes())
         for path in sorted(self.folder.glob("*.safetensors")):
             with path.open("rb") as file:
                 size = path.stat().st_size
-                digest.update(f"{path.name} {size}".encode() + file.read(MIB))
+                digest.update(os.fsencode(f"{path.name} {size}") + file.read(MIB))
                 file.seek(max(0, size - MIB))
                 digest.update(file.read(MIB))
         return digest.hexdigest()
@@ -223,7 +225,11 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
 
 
 def _find(name: str, revision: str | None) -> Checkpoint:
-    folder = Path(name) if Path(name).is_dir() else _download(name, revision)
+    folder = openable(name)
+    commit = None
+    if not folder.is_dir():
+        snapshot = _download(name, revision)
+        folder, commit = openable(snapshot), snapshot.name
     for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
         try:
             with path.open("rb") as file:
@@ -232,7 +238,7 @@ def _find(name: str, revision: str | None) -> Checkpoint:
             raise UnsupportedCheckpoint(f"{name}: {path.name} cannot be read: {line(error)}") from None
         if pointer:
             raise UnsupportedCheckpoint(f"{name}: {path.name} is a Git LFS pointer, not the file: run `git lfs pull`")
-    return Checkpoint(name, folder, None if Path(name).is_dir() else folder.name)
+    return Checkpoint(name, folder, commit)
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -1,11 +1,13 @@
 """The embedder's settings: one frozen object per process, from `EMBED_*` environment variables. Knows no checkpoint."""
 
 import os
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .paths import utf8
 
 PREFIX = "EMBED_"
 
@@ -56,6 +58,11 @@ class EmbedderConfig(BaseSettings):
     pipeline: bool | None = Field(
         None, description="prepare inputs while others are computed, on threads of their own; unset: on a GPU"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_utf8(cls, value: Any) -> Any:
+        return utf8(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _pixel_bounds_in_order(self) -> Self:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidInput
+from ..paths import openable
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = ("text", "image")
@@ -34,7 +35,7 @@ class Calibration:
     def load(cls, path: str | Path) -> Self:
         """Raises ValueError for a file that is not a calibration, or is not as it was written."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(openable(path), allow_pickle=False) as file:
                 arrays = dict(file)
             about = json.loads(str(arrays.pop("about")))
             if about["hash"] != digest(arrays):
