@@ -49,7 +49,7 @@ class EmbedderConfig(BaseSettings):
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="larger image files are refused")
     max_image_pixels: int = Field(40_000_000, ge=1, description="larger images are refused before they are decoded")
     max_concurrent_pixels: int = Field(
-        64_000_000, ge=1, description="pixels of large images that are decoded at once; up to 40 bytes each"
+        64_000_000, ge=1, description="pixels of large images that are decoded at once; up to 14 bytes each"
     )
     max_batch_tokens: int | None = Field(
         None, ge=1, description="tokens (text and image) of one forward pass; unset: as many as fit, at most 16384"

@@ -32,15 +32,15 @@ def read(file: File) -> Picture:
     assert isinstance(image, JpegImagePlugin.JpegImageFile)
     exif = next((part[6:] for name, part in image.applist if name == "APP1" and part[:5] == b"Exif\0"), b"")
     most = min(MAX_SCANS, MAX_WORK // (image.width * image.height))
-    whole = True
-    if "progressive" in image.info or file.data.count(START_OF_SCAN) > 1:
-        # Counted exactly: two such bytes may stand in metadata too, or in a film behind the image, by chance.
+    progressive, whole = "progressive" in image.info, True
+    if progressive or next(_scans(file), b"")[:1] != bytes([len(image.layer)]):
+        # A baseline image whose first scan has all components is read no further: its data need not be searched.
         scans = []
         for scan in _scans(file):
             scans.append(scan)
             if len(scans) > most:
                 raise InvalidInput(f"the JPEG image has more than {most} scans; save it as a baseline JPEG")
-        whole = _complete(scans, [layer[0] for layer in image.layer], "progressive" in image.info)
+        whole = _complete(scans, [layer[0] for layer in image.layer], progressive)
     load = partial(_load, file, image, whole)
     return Picture(image.size, load, image.info.get("icc_profile"), orientation(exif))
 

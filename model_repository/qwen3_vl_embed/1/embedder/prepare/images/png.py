@@ -127,10 +127,10 @@ def _embedded(head: Head) -> bytes | None:
 def _load(file: File, head: Head, size: tuple[int, int], pixels: list[memoryview]) -> Image.Image:
     """Decoded from a file of nothing but the picture; a colour key is applied here, to samples as they are there."""
     depth, kind = head[b"IHDR"][8], head[b"IHDR"][9]
-    parts: list[tuple[bytes, bytes | memoryview]] = [(b"IHDR", struct.pack(">II", *size) + head[b"IHDR"][8:])]
-    parts += [(name, head[name]) for name in (b"PLTE", b"tRNS") if name in head and kind == PALETTE]
-    parts += [(b"IDAT", b"".join(pixels)), (b"IEND", b"")]
-    data = MAGIC + b"".join(map(_chunk, *zip(*parts, strict=True)))
+    parts = [MAGIC, *_chunk(b"IHDR", struct.pack(">II", *size), head[b"IHDR"][8:])]
+    for name in (b"PLTE", b"tRNS"):
+        parts += _chunk(name, head[name]) if name in head and kind == PALETTE else []
+    data = b"".join([*parts, *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
     key, alpha = _key(head, depth, kind), None
     if key and depth == 16 and kind == RGB:  # Pillow keeps the upper bytes; read as little-endian, the lower ones
         alpha = _keyed(_decoded(file.instead(data), "RGB;16L"), [value & 255 for value in key])
@@ -147,8 +147,12 @@ def _load(file: File, head: Head, size: tuple[int, int], pixels: list[memoryview
     return image
 
 
-def _chunk(kind: bytes, content: bytes | memoryview) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+def _chunk(kind: bytes, *contents: bytes | memoryview) -> list[bytes | memoryview]:
+    """Its parts, to be joined only once: there may be megabytes of them."""
+    checksum = zlib.crc32(kind)
+    for content in contents:
+        checksum = zlib.crc32(content, checksum)
+    return [struct.pack(">I", sum(map(len, contents))), kind, *contents, struct.pack(">I", checksum)]
 
 
 def _decoded(file: File, raw: str | None = None) -> Image.Image:

@@ -49,7 +49,10 @@ def _on_white(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) 
         rgba = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         alpha = rgba.getchannel("A")
         image = rgba.getchannel("R") if image.mode in GREY else rgba.convert("RGB")
-    image = image.convert("RGB") if transform is None else transform.apply(image.convert(transform.inputMode))
+    if transform is not None:
+        image = transform.apply(image.convert(transform.inputMode))
+    elif image.mode != "RGB":  # Pillow would copy it
+        image = image.convert("RGB")
     return image if alpha is None else Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
 
 
