@@ -8,9 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from client.errors import TOLD
 from client.telemetry import metrics
-from tests.in_process import adapter, eventually, line_to, refused
+from tests.in_process import adapter, line_to, refused
 from tests.test_adapter_workers import COUNT, start  # noqa: F401 (a fixture)
-from tests.test_adapter_workers import eventually as until
+from tests.waits import LIMIT_SECONDS, eventually, until
 
 
 def figures(text: str) -> dict[str, float]:
@@ -142,7 +142,7 @@ def test_the_workers_folder_is_gone_with_them(start, tmp_path):  # noqa: F811
     running = start(TMPDIR=str(tmp_path))
     assert len(list(tmp_path.iterdir())) == 1
     running.popen.terminate()
-    assert running.popen.wait(10) == 0
+    assert running.popen.wait(LIMIT_SECONDS) == 0
     assert not list(tmp_path.iterdir())
 
 
