@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.errors import TOLD
@@ -112,6 +113,7 @@ def test_every_error_has_a_reason_of_its_own():
     assert len(set(metrics.REASONS.values())) == len(metrics.REASONS)
 
 
+@pytest.mark.faults
 def test_workers_are_added_up_and_the_dead_are_not_forgotten(start, stack):  # noqa: F811
     running = start(stack.triton_grpc)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -118,3 +119,123 @@ def always(answer: bytes) -> Iterator[str]:
         server.shutdown()
 
 
+def test_the_load_client_tells_what_it_saw():
+    requests = [load.request("/txt/embed", {"input": "red"})]
+    with always(b'{"embedding":[1]}') as url:
+        assert load.replay(url, requests * 3) == [b'{"embedding":[1]}'] * 3
+        closed = load.closed(url, requests, 4, 0.1)
+        opened = load.open_loop(url, requests, rate=200, seconds=0.2)
+    assert len(opened.latencies) == 40
+    assert closed.figures()["requests_per_s"] == pytest.approx(len(closed.latencies) / closed.seconds)
+
+
+@asynccontextmanager
+async def answering(*answers: bytes):
+    """The address of a server that answers each connection with the next of these, once; the last says no more."""
+    turns = iter(answers)
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(next(turns))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+BUSY = b"HTTP/1.1 429 Too Many\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy"
+
+
+async def test_the_load_client_refuses_what_is_not_200():
+    async with answering(BUSY) as url:
+        connection = await load.Connection.open(url)
+        with pytest.raises(load.LoadError, match=r"429 Too Many.*busy"):
+            await connection.send(load.request("/", {}))
+        connection.close()
+
+
+async def test_an_open_loop_tells_what_became_of_each_request():
+    answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", BUSY, b"HTTP/1.1 2"]
+    async with answering(*answers) as url:
+        outcomes = await load.arrive(url, repeat(load.request("/", {})), rate=100, seconds=0.03, connections=1)
+    assert [(outcome.status, outcome.says_when) for outcome in outcomes] == [(200, False), (429, True), (0, False)]
+    assert [bool(outcome.failure) for outcome in outcomes] == [False, True, True]
+    assert all(outcome.latency > 0 for outcome in outcomes)
+
+
+@pytest.mark.benchmarks
+@pytest.mark.parametrize("program", [forward, peers, growth])
+def test_a_program_ends_in_its_result(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "points", lambda quick: [growth.Point("batch", 2, 2, inputs.SWATCH)])
+    check_run(program, tmp_path, ["--quick"])
+
+
+@pytest.mark.benchmarks
+@pytest.mark.stack
+def test_serve_ends_in_its_result(tmp_path):
+    document = check_run(serve, tmp_path, ["--quick", "--part", "replay", "--part", "share"])
+    assert document["figures"]["least_cosine"] > 0.9999
+    assert document["figures"]["replay"]["requests"] == 32
+
+
+@pytest.mark.benchmarks
+@pytest.mark.stack
+@pytest.mark.parametrize("program", [overload, soak])
+def test_what_loads_the_stack_ends_in_its_result(program, tmp_path):
+    before = os.sched_getaffinity(0), os.environ.copy()
+    check_run(program, tmp_path, ["--quick"])
+    assert (os.sched_getaffinity(0), os.environ.copy()) == before
+
+
+def check_run(program, folder: Path, options: list[str]) -> dict:
+    """It succeeds, says its ceiling first, and its last line is the JSON that it left as a file."""
+    result = CliRunner().invoke(program.app, [*options, "--results", str(folder)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert [json.loads(path.read_text()) for path in folder.glob("*.json")] == [document]
+    assert_is_result(document)
+    return document
+
+
+def assert_is_result(document: dict):
+    assert {"program", "checkpoint", "command", "date", "commit", "hardware", "versions", "ceiling", "workload",
+            "figures"} == set(document)  # fmt: skip
+    assert document["ceiling"]["matmul_flops"] > 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", document["date"])
+    assert {"device", "processor", "cores", "memory_gib"} == set(document["hardware"])
+
+
+@pytest.mark.parametrize("program", [forward, peers, growth, serve, overload, soak, table])
+def test_help_has_an_example(program):
+    assert (
+        "Example: python -m lab.benchmarks."
+        in CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "200"}).stdout
+    )
+
+
+def test_committed_results_are_whole_and_not_quick():
+    for (program, checkpoint, _), document in results.read().items():
+        assert_is_result(document)
+        assert (document["program"], document["checkpoint"]) == (program, checkpoint)
+        assert "--quick" not in document["command"]
+
+
+@pytest.mark.parametrize("page", table.PAGES, ids=lambda page: page.name)
+def test_pages_hold_what_the_results_say(page):
+    assert page.read_text() == table.filled(page.read_text(), results.read()), "run: python -m lab.benchmarks.table"
+
+
+def test_a_missed_target_stays_with_what_stands_in_its_way():
+    key = ("peers", "tiny", "cpu")
+    target = targets.Target("CPU", "speed", key, 2, lambda figures: figures["x"])
+    assert target.cells({key: {"figures": {"x": 3.0}}})[3:] == ["**3.00×**", "reached"]
+    assert target.cells({key: {"figures": {"x": 1.5}}})[3:] == ["**1.50×**", "missed: see the log"]
+    gpu = [each for each in targets.TARGETS if each.key[2] == "cuda"]
+    assert gpu
+    assert all("needs a GPU: `make bench-gpu`" in each.cells({})[4] for each in gpu)
+
+
+def test_every_block_has_its_place():
+    names = [name for page in table.PAGES for _, name, _ in table.MARKED.findall(page.read_text())]
+    assert sorted(names) == sorted(blocks.BLOCKS)

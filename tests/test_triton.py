@@ -149,6 +149,7 @@ def test_the_models_own_metrics(served, client):
     assert after["failed_inputs"] == after["halved_passes"] == 0
 
 
+@pytest.mark.parametrize("served", ["grpc", pytest.param("pipelined", marks=pytest.mark.faults)], indirect=True)
 def test_nothing_is_computed_for_who_does_not_wait(served):
     """More long texts than two batches hold, each soon given up: most are still in the queue then, and are dropped."""
     client = Client(tritonclient.grpc, served.triton_grpc)
