@@ -80,7 +80,7 @@ def test_texts_do_not_wait_for_large_images_and_memory_is_that_of_one(served):
             time.sleep(0.05)
         listed.result()
     assert len(waited) >= 4  # one while each is decoded
-    assert max(waited) <= max(1.0, alone)
+    assert max(waited) <= max(1.0, 2 * alone)  # not for four of them
     assert peak() <= 1.5 * peak_of_one  # two at once: 1.65
 
 
@@ -96,7 +96,7 @@ def test_nothing_is_decoded_for_who_does_not_wait(stack, how):
             httpx.post(url, json=body, timeout=seconds)
     else:
         refused(httpx.post(url, json=body, headers={"x-timeout": f"{seconds}"}, timeout=LIMIT_SECONDS), 504)
-    assert text(stack) <= max(1.0, alone)
+    assert text(stack) <= max(1.0, 2 * alone)  # not for sixteen of them
     assert settled(stack) - before - one <= 4.5 * one  # CPU: two or three images, with room for a slow machine
 
 

@@ -23,7 +23,6 @@ from lab.benchmarks.gpu_check import Runner
 from lab.benchmarks.gpu_checks import CHECKS, Check, attention, vectors
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, Verdict, fast, right, told
-from tests.test_benchmarks import assert_is_result
 
 # What a CPU does not have: kernels, page-locked memory, launches and their gaps, graphs' memory.
 CUDAS_OWN = {0: 1, 1: 1, 2: 3, 5: 4, 6: 1, 8: 3, 10: 3}
@@ -40,6 +39,8 @@ def run(*options: str) -> tuple[int, dict, str]:
 
 @pytest.mark.benchmarks
 def test_all_of_it_runs_on_a_cpu(tmp_path):
+    from tests.test_benchmarks import assert_is_result  # imports much, and each process below imports this module
+
     status, document, said = run("--device", "cpu", "--seconds", "900", "--json", str(tmp_path / "gpu.json"))
     figures = document["figures"]
     failed = [figure for check in figures["checks"] for figure in check["figures"] if figure["verdict"] == "FAIL"]
