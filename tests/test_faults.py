@@ -72,7 +72,7 @@ def stub(watched) -> psutil.Process:
 
 
 def embed(url: str, text: str) -> httpx.Response:
-    return httpx.post(f"{url}/txt/embed", json={"input": text}, timeout=DEADLINE_SECONDS + 5)
+    return httpx.post(f"{url}/txt/embed", json={"input": text}, timeout=DEADLINE_SECONDS + SLACK_SECONDS)
 
 
 class Patient(LocalProvider):
@@ -115,7 +115,7 @@ def in_flight(watched, break_it) -> list[tuple[int, str, float]]:
 
     def call(body: dict) -> tuple[int, str, float]:
         started = time.monotonic()
-        answer = httpx.post(f"{watched.adapter_url}/img/embed", json=body, timeout=DEADLINE_SECONDS + 5)
+        answer = httpx.post(f"{watched.adapter_url}/img/embed", json=body, timeout=DEADLINE_SECONDS + SLACK_SECONDS)
         return answer.status_code, answer.text[:300], time.monotonic() - started
 
     with ThreadPoolExecutor(CALLERS) as pool:
