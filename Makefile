@@ -35,7 +35,7 @@ test: check  ## format, lint, types, then the fast tests with the real tritonser
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)
 test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt install chromium)
 test-layouts: setup  ## checkpoint folders as other libraries write them
-test-benchmarks: setup  ## the programs of lab/benchmarks run to their end, the check of a GPU on this CPU
+test-benchmarks: setup  ## the programs of lab run to their end, the check of a GPU on this CPU
 test-faults: setup  ## what starts, breaks or ends its own: faults, signals, workers, costly inputs, strangers, the pipelined model
 test-containers: setup  ## build and run the containers with podman (as root)
 test-gateways test-chromium test-layouts test-benchmarks test-faults test-containers:

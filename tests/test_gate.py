@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,7 @@ def test_a_warning_is_an_error(tmp_path):
     assert "UserWarning: planted" in done.stdout
 
 
+@pytest.mark.benchmarks
 def test_the_gpu_tests_run_where_pytest_asyncio_is_not_installed():
     done = run_pytest("-p", "no:asyncio", "tests/test_gpu.py")
     assert done.returncode == 0, done.stdout + done.stderr
