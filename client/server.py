@@ -36,6 +36,7 @@ BACKLOG = 2048
 # a full adapter again and again: a sixth of all its CPU time, and pauses of 0.1 s.
 COLLECT_AFTER = 50_000
 HANG_SECONDS = 20.0  # no work of ours holds the event loop for a second
+STOPS = (signal.SIGTERM, signal.SIGINT)
 SPARE_FILES = 64  # beside connections: Triton's channel, listening sockets, the log
 
 
@@ -58,7 +59,11 @@ def serve(settings: Settings) -> None:
         log_level=LogLevels(settings.log_level),
     )
     server.listening = listen(settings.host, settings.port)
-    os.register_at_fork(after_in_child=_forget_the_parents_handlers)
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, STOPS),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOPS),
+        after_in_child=_forget_the_parents_handlers,
+    )
     try:
         server.serve(target_loader=partial(_application, settings), wrap_loader=False)
     except SystemExit:
@@ -116,9 +121,10 @@ class Server(MPServer):
 
 
 def _forget_the_parents_handlers() -> None:
-    """In a worker at once: a SIGTERM while it starts would only be noted for the parent, and lost."""
+    """In a worker, which gets no signal before: a SIGTERM would only be noted for the parent, and lost."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def _application(settings: Settings) -> ASGIApp:

@@ -1,6 +1,7 @@
 """The real stack, started once: tritonserver with the tiny checkpoint and the adapter in front, on free ports."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ def running(
         )
     finally:
         stack.stop()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """torch in this process: models as small as the tests' are slower on two, much slower where cores are busy."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

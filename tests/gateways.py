@@ -6,13 +6,14 @@
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.waits import LIMIT_SECONDS, until
 
 NGINX = """
 daemon off;
@@ -79,18 +80,9 @@ def gateway(kind: str, adapter: str, port: int, folder: Path) -> Iterator[str]:
         command = [path, "-p", str(folder), "-c", str(configuration)]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            _await(url := f"http://127.0.0.1:{port}", process, log)
+            url = f"http://127.0.0.1:{port}"
+            until(lambda: process.poll() is not None or httpx.get(f"{url}/health/live", timeout=LIMIT_SECONDS))
+            assert process.poll() is None, log.read_text()
             yield url
         finally:
             process.terminate()
-
-
-def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            httpx.get(f"{url}/health/live", timeout=10)
-            return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError(log.read_text())

@@ -70,13 +70,6 @@ async def listening(triton_url: str = DEAD, **settings) -> AsyncIterator[Client]
         await serving
 
 
-async def eventually(condition, seconds: float = 3.0) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition() and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.01)
-    assert condition()
-
-
 def png(red: int, green: int, blue: int, size: int = 64) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (size, size), (red, green, blue)).save(file, "PNG")

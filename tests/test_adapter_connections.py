@@ -11,7 +11,8 @@ import pytest
 
 from client.items import EmbedInput
 from client.server import HEAD_BYTES
-from tests.in_process import eventually, line_to, listening, refused
+from tests.in_process import line_to, listening, refused
+from tests.waits import LIMIT_SECONDS, eventually
 from tests.wire import JSON, connected, embedding, exchanged, raw, told
 
 
@@ -78,7 +79,7 @@ async def test_a_head_that_does_not_end_is_hung_up_on(impatient, start, more):
         for _ in range(4):  # one that trickles is none the better for it
             await asyncio.sleep(0.05)
             writer.write(more)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), LIMIT_SECONDS) == b""
 
 
 async def test_a_half_sent_body_is_408_and_held_nothing(impatient):
@@ -136,7 +137,7 @@ async def test_answers_that_nobody_takes_are_hung_up_on(stack, impatient):
         reader._transport.pause_reading()
         writer.write(names * 40)  # more answers than the sockets hold
         await eventually(lambda: http.app.state.admission.pending > 0)
-        await eventually(lambda: not open_connections(http), 10)
+        await eventually(lambda: not open_connections(http))
 
 
 async def test_what_failed_keeps_no_image():
@@ -174,7 +175,7 @@ async def test_one_connection_too_many_waits_until_another_is_closed():
                 await asyncio.wait_for(reader.readexactly(1), 0.3)
             assert (await http.get("/health/live")).status_code == 200
             first.transport.abort()
-            assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200 ")
+            assert (await asyncio.wait_for(reader.read(), LIMIT_SECONDS)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_hundreds_of_idle_connections_do_no_harm():

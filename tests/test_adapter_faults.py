@@ -11,10 +11,10 @@ from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from client import errors
 from client.triton.triton_client import read_embedding, translated
-from tests.in_process import adapter, eventually, line_to, refused
+from tests.in_process import adapter, line_to, refused
+from tests.waits import LIMIT_SECONDS, SLACK_SECONDS, eventually
 
 RED = {"input": "red"}
-SLACK_SECONDS = 2  # two cores, and a test that runs on them too
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ async def line(stack):
         yield line
 
 
-async def ready_within(http, seconds):
-    deadline = time.monotonic() + seconds
-    while (status := (await http.get("/health")).status_code) != 200 and time.monotonic() < deadline:
-        await asyncio.sleep(0.05)
-    assert status == 200
+async def health_becomes(http, status):
+    async def it_is():
+        return (await http.get("/health")).status_code == status
+
+    await eventually(it_is)
 
 
 async def test_it_starts_without_triton_and_finds_it_by_itself(line):
@@ -36,7 +36,7 @@ async def test_it_starts_without_triton_and_finds_it_by_itself(line):
         error = refused(await http.post("/txt/embed", json=RED), 503)
         assert "timeout" not in error["message"]
         await line.connect()
-        await ready_within(http, 5)
+        await health_becomes(http, 200)
         assert (await http.post("/txt/embed", json=RED)).status_code == 200
 
 
@@ -45,12 +45,11 @@ async def test_a_request_waits_for_a_model_that_restarts(line):
         await http.post("/txt/embed", json=RED)
         await line.cut()
         request = asyncio.create_task(http.post("/txt/embed", json={"input": ["red", "blue"]}))
-        await asyncio.sleep(0.5)
-        refused(await http.get("/health"), 503)
+        await health_becomes(http, 503)
         assert not request.done()
         await line.connect()
         assert (await request).status_code == 200
-        await ready_within(http, 5)
+        await health_becomes(http, 200)
 
 
 async def test_a_request_in_flight_survives_a_restart(line):
@@ -81,7 +80,7 @@ async def test_no_cached_vector_is_served_while_nobody_knows_which_model_is_ther
         assert (await http.get("/info")).json()["model"] is None
         refused(await http.post("/txt/embed", json=RED), 504)
         await line.connect()
-        await ready_within(http, 2)
+        await health_becomes(http, 200)
         assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "1"  # the same model came back
 
 
@@ -113,10 +112,10 @@ async def test_a_hanging_model_is_504_at_the_deadline_and_not_ready(line):
         assert 0.4 < time.monotonic() - started < 0.5 + SLACK_SECONDS
         assert "timeout" in error["message"]
         readiness = http.app.state.readiness
-        await eventually(lambda: readiness._silent_seconds() > 3.3, 5)
+        await eventually(lambda: readiness._silent_seconds() > 3.3)
         refused(await http.get("/health"), 503)
         line.release()
-        await ready_within(http, 4)
+        await health_becomes(http, 200)
 
 
 async def test_too_many_items_are_429_at_once_and_hits_are_served_all_the_same(line):
@@ -124,7 +123,7 @@ async def test_too_many_items_are_429_at_once_and_hits_are_served_all_the_same(l
         await http.post("/txt/embed", json=RED)
         line.hold()
         waiting = asyncio.create_task(http.post("/txt/embed", json={"input": ["a", "b", "c"]}))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: http.app.state.admission.pending == 3)
         response = await http.post("/txt/embed", json={"input": ["d", "e"]})
         assert not waiting.done()
         assert "rate limit" in refused(response, 429)["message"]
@@ -187,12 +186,12 @@ async def test_a_client_that_leaves_cancels_its_items_and_nobody_elses(line):
         line.hold()
         gone = asyncio.Event()
         leaving = asyncio.create_task(call(http.app, b'{"input": ["mine", "shared"]}', gone))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: admission.pending == 2)
         staying = asyncio.create_task(http.post("/txt/embed", json={"input": "shared"}))
-        await asyncio.sleep(0.1)
-        assert (admission.pending, len(flights)) == (3, 2)
+        await eventually(lambda: admission.pending == 3)
+        assert len(flights) == 2
         gone.set()
-        assert await asyncio.wait_for(leaving, 1) == 499
+        assert await asyncio.wait_for(leaving, LIMIT_SECONDS) == 499
         assert (admission.pending, len(flights)) == (1, 1)
         line.release()
         assert (await staying).status_code == 200
@@ -202,8 +201,8 @@ async def test_a_client_that_leaves_cancels_its_items_and_nobody_elses(line):
 async def test_an_item_outlives_the_caller_who_started_it(line):
     async with adapter(line.url) as http:
         line.hold()
-        impatient = asyncio.create_task(http.post("/txt/embed", json={"input": "shared"}, headers={"x-timeout": "0.3"}))
-        await asyncio.sleep(0.1)
+        impatient = asyncio.create_task(http.post("/txt/embed", json={"input": "shared"}, headers={"x-timeout": "1"}))
+        await eventually(lambda: http.app.state.admission.pending == 1)
         patient = asyncio.create_task(http.post("/txt/embed", json={"input": "shared"}))
         refused(await impatient, 504)
         line.release()
@@ -213,14 +212,14 @@ async def test_an_item_outlives_the_caller_who_started_it(line):
 async def test_a_slow_body_is_a_timeout():
     async def chunks():
         yield b"{"
-        await asyncio.sleep(5)
+        await asyncio.sleep(2 * SLACK_SECONDS)
         yield b"}"
 
     async with adapter(deadline_seconds=0.2) as http:
         started = time.monotonic()
         response = await http.post("/txt/embed", content=chunks(), headers={"content-type": "application/json"})
         assert "timeout" in refused(response, 408)["message"]
-        assert time.monotonic() - started < 5  # before the rest of it came
+        assert time.monotonic() - started < SLACK_SECONDS  # before the rest of it came
 
 
 async def test_our_own_bug_is_500_with_an_id_only(line, caplog):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.in_process import listening
 from tests.test_adapter_workers import start  # noqa: F401 (a fixture)
+from tests.waits import LIMIT_SECONDS
 from tests.wire import JSON, connected, exchanged, raw, told
 
 LIVE = b"GET /health/live HTTP/1.1"
@@ -71,7 +72,7 @@ async def test_a_refusal_is_read_by_whoever_sends_all_of_his_body_first(size):
         writer.write(raw(JSON, b"Content-Length: %d" % len(body), body=body))
         await writer.drain()
         await asyncio.sleep(0.1)
-        answer = await asyncio.wait_for(reader.read(), 5)  # to the end: a reset would be an exception
+        answer = await asyncio.wait_for(reader.read(), LIMIT_SECONDS)  # to the end: a reset would be an exception
         assert told(answer, 401)["code"] == "unauthorized"
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.in_process import listening
+from tests.waits import LIMIT_SECONDS
 from tests.wire import JSON, connected, embedding, exchanged, raw
 
 
@@ -12,7 +13,7 @@ async def test_a_full_queue_refuses_a_body_before_it_is_there():
     async with listening(max_pending_items=256) as http, connected(http) as (reader, writer):
         http.app.state.admission.pending = 256
         writer.write(raw(JSON, b"Content-Length: 100000"))
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LIMIT_SECONDS)
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"retry-after: 1" in answer.lower()
 
@@ -51,12 +52,12 @@ async def test_who_was_turned_away_may_send_the_next_request_slowly(full):
     async with connected(full) as (reader, writer):
         writer.write(embedding(RED) * 2)
         for _ in range(2):
-            await asyncio.wait_for(reader.readuntil(b'"overloaded"}}'), 5)
+            await asyncio.wait_for(reader.readuntil(b'"overloaded"}}'), LIMIT_SECONDS)
         full.app.state.admission.pending = 0
         writer.write(embedding(RED)[:-5])
         await asyncio.sleep(0.5)  # longer than a connection may be idle
         writer.write(RED[-5:])
-        assert b"HTTP/1.1 503 " in await asyncio.wait_for(reader.readuntil(b'"unavailable"}}'), 5)
+        assert b"HTTP/1.1 503 " in await asyncio.wait_for(reader.readuntil(b'"unavailable"}}'), LIMIT_SECONDS)
 
 
 @pytest.mark.parametrize("path", [b"/txt/embed", b"/nowhere"])
@@ -65,4 +66,4 @@ async def test_a_body_that_comes_after_its_answer_leaves_no_connection_open(full
         writer.write(embedding(RED).replace(b"/txt/embed", path)[: -len(RED)])
         await reader.readuntil(b"\r\n\r\n")
         writer.write(RED)
-        await asyncio.wait_for(reader.read(), 5)  # to the end
+        await asyncio.wait_for(reader.read(), LIMIT_SECONDS)  # to the end

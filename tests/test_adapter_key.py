@@ -8,6 +8,7 @@ import pytest
 from client.http import api_key
 from client.settings import Settings, SettingsError
 from tests.in_process import adapter, listening, refused
+from tests.waits import LIMIT_SECONDS
 from tests.wire import JSON, connected, raw, told
 
 KEY = "s3cret-Key"
@@ -77,7 +78,7 @@ async def test_a_key_in_the_query_is_none_and_nothing_tells_it(caplog):
 async def test_a_body_without_a_key_is_not_waited_for():
     async with listening(api_key=KEY) as http, connected(http) as (reader, writer):
         writer.write(raw(JSON, b"Content-Length: 100"))
-        answer = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+        answer = await asyncio.wait_for(reader.readuntil(b"}}"), LIMIT_SECONDS)
         told(answer, 401)
 
 

@@ -4,13 +4,14 @@ import asyncio
 import time
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.errors import TOLD
 from client.telemetry import metrics
-from tests.in_process import adapter, eventually, line_to, refused
+from tests.in_process import adapter, line_to, refused
 from tests.test_adapter_workers import COUNT, start  # noqa: F401 (a fixture)
-from tests.test_adapter_workers import eventually as until
+from tests.waits import LIMIT_SECONDS, eventually, until
 
 
 def figures(text: str) -> dict[str, float]:
@@ -112,6 +113,7 @@ def test_every_error_has_a_reason_of_its_own():
     assert len(set(metrics.REASONS.values())) == len(metrics.REASONS)
 
 
+@pytest.mark.faults
 def test_workers_are_added_up_and_the_dead_are_not_forgotten(start, stack):  # noqa: F811
     running = start(stack.triton_grpc)
 
@@ -142,7 +144,7 @@ def test_the_workers_folder_is_gone_with_them(start, tmp_path):  # noqa: F811
     running = start(TMPDIR=str(tmp_path))
     assert len(list(tmp_path.iterdir())) == 1
     running.popen.terminate()
-    assert running.popen.wait(10) == 0
+    assert running.popen.wait(LIMIT_SECONDS) == 0
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.waits import LIMIT_SECONDS
+
 FOLDER = Path("deploy/monitoring")
 DASHBOARD = json.loads((FOLDER / "grafana" / "dashboard.json").read_text())
 ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
@@ -26,7 +28,7 @@ def asked_for(expression: str) -> set[str]:
 
 
 def existing(url: str) -> set[str]:
-    return set(re.findall(r"^(\w+)[{ ]", httpx.get(f"{url}/metrics", timeout=10).text, re.MULTILINE))
+    return set(re.findall(r"^(\w+)[{ ]", httpx.get(f"{url}/metrics", timeout=LIMIT_SECONDS).text, re.MULTILINE))
 
 
 def test_every_figure_that_is_asked_for_exists(stack):

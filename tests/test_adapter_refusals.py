@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.in_process import adapter, refused
+from tests.waits import LIMIT_SECONDS
 
 
 async def test_without_triton_it_is_live_but_not_ready():
@@ -97,7 +98,7 @@ async def test_unknown_paths_and_methods_have_the_same_body():
 
 def exchange(url: str, request: bytes) -> bytes:
     host, port = url.removeprefix("http://").rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
         connection.sendall(request)
         answer = b""
         try:
@@ -122,7 +123,7 @@ def test_an_impossible_content_length_is_400(stack, length):
 
 def test_a_declared_gigabyte_is_413_at_once(stack):
     host, port = stack.adapter_url.removeprefix("http://").rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
         connection.sendall(raw(JSON, b"Content-Length: 1000000000", body=b"{"))
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413 ")

@@ -19,9 +19,11 @@ from client.settings import Settings, SettingsError
 from lab.ports import free_ports
 from qwen3_vl_embed.serving.settings import ROOT
 from tests.in_process import DEAD
+from tests.waits import LIMIT_SECONDS, until
+from tests.wire import embedding
 
+pytestmark = pytest.mark.faults
 COUNT = 3
-YOUNG_SECONDS = 5.5  # granian's: a worker that ends when its predecessor has just done so ends them all
 
 
 class Running:
@@ -49,16 +51,16 @@ class Running:
 
     def get(self, path: str) -> httpx.Response:
         """On a connection of its own, so that any worker may be the one."""
-        return httpx.get(self.url + path, timeout=10)
+        return httpx.get(self.url + path, timeout=LIMIT_SECONDS)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_SECONDS)
 
     def end(self) -> str:
         """Whatever is left of it is killed; what it said."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        return self.popen.communicate(timeout=10)[1]
+        return self.popen.communicate(timeout=LIMIT_SECONDS)[1]
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def start():
 
     def start(*arguments, **variables) -> Running:
         started.append(Running(*arguments, **variables))
-        eventually(lambda: started[-1].get("/health/live").status_code == 200)
+        until(lambda: started[-1].get("/health/live").status_code == 200)
         return started[-1]
 
     yield start
@@ -75,27 +77,29 @@ def start():
         running.end()
 
 
-def eventually(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if condition():
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+EXPECT = b"Expect: 100-continue"
+
+
+def refuses(running: Running) -> bool:
+    """New connections."""
+    try:
+        running.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=10)[1]
+    return not psutil.wait_procs(processes, timeout=LIMIT_SECONDS)[1]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_them_all_and_frees_the_port(start, sign):
     running = start()
+    until(lambda: len(running.workers()) == COUNT)
     workers = running.workers()
-    assert len(workers) == COUNT
     running.popen.send_signal(sign)
-    assert running.popen.wait(10) == 0
+    assert running.popen.wait(LIMIT_SECONDS) == 0
     assert gone(workers)
     with socket.create_server(("127.0.0.1", running.port)):
         pass
@@ -110,7 +114,7 @@ def test_all_of_them_stop_at_once_also_those_that_are_still_starting(start, stop
             os.killpg(running.popen.pid, signal.SIGINT)
         else:
             running.popen.terminate()
-        assert running.popen.wait(20) == 0
+        assert running.popen.wait(LIMIT_SECONDS) == 0
         assert "Traceback" not in running.end()
 
 
@@ -118,12 +122,13 @@ def test_all_of_them_stop_at_once_also_those_that_are_still_starting(start, stop
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_is_ended_from_outside_is_replaced_and_no_caller_is_refused(start, sign, count):
     running = start(ADAPTER_WORKERS=count)
+    until(lambda: len(running.workers()) == int(count))
     before = running.workers()
     before[0].send_signal(sign)
     for _ in range(30):
         assert running.get("/health/live").status_code == 200
-    eventually(lambda: before[0] not in running.workers())
-    assert len(running.workers()) == len(before)
+    until(lambda: before[0] not in running.workers())
+    until(lambda: len(running.workers()) == len(before))
     assert len({*running.workers()} - {*before}) == 1
 
 
@@ -142,8 +147,8 @@ def test_workers_that_keep_dying_end_the_whole(start):
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_no_worker_outlives_its_parent(start, count):
     running = start(ADAPTER_WORKERS=count)
+    until(lambda: len(running.workers()) == int(count))
     workers = running.workers()
-    assert len(workers) == int(count)
     running.popen.kill()
     assert gone(workers)
 
@@ -160,7 +165,7 @@ def test_no_worker_outlives_its_parent(start, count):
 )
 def test_wrong_settings_end_it_before_there_is_a_worker(variables, words):
     refused = Running(**variables)
-    assert refused.popen.wait(20) == 1
+    assert refused.popen.wait(LIMIT_SECONDS) == 1
     said = refused.end()
     assert re.fullmatch(f"{words}.*\n", said), said  # one line, and no traceback
 
@@ -171,7 +176,7 @@ def test_a_taken_port_is_a_sentence_also_when_the_other_would_share_it(start):
             listen("127.0.0.1", taken.getsockname()[1])
     running = start()
     second = Running(ADAPTER_PORT=str(running.port))
-    assert second.popen.wait(20) == 1
+    assert second.popen.wait(LIMIT_SECONDS) == 1
     assert "ADAPTER_PORT" in second.end()
 
 
@@ -201,16 +206,16 @@ def test_each_worker_embeds_within_its_share(start, stack):
 
 def test_requests_in_flight_are_answered_when_it_is_told_to_stop(start, stack):
     running = start(stack.triton_grpc)
-    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as caller:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=LIMIT_SECONDS) as caller:
         body = b'{"input": "the last one"}'
-        head = b"POST /txt/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        caller.sendall(head % len(body) + body[:-1])
-        time.sleep(0.3)
+        caller.sendall(embedding(body, EXPECT)[: -len(body)])
+        assert caller.recv(65536).startswith(b"HTTP/1.1 100 ")  # its body is waited for
+        caller.sendall(body[:-1])
         running.popen.terminate()
-        time.sleep(0.3)
+        until(lambda: refuses(running))
         caller.sendall(body[-1:])
         assert caller.recv(65536).startswith(b"HTTP/1.1 200 ")
-    assert running.popen.wait(10) == 0
+    assert running.popen.wait(LIMIT_SECONDS) == 0
 
 
 def test_a_stopping_adapter_refuses_new_connections_and_waits_for_no_idle_ones(start):
@@ -221,25 +226,45 @@ def test_a_stopping_adapter_refuses_new_connections_and_waits_for_no_idle_ones(s
         socket.create_connection(("127.0.0.1", running.port)) as busy,
     ):
         assert idle.get("/health/live").status_code == 200
-        busy.sendall(
-            b"POST /txt/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{"
-        )
-        time.sleep(0.3)
+        busy.sendall(embedding(b"{}", EXPECT)[:-2])
+        assert busy.recv(65536).startswith(b"HTTP/1.1 100 ")
         running.popen.terminate()
-        time.sleep(0.5)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", running.port))
-        busy.sendall(b"}")
+        until(lambda: refuses(running))
+        busy.sendall(b"{}")
         assert busy.recv(65536).startswith(b"HTTP/1.1 400 ")
-        assert running.popen.wait(10) == 0
+        assert running.popen.wait(LIMIT_SECONDS) == 0
 
 
 def test_it_listens_on_ipv6(start):
     running = Running(ADAPTER_HOST="::1")
     try:
-        eventually(lambda: httpx.get(f"http://[::1]:{running.port}/health/live").status_code == 200)
+        until(lambda: httpx.get(f"http://[::1]:{running.port}/health/live").status_code == 200)
     finally:
         running.end()
+
+
+BORN_SLOWLY = """
+import os, time
+os.register_at_fork(after_in_child=lambda: time.sleep(1))
+from client import server
+from client.settings import Settings
+server.serve(Settings.from_environment())
+"""
+
+
+def test_a_worker_that_has_not_run_yet_when_it_is_told_to_stop_stops():
+    """As on a busy machine: it is forked, and its first instruction comes after the signal."""
+    variables = {"ADAPTER_PORT": str(free_ports(1)[0]), "ADAPTER_TRITON_URL": DEAD, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", BORN_SLOWLY],
+        env=os.environ | variables | {"ADAPTER_DEADLINE_SECONDS": "5"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        until(lambda: psutil.Process(process.pid).children())
+        process.terminate()
+        assert process.wait(LIMIT_SECONDS) == 0
+        assert "refused to gracefully stop" not in process.stderr.read()
 
 
 HANGING = """
@@ -262,13 +287,13 @@ def test_a_process_whose_event_loop_hangs_ends_says_where_and_is_replaced():
         [sys.executable, "-c", HANGING], env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 503)
+            until(lambda: httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 503)
             time.sleep(3)  # longer than it may hang, and it does not
             with pytest.raises(httpx.TransportError):
-                httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=20)
-            assert httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=20).status_code == 503
+                httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=LIMIT_SECONDS)
+            assert httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=LIMIT_SECONDS).status_code == 503
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(LIMIT_SECONDS) == 0
         finally:
             process.kill()
         assert "in hang" in process.communicate()[1]

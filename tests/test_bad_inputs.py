@@ -28,9 +28,10 @@ from tests.conftest import CHECKPOINT
 from tests.in_process import refused
 from tests.reference import cosine
 from tests.test_triton import MODEL, Client
+from tests.waits import LIMIT_SECONDS, SLOWER
 
 pytestmark = pytest.mark.stack
-SLOWEST = 6.0  # seconds: decoding is bounded by four
+SLOWEST = 6.0 * SLOWER  # seconds: decoding is bounded by four
 
 
 class Refused(Exception):
@@ -75,7 +76,7 @@ class Triton:
 
 @pytest.fixture(scope="module")
 def adapter(stack):
-    with httpx.Client(base_url=stack.adapter_url, timeout=30) as http:
+    with httpx.Client(base_url=stack.adapter_url, timeout=LIMIT_SECONDS) as http:
         yield Adapter(http)
 
 
@@ -228,6 +229,8 @@ def test_tensors(stack, triton, beside_good_ones, name):
     for input_name, _ in zip(("text", "image", "options"), contents, strict=False):
         request.inputs.add(name=input_name, datatype="BYTES", shape=[rows, 1])
     with grpc.insecure_channel(stack.triton_grpc) as channel:
-        answer = beside_good_ones(lambda: GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10), triton)
+        answer = beside_good_ones(
+            lambda: GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=LIMIT_SECONDS), triton
+        )
         assert answer.exception().code() is grpc.StatusCode.INVALID_ARGUMENT
         assert sentence in answer.exception().details()

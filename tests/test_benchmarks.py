@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -163,12 +164,14 @@ async def test_an_open_loop_tells_what_became_of_each_request():
     assert all(outcome.latency > 0 for outcome in outcomes)
 
 
+@pytest.mark.benchmarks
 @pytest.mark.parametrize("program", [forward, peers, growth])
 def test_a_program_ends_in_its_result(program, tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "points", lambda quick: [growth.Point("batch", 2, 2, inputs.SWATCH)])
     check_run(program, tmp_path, ["--quick"])
 
 
+@pytest.mark.benchmarks
 @pytest.mark.stack
 def test_serve_ends_in_its_result(tmp_path):
     document = check_run(serve, tmp_path, ["--quick", "--part", "replay", "--part", "share"])
@@ -176,10 +179,13 @@ def test_serve_ends_in_its_result(tmp_path):
     assert document["figures"]["replay"]["requests"] == 32
 
 
+@pytest.mark.benchmarks
 @pytest.mark.stack
 @pytest.mark.parametrize("program", [overload, soak])
 def test_what_loads_the_stack_ends_in_its_result(program, tmp_path):
+    before = os.sched_getaffinity(0), os.environ.copy()
     check_run(program, tmp_path, ["--quick"])
+    assert (os.sched_getaffinity(0), os.environ.copy()) == before
 
 
 def check_run(program, folder: Path, options: list[str]) -> dict:

@@ -27,6 +27,7 @@ def figures(embedder) -> dict:
     return measure(embedder)
 
 
+@pytest.mark.benchmarks
 def test_names_find_their_swatches_and_the_distance_is_not_had_by_collapse(figures):
     found = figures["retrieval"]
     assert found["text_to_image"][1] >= 0.85
@@ -36,11 +37,13 @@ def test_names_find_their_swatches_and_the_distance_is_not_had_by_collapse(figur
     assert found["unmatched"] >= 0.90
 
 
+@pytest.mark.benchmarks
 def test_the_first_name_of_any_swatch_is_a_near_colour(figures):
     """Every size, shape and format, clean and noisy: colour, not 949 points."""
     assert figures["random_colours"]["near"] >= 0.95
 
 
+@pytest.mark.benchmarks
 def test_unseen_compositions_land_on_the_meant_side_of_their_base(figures):
     held_out = figures["held_out"]
     assert held_out["names"] >= 50

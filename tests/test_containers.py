@@ -27,6 +27,7 @@ import yaml
 
 from client.settings import Settings
 from embedder import EmbedderConfig
+from tests.waits import LIMIT_SECONDS
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -198,7 +199,7 @@ def test_the_watchdog_passes_sigterm_on():
     with subprocess.Popen([sys.executable, WATCHDOG, "sh", "-c", script], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.terminate()
-        assert process.wait(10) == 7
+        assert process.wait(LIMIT_SECONDS) == 7
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["", "as the first process of a container"])

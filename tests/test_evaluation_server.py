@@ -144,6 +144,7 @@ def test_a_server_of_another_kind_is_a_sentence(anothers):
     assert "no server of the local-provider schema" in result.stderr
 
 
+@pytest.mark.benchmarks
 def test_the_served_checkpoint(stack, tmp_path):
     """Our own stack, over the 949 colours: the same figures as the benchmark's own client gets (R@10, mean)."""
     result = run("--url", stack.adapter_url, "-o", tmp_path, "--pooling", "last")

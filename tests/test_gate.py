@@ -1,9 +1,11 @@
 """The gate is shut: what `make test` runs first, and the settings of pytest, with and without pytest-asyncio."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +24,7 @@ def test_a_warning_is_an_error(tmp_path):
     assert "UserWarning: planted" in done.stdout
 
 
+@pytest.mark.benchmarks
 def test_the_gpu_tests_run_where_pytest_asyncio_is_not_installed():
     done = run_pytest("-p", "no:asyncio", "tests/test_gpu.py")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,4 +40,13 @@ def test_pre_commit_and_the_workflow_do_what_make_does():
         assert tool.replace(".venv/bin", "$(BIN)") in makefile
     steps = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]["steps"]
     assert steps[-1]["run"] == ".ci/run"
-    assert "\nCI=true make test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_ci_runs_what_make_test_leaves_out():
+    """All but the containers, which need podman and root. `make test-all` is the same."""
+    makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    left_out = re.findall(r'-m "not \((.*)\)"', makefile)[0].split(" or ")
+    targets = {"test", *(f"test-{part}" for part in left_out if part != "containers")}
+    assert set(re.findall(r"^ *make (test\S*)$", ci, re.MULTILINE)) == targets
+    assert set(re.findall(r"^test-all: (.*?)  ##", makefile, re.MULTILINE)[0].split()) == targets
+    assert "\nexport CI=true\n" in ci

@@ -12,8 +12,10 @@ import pytest
 
 from lab.ports import free_ports
 from tests.gateways import KINDS, gateway
+from tests.waits import LIMIT_SECONDS
 from tests.wire import JSON, embedding, raw
 
+pytestmark = pytest.mark.gateways
 NAMES = ["red", "green", "blue", "teal", "dusty rose", "black"]
 
 
@@ -33,7 +35,7 @@ def expected(stack) -> dict[str, list[float]]:
 
 
 def embed(url: str, name: str) -> list[float]:
-    response = httpx.post(f"{url}/txt/embed", json={"input": name}, timeout=60)
+    response = httpx.post(f"{url}/txt/embed", json={"input": name}, timeout=LIMIT_SECONDS)
     assert response.status_code == 200, (response.status_code, response.text)
     return response.json()["embedding"]
 
@@ -52,7 +54,7 @@ def send(url: str, *segments: bytes) -> bytes:
     """What is answered to these bytes, each sent by itself, until it is quiet."""
     host, port = url.removeprefix("http://").split(":")
     answer = b""
-    with socket.create_connection((host, int(port)), timeout=30) as caller:
+    with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as caller:
         caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             for segment in segments:
@@ -126,7 +128,7 @@ def test_curl_offers_http_2_and_gets_its_vector(url, expected):
     if not shutil.which("curl"):
         pytest.skip("needs curl")
     command = ["curl", "-sS", "--http2", "-H", "Content-Type: application/json", "-d", RED.decode(), f"{url}/txt/embed"]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=LIMIT_SECONDS)
     assert json.loads(done.stdout)["embedding"] == pytest.approx(expected["red"], abs=1e-6)
 
 

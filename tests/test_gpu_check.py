@@ -23,7 +23,6 @@ from lab.benchmarks.gpu_check import Runner
 from lab.benchmarks.gpu_checks import CHECKS, Check, attention, vectors
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, Verdict, fast, right, told
-from tests.test_benchmarks import assert_is_result
 
 # What a CPU does not have: kernels, page-locked memory, launches and their gaps, graphs' memory.
 CUDAS_OWN = {0: 1, 1: 1, 2: 3, 5: 4, 6: 1, 8: 3, 10: 3}
@@ -38,7 +37,10 @@ def run(*options: str) -> tuple[int, dict, str]:
     return found.returncode, json.loads(found.stdout.splitlines()[-1]), found.stderr
 
 
+@pytest.mark.benchmarks
 def test_all_of_it_runs_on_a_cpu(tmp_path):
+    from tests.test_benchmarks import assert_is_result  # imports much, and each process below imports this module
+
     status, document, said = run("--device", "cpu", "--seconds", "900", "--json", str(tmp_path / "gpu.json"))
     figures = document["figures"]
     failed = [figure for check in figures["checks"] for figure in check["figures"] if figure["verdict"] == "FAIL"]
@@ -97,6 +99,7 @@ def ran(*functions, seconds: float = 600, limit: float = 60) -> tuple[list[list[
     return [outcome.figures for outcome in runner.outcomes], runner
 
 
+@pytest.mark.benchmarks
 def test_no_fault_stops_the_rest():
     """Each of the healthy ones comes to its end, and what failed left its process to nobody."""
     found, runner = ran(fine, raises, fine, dies, leaves, fine)
@@ -113,6 +116,7 @@ def test_no_fault_stops_the_rest():
     assert runner.counts == {"skipped": 0, "ok": 6, "slow": 0, "fail": 3}
 
 
+@pytest.mark.benchmarks
 def test_what_hangs_is_ended_with_its_children():
     found, _ = ran(hangs, fine, limit=5)  # from when the process has started
     assert found[0][-1].what == "no end"
@@ -144,6 +148,7 @@ def test_a_wrong_attention_is_found(monkeypatch):
     assert attention._after_a_prefix(Bench("cpu"), torch.float32).verdict == Verdict.OK  # it has its own mask
 
 
+@pytest.mark.benchmarks
 def test_another_models_vectors_are_found(monkeypatch):
     """transformers' in float32 are those of weights that differ by one part in fifty."""
     theirs = vectors._theirs
@@ -202,7 +207,7 @@ def test_help_has_examples():
 def test_bench_gpu_extends_the_path_and_runs_every_line(tmp_path):
     """With a python that only tells what it is asked, and fails at the second of five."""
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "$PYTHONPATH $2"\n[ "$2" != benchmarks.peers ]\n')
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH $2"\n[ "$2" != lab.benchmarks.peers ]\n')
     python.chmod(0o755)
     command = ["make", "-s", "bench-gpu", f"BENCH_PYTHON={python}"]
     found = subprocess.run(
@@ -210,11 +215,12 @@ def test_bench_gpu_extends_the_path_and_runs_every_line(tmp_path):
     )
     programs = ["forward", "peers", "growth", "serve", "table"]
     embedder = "model_repository/qwen3_vl_embed/1"
-    assert found.stdout.splitlines() == [f"{embedder}:/carried benchmarks.{program}" for program in programs]
+    assert found.stdout.splitlines() == [f"{embedder}:/carried lab.benchmarks.{program}" for program in programs]
     assert found.returncode != 0
     assert "peers failed" in found.stderr
 
 
+@pytest.mark.benchmarks
 def test_what_asks_a_served_model_says_what_it_lacks(tmp_path):
     (tmp_path / "orjson.py").write_text("raise ModuleNotFoundError(\"No module named 'orjson'\", name='orjson')")
     path = os.pathsep.join([str(tmp_path), ".", "model_repository/qwen3_vl_embed/1"])
@@ -232,7 +238,7 @@ def test_the_documented_command_is_short_and_names_what_there_is():
     (command,) = [block for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if "gpu_check" in block]
     assert len(command) < 2000
     words = shlex.split(command, comments=True)
-    assert {"tests/test_gpu.py", "benchmarks.gpu_check", "--no-index"} <= set(words)
+    assert {"tests/test_gpu.py", "lab.benchmarks.gpu_check", "--no-index"} <= set(words)
     assert subprocess.run(["bash", "-n"], input=command, text=True).returncode == 0
     for check in CHECKS:
         assert re.search(rf"^\| {check.number} {re.escape(check.title)} \|", section, re.MULTILINE), check

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from embedder import Embedder, EmbedderConfig, Embedding, EmbedInput, Options, UnsupportedCheckpoint
@@ -14,21 +13,15 @@ from embedder.forward import weights
 from tests.layouts import LAYOUTS, TEXT, Refused, adapted, by_sentence_transformers, edit, quantized, served, vectors
 from tests.reference import cosine, png, random_checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing", "ignore:Setting `save_embedding_layers`")
+pytestmark = [
+    pytest.mark.layouts,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing", "ignore:Setting `save_embedding_layers`"),
+]
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return random_checkpoint(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are slower on two, much slower where others want the second core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from embedder import Abandoned, Embedder, EmbedderConfig, EmbedInput, InferenceF
 from embedder.pipeline import LOST, Pipeline, Request
 from tests.conftest import CHECKPOINT
 from tests.reference import cosine, png
+from tests.waits import LIMIT_SECONDS
 
 RED, SWATCH, BROKEN = EmbedInput(text="red"), EmbedInput(image=png()), EmbedInput(image=b"\x89PNG no")
 
@@ -74,7 +75,7 @@ def held_back(embedder, monkeypatch):
     go, passes, forward = threading.Event(), [], embedder.embed_each
 
     def waiting(prepared):
-        go.wait(10)
+        go.wait(LIMIT_SECONDS)
         passes.append(len(prepared))
         return forward(prepared)
 
@@ -116,7 +117,7 @@ def test_a_full_pipeline_takes_no_more(embedder, monkeypatch):
     sender.join(0.3)
     assert sender.is_alive()
     go.set()
-    sender.join(10)
+    sender.join(LIMIT_SECONDS)
     assert not sender.is_alive()
     pipeline.close()
     assert len(caller.answers) == 6
@@ -165,6 +166,8 @@ Pipeline(embedder, 8).submit(Request([EmbedInput(text="red")], print, lambda: Fa
 time.sleep(30)
 """
     path = CHECKPOINT.parent.parent / "model_repository" / "qwen3_vl_embed" / "1"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=path, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=path, timeout=LIMIT_SECONDS
+    )
     assert done.returncode == LOST
     assert "the forward thread cannot go on" in done.stderr

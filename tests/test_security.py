@@ -23,8 +23,9 @@ from qwen3_vl_embed.serving.reaper import SHARED_MEMORY
 from qwen3_vl_embed.serving.stack import WATCHDOG
 from tests.conftest import RunningStack, running, serve_settings
 from tests.test_triton import MODEL, Client
+from tests.waits import LIMIT_SECONDS
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 KEY, CALLERS_KEY = "kept-from-triton", "the-command-lines"
 BEARER = {"authorization": f"Bearer {KEY}"}
 OUTSIDE = "127.0.0.2"  # stands for the address that other machines reach
@@ -191,7 +192,7 @@ def test_what_the_command_line_shows_opens_nothing(opened):
 
 def raw(address: str, request: str) -> bytes:
     host, _, port = address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
         connection.sendall(request.encode())
         return connection.recv(200)
 

@@ -21,6 +21,7 @@ from qwen3_vl_embed.serving.stack import WATCHDOG, Stack, check_port
 from qwen3_vl_embed.serving.tritonserver import Tritonserver
 from tests.conftest import CHECKPOINT, serve_settings
 from tests.in_process import png64
+from tests.waits import LIMIT_SECONDS, items_in_flight, until
 
 _spec = spec_from_file_location("watchdog", WATCHDOG)
 assert _spec is not None
@@ -68,6 +69,7 @@ def test_quiet_logs_keep_warnings_errors_and_the_model():
 
 
 @pytest.mark.stack
+@pytest.mark.faults
 def test_a_checkpoint_that_cannot_be_served_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     stack = Stack(serve_settings(), str(tmp_path), Console(file=io.StringIO()))
@@ -80,7 +82,7 @@ def test_a_checkpoint_that_cannot_be_served_is_one_sentence(tmp_path):
 
 
 def embed(url: str, text: str) -> httpx.Response:
-    return httpx.post(f"{url}/txt/embed", json={"input": text}, timeout=60)
+    return httpx.post(f"{url}/txt/embed", json={"input": text}, timeout=LIMIT_SECONDS)
 
 
 def test_a_missing_libpython_is_a_sentence_before_anything_starts(monkeypatch):
@@ -200,6 +202,7 @@ def test_where_the_watchdog_asks():
 
 
 @pytest.mark.stack
+@pytest.mark.faults
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_make_serve_answers_what_is_under_way_and_stops_with_everything_it_started(sign):
     """Also when the signal comes again while it is stopping."""
@@ -216,15 +219,15 @@ def test_make_serve_answers_what_is_under_way_and_stops_with_everything_it_start
                 printed.append(line)
                 if "stop: Ctrl-C" in line:
                     break
-            url = f"http://localhost:{settings.port}/img/embed"
-            calls = [pool.submit(httpx.post, url, json=body, timeout=60) for body in bodies]
-            time.sleep(0.3)
+            url = f"http://localhost:{settings.port}"
+            calls = [pool.submit(httpx.post, f"{url}/img/embed", json=body, timeout=LIMIT_SECONDS) for body in bodies]
+            until(lambda: items_in_flight(url) == 4 * 64 or any(call.done() for call in calls))
             assert not all(call.done() for call in calls)
         finally:
             served.send_signal(sign)
             time.sleep(0.3)
             served.send_signal(sign)
-            served.communicate(timeout=60)
+            served.communicate(timeout=LIMIT_SECONDS)
         assert [call.result().status_code for call in calls] == [200] * 4
     assert served.returncode == 0
     assert f"Serving {CHECKPOINT} at http://localhost:{settings.port}" in "".join(printed)

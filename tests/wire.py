@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager, suppress
 
 import orjson
 
+from tests.waits import LIMIT_SECONDS
+
 JSON = b"Content-Type: application/json"
 
 
@@ -29,7 +31,7 @@ async def exchanged(http, *pieces: bytes) -> bytes:
     """What is answered until the other side hangs up."""
     answer = b""
     with suppress(ConnectionError):
-        async with connected(http) as (reader, writer), asyncio.timeout(5):
+        async with connected(http) as (reader, writer), asyncio.timeout(LIMIT_SECONDS):
             for piece in pieces:
                 writer.write(piece)
                 await asyncio.sleep(0.01)

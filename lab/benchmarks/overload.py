@@ -170,6 +170,8 @@ def main(
                 tell(found[-1])
     except ServingError as error:
         fail(f"cannot serve here: {error}")
+    finally:
+        os.sched_setaffinity(0, stacks | clients)
     run.finish(ceiling, WORKLOAD, {"kinds": found})
 
 

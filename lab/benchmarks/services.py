@@ -38,6 +38,7 @@ def running(checkpoint: str, device: str, console: Console, with_plan: bool = Tr
     Raises:
         ServingError: one of them cannot start here; the message says why.
     """
+    before = os.environ.copy()
     os.environ.update(SETTINGS, EMBED_DEVICE=device)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # Triton would serve on every GPU
     settings, (plan_port,) = serve_settings(), free_ports(1)
@@ -53,6 +54,8 @@ def running(checkpoint: str, device: str, console: Console, with_plan: bool = Tr
         if plan:
             plan.stop(5)
         stack.stop()
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _start_plan(checkpoint: str, device: str, port: int, console: Console) -> Process:
