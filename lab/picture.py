@@ -14,6 +14,7 @@ import typer
 
 from embedder import Embedder, EmbedderConfig, EmbedInput
 from lab.benchmarks.checkpoints import ROOT, TINY
+from lab.benchmarks.subject import vectors
 from qwen3_vl_embed.evaluation import colours
 
 TEXTS = ("dusty teal", "ripe mango", "very dark moss green", "pale rose", "warm grey", "electric violet")
@@ -26,9 +27,8 @@ def nearest(embedder: Embedder, texts: tuple[str, ...]) -> list[list[str]]:
     """For each text the colours (#rrggbb) of its nearest swatches among the 949 of the survey, nearest first."""
     rgb = colours.xkcd().rgb
     images = [EmbedInput(image=colours.png(colours.swatch(each))) for each in rgb]
-    found = embedder.embed([EmbedInput(text=text) for text in texts] + images)
-    vectors = np.stack([each.vector for each in found])
-    order = np.argsort(-vectors[: len(texts)] @ vectors[len(texts) :].T, axis=1)[:, :NEAREST]
+    found = vectors(embedder, [EmbedInput(text=text) for text in texts] + images)
+    order = np.argsort(-found[: len(texts)] @ found[len(texts) :].T, axis=1)[:, :NEAREST]
     return [["#" + bytes(rgb[index]).hex() for index in row] for row in order]
 
 
