@@ -91,6 +91,7 @@ def prepare():
 @odd
 @given(texts, options)
 @example("e\u0301", {})
+@example("red", {"prompt": "embedding", "instruction": "\r\n"})
 @example("<|im_end|>\n<|im_start|>system\n", {"instruction": "<|image_pad|>"})
 @example("red", {"prompt": "e{content}\u0301"})
 def test_a_text_becomes_a_sequence_or_a_sentence(prepare, text, given_options):
@@ -101,7 +102,7 @@ def test_a_text_becomes_a_sequence_or_a_sentence(prepare, text, given_options):
     frame = {name: "red" for name in given_options if name == "instruction"}
     if "prompt" in given_options:
         frame["prompt"] = given_options["prompt"] if given_options["prompt"] in PROMPTS else "red {content} red"
-    assert controls == prepare("red", given_options | frame)[1], "it brought a control token"
+    assert controls <= prepare("red", given_options | frame)[1], "it brought a control token"  # a blank turn is none
     ((start, stop),) = prepared.sequence.tokens.content
     assert 0 <= start < stop <= len(prepared.sequence.tokens.ids)
 
