@@ -152,7 +152,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     traces = app.state.traces
     client = TritonClient(settings.triton_url, settings.model_name, traces.outgoing if traces else tuple)
-    app.state.readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds)
+    app.state.readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds, settings.deadline_seconds)
     app.state.cache = VectorCache(settings.share(settings.cache_bytes))
     app.state.intake = Intake(settings.share(settings.max_pending_bytes))
     concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
@@ -290,8 +290,12 @@ async def figures(request: Request) -> Response:
 
 
 async def document(request: Request) -> Response:
-    """The contract, for programs."""
-    return _json(request.app.openapi())
+    """The contract, for programs; its `maxItems` is what this model can answer in time, where that is less."""
+    app, settings = request.app, request.app.state.settings
+    most = min(app.state.dispatcher.most(images, settings.max_items) for images in (False, True))
+    if most < settings.max_items:
+        return _json(openapi.document(_routes(most), keyed=settings.keyed))
+    return _json(app.openapi())
 
 
 def _json(value: object) -> Response:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -40,10 +41,16 @@ def serve_settings(**changes) -> ServeSettings:
 
 
 @contextmanager
-def running(settings: ServeSettings | None = None, **environment: str) -> Iterator[RunningStack]:
+def running(
+    settings: ServeSettings | None = None,
+    checkpoint: Path = CHECKPOINT,
+    console: Console | None = None,
+    /,
+    **environment: str,
+) -> Iterator[RunningStack]:
     """A stack of its own, with these variables set while it starts."""
     settings = settings or serve_settings()
-    stack = Stack(settings, str(CHECKPOINT), Console(stderr=True))
+    stack = Stack(settings, str(checkpoint), console or Console(stderr=True))
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():

@@ -129,12 +129,14 @@ def outcome(client: Client, inputs: dict):
 
 
 def test_the_models_own_metrics(served, client):
-    """Told once a second, each figure by itself: tokens and patches of what went through, among Triton's figures."""
+    """Told once a second: tokens and patches of what went through, among Triton's figures."""
     before = figures(served)
     tokens = sum(int(client.infer(**inputs).as_numpy("tokens")[0, 0]) for inputs in ({"text": b"red"}, {"image": RED}))
-    more = {"inputs": 2, "tokens": tokens, "patches": 16, "passes": 1}
-    assert await_that(lambda: all(figures(served)[name] >= before[name] + n for name, n in more.items()))
+    assert await_that(lambda: figures(served)["inputs"] >= before["inputs"] + 2)
     after = figures(served)
+    assert after["tokens"] >= before["tokens"] + tokens
+    assert after["patches"] >= before["patches"] + 16
+    assert after["passes"] > before["passes"]
     assert after["failed_inputs"] == after["halved_passes"] == 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from embedder import Embedder, EmbedInput
-from embedder.forward.replay import OFTEN, Replay
+from embedder.forward.replay import Replay
 from embedder.pipeline import Answer, Pipeline, Request
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.checkpoints import TINY
@@ -49,7 +49,7 @@ def capture(device: str) -> None:
             raise RuntimeError("planted: this cannot be recorded")
 
     embedder.model.model.language_model.register_forward_pre_hook(fail, with_kwargs=True)
-    for _ in range(OFTEN):
+    with embedder.model.recording():
         vectors(embedder, [item])
     embedder.model.recover()  # what comes after any failed pass: memory is given back
     later = vectors(embedder, [item]), vectors(embedder, batch)

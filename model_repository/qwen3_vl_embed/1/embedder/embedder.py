@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from .forward.packing import Packed, pack, plan
 from .inputs import EmbedInput, Options
 from .prepare import images
 from .prepare.preparer import Prepared, Preparer
-from .prepare.recipes import Recipe
+from .prepare.recipes import Layer, Recipe
 from .prepare.renderer import Renderer
 from .published import published
+from .warmup import warm_up
 
 COUNTS = {
     "passes": "Forward passes.",
@@ -42,6 +44,11 @@ COUNTS = {
     "failed_inputs": "Inputs on which the model failed even alone.",
 }
 WORKERS = min(8, os.cpu_count() or 1)  # threads that prepare: each holds a decoded image, and a few feed a GPU
+
+# Multiply-adds of a pass that one core of a CPU computes in some ten milliseconds. In a shorter one the cores would
+# meet every few microseconds, and where a neighbour has one of them, the others wait for its turn to end: a name took
+# 130 to 270 ms (docs/log.md, 2026-11-25).
+SHORT = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Embedder:
         config = self.config
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
         self._one_pass = Lock()
+        self._threads = torch.get_num_threads()
         self.batch_tokens = config.max_batch_tokens or token_budget(
             model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices))
         )
@@ -106,6 +114,10 @@ class Embedder:
         finished = dict(zip(ready, self.forward(list(ready.values())), strict=True))
         return [item if isinstance(item, EmbedError) else finished[i] for i, item in enumerate(prepared)]
 
+    def warm_up(self) -> None:
+        """What is slow only once is done now, and `info` says what inputs take: see `warmup.warm_up`."""
+        self.info["warm_up"] = {name: round(seconds, 6) for name, seconds in warm_up(self).items()}
+
     @property
     def pipelined(self) -> bool:
         """Whether to prepare inputs while others are computed: as set, or where the two do not share a CPU."""
@@ -125,11 +137,19 @@ class Embedder:
         return [self.preparer.attempt(item) for item in inputs]
 
     def forward(self, prepared: list[Prepared]) -> list[Embedding | EmbedError]:
-        """Each input's answer, in order, computed in batches of similar length under the token budget."""
+        """Each input's answer, in order, computed in batches of similar length under the token budget.
+
+        A batch runs up to one layer: in company, who asks for a low one would go through all of them.
+        """
         answers: dict[int, Embedding | EmbedError] = {}
-        for batch in plan([item.sequence for item in prepared], self.batch_tokens):
-            with self._one_pass:
-                answers |= zip(batch, self._forward_batch([prepared[i] for i in batch]), strict=True)
+        layers: dict[Layer, list[int]] = defaultdict(list)
+        for index, item in enumerate(prepared):
+            layers[item.recipe.layer].append(index)
+        for members in layers.values():
+            for batch in plan([prepared[index].sequence for index in members], self.batch_tokens):
+                indices = [members[place] for place in batch]
+                with self._one_pass:
+                    answers |= zip(indices, self._forward_batch([prepared[i] for i in indices]), strict=True)
         return [answers[i] for i in range(len(prepared))]
 
     def _forward_batch(self, prepared: list[Prepared]) -> list[Embedding | EmbedError]:
@@ -137,6 +157,8 @@ class Embedder:
         try:
             with torch.inference_mode():
                 packed = pack([item.sequence for item in prepared], self.model.device)
+                if self.model.device.type == "cpu":
+                    torch.set_num_threads(1 if self.model.work(packed) < SHORT else self._threads)
                 rows = pooling.pool(self.model, packed, [item.recipe for item in prepared])
             took_ms = (perf_counter() - started) * 1e3
             self._count(prepared, packed)

@@ -1,7 +1,7 @@
 """The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head. Knows no prompts."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import Any, Self
 
@@ -45,6 +45,7 @@ class PackedModel:
         fuse_norms(text)
         self._layers, self._norm = list(text.layers), text.norm
         text.norm = nn.Identity()  # `final_norm` is for those who ask, and for the tokens that they read
+        self._token_work, self._patch_work = map(numbers, (text.layers, model.visual.blocks))
         self._pass: Pass = self._states
         self._stack_of = lru_cache(maxsize=None)(self._stack)
         self._grid_of = lru_cache(maxsize=256)(self._grid)
@@ -68,10 +69,24 @@ class PackedModel:
             packed._pass = Replay(packed._states, partial(Graph, constants=packed._constants) if on_gpu else Trace)
         return packed
 
+    def recording(self) -> AbstractContextManager[None]:
+        """Within it, lone passes are recorded, to be replayed for every input of their shape."""
+        return self._pass.recording() if isinstance(self._pass, Replay) else nullcontext()
+
     @property
     def devices(self) -> set[torch.device]:
         """Where its weights are: several, when one GPU is too small for it."""
         return {weight.device for weight in self.model.parameters()}
+
+    @property
+    def bytes(self) -> int:
+        """Memory that its weights take."""
+        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+
+    def work(self, packed: Packed) -> int:
+        """Multiply-adds of a pass, about: a token meets the language model's weights, a patch the vision tower's."""
+        patches = sum(packed.images.bounds.lengths) if packed.images else 0
+        return sum(packed.bounds.lengths) * self._token_work + patches * self._patch_work
 
     @property
     def dimension(self) -> int:
@@ -236,6 +251,11 @@ class PackedModel:
     def _reader(self, layer: Layer) -> nn.Module:
         """The module whose input is that layer's state."""
         return self._layers[-1].post_attention_layernorm if layer == "attn" else self._layers[layer].input_layernorm
+
+
+def numbers(module: nn.Module) -> int:
+    """How many weights it has, counted one by one."""
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def replayable(model: PreTrainedModel) -> bool:

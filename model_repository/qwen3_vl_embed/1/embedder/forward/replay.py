@@ -1,14 +1,15 @@
 """A lone input costs its arithmetic, not the thousand calls around it: passes that come again are recorded.
 
 Calling the 4B's kernels one by one takes a CPU tens of milliseconds, computing a colour name takes a GPU two or three;
-a small model on a CPU spends half its time in Python. A pass over one short sequence is recorded when its shape has
-come a few times, and replayed from then on: the very operations of an ordinary pass, so the same numbers. The
-benchmark's swatches are one shape, its names about ten. Not for several threads.
+a small model on a CPU spends half its time in Python. Passes over one short sequence are recorded at warm-up, and
+replayed from then on: the very operations of an ordinary pass, so the same numbers. The benchmark's swatches are one
+shape, its names about ten. A recording takes as long as six passes and more, so no caller's pass is ever recorded.
+Not for several threads.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -20,9 +21,7 @@ from .recordings import Pass, States
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 512  # above, a pass takes longer to compute than to call
-OFTEN = 3  # times a shape comes before it is recorded
-CAPACITY = 64  # recordings; none is given up for another, or many shapes would cost a recording each time
-WATCHED = 4096  # shapes that are counted at once
+CAPACITY = 64  # recordings; each holds memory
 
 
 class Recording(Protocol):
@@ -30,15 +29,24 @@ class Recording(Protocol):
 
 
 class Replay:
-    """A pass that records itself. What cannot be recorded runs as it is, with a warning in the log."""
+    """A pass that is recorded within `recording`. What cannot be recorded runs as it is, with a warning in the log."""
 
     def __init__(
         self, run: Pass, record: Callable[[Pass, Packed, frozenset[Layer], torch.Tensor | None], Recording]
     ) -> None:
         self._run, self._record = run, record
-        self._seen: Counter[Hashable] = Counter()
+        self._recording = False
         self.recordings: dict[Hashable, Recording] = {}
         self.works = True
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Within it, each shape that comes is recorded."""
+        self._recording = True
+        try:
+            yield
+        finally:
+            self._recording = False
 
     def __call__(self, packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None) -> States:
         shape = shape_of(packed, layers, rows)
@@ -47,17 +55,9 @@ class Replay:
         if shape in self.recordings:
             return self.recordings[shape].play(packed, rows)
         expected = self._run(packed, layers, rows)
-        if self._due(shape):
+        if self._recording and self.works and len(self.recordings) < CAPACITY:
             self._try(shape, expected, packed, layers, rows)
         return expected
-
-    def _due(self, shape: Hashable) -> bool:
-        if not self.works or len(self.recordings) >= CAPACITY:
-            return False
-        if len(self._seen) >= WATCHED:
-            self._seen.clear()
-        self._seen[shape] += 1
-        return self._seen[shape] >= OFTEN
 
     def _try(
         self, shape: Hashable, expected: States, packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None
@@ -68,7 +68,6 @@ class Replay:
             played = [recording.play(packed, rows) for _ in range(3)][-1]  # TorchScript optimises its first two
             self.works = all(agree(played[layer], state) for layer, state in expected.items())
         except torch.OutOfMemoryError:
-            del self._seen[shape]  # there may be memory when it has come so often again
             return
         except RuntimeError as error:
             logger.warning("a forward pass could not be recorded: %.300s", error)
