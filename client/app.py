@@ -96,13 +96,14 @@ class Adapter(Starlette):
     state: State  # type: ignore[assignment]  # there while it serves, in place of Starlette's, which takes any name
     settings: Settings
     traces: "Traces | None"
-    _documented: tuple[str | None, dict[str, Any]] | None = None
+    _documented: tuple[tuple[str | None, int], dict[str, Any]] | None = None
 
-    def openapi(self, served_name: str | None = None) -> dict[str, Any]:
-        """What GET /openapi.json answers while a model of that name is served."""
-        if self._documented is None or self._documented[0] != served_name:
-            named = _embedding_routes(self.settings.max_items, f"/{served_name}") if served_name else []
-            self._documented = served_name, openapi.document([*self.routes, *named], self.settings.keyed)
+    def openapi(self, served_name: str | None, max_items: int) -> dict[str, Any]:
+        """What GET /openapi.json answers while a model of that name is served, which can do that many items in time."""
+        what = served_name, max_items
+        if self._documented is None or self._documented[0] != what:
+            named = _embedding_routes(max_items, f"/{served_name}") if served_name else []
+            self._documented = what, openapi.document([*_routes(max_items), *named], self.settings.keyed)
         return self._documented[1]
 
 
@@ -201,7 +202,7 @@ def _routes(max_items: int) -> list[BaseRoute]:
 async def _lifespan(app: Adapter) -> AsyncIterator[None]:
     settings, traces = app.settings, app.traces
     client = TritonClient(settings.triton_url, settings.model_name, traces.outgoing if traces else tuple)
-    readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds)
+    readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds, settings.deadline_seconds)
     cache = VectorCache(settings.share(settings.cache_bytes))
     intake = Intake(settings.share(settings.max_pending_bytes))
     concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
@@ -342,9 +343,10 @@ async def figures(request: Request) -> Response:
 
 
 async def document(request: Request) -> Response:
-    """The contract, for programs."""
+    """The contract, for programs; its `maxItems` is what this model can answer in time, where that is less."""
     state = state_of(request.scope)
-    return _json(request.app.openapi(state.served.name(state.readiness.model)))
+    most = min(state.dispatcher.most(images, state.settings.max_items) for images in (False, True))
+    return _json(request.app.openapi(state.served.name(state.readiness.model), most))
 
 
 def _json(value: object) -> Response:

@@ -56,4 +56,5 @@ class Embedding:
     queue_ms: float = 0.0  # at Triton, less the next two
     preprocess_ms: float = 0.0
     forward_ms: float = 0.0
+    batch_items: int = 0  # in its forward pass
     render: dict[str, Any] | None = None  # the sequence itself, for an item that asked for it

@@ -29,11 +29,15 @@ class RunningStack:
 
 @contextmanager
 def running(
-    settings: ServeSettings | None = None, checkpoint: str = str(CHECKPOINT), **environment: str
+    settings: ServeSettings | None = None,
+    checkpoint: str = str(CHECKPOINT),
+    console: Console | None = None,
+    /,
+    **environment: str,
 ) -> Iterator[RunningStack]:
     """A stack of its own, with these variables set while it starts."""
     settings = settings or serve_settings()
-    stack = Stack(settings, checkpoint, Console(stderr=True))
+    stack = Stack(settings, str(checkpoint), console or Console(stderr=True))
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():

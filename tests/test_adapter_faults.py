@@ -256,6 +256,7 @@ def test_each_status_of_triton_has_its_error_and_only_the_models_sentence_is_tol
 
 def answer(**changed: bytes) -> ModelInferResponse:
     about = {"model": {"id": "m"}, "recipe": "r", "warnings": ["doubtful"], "preprocess_ms": 1.0, "forward_ms": 2.0}
+    about["batch_items"] = 1
     info = orjson.dumps(about)
     vector = np.ones(4, dtype=np.float32).tobytes()
     outputs = {"embedding": vector, "tokens": b"\3\0\0\0", "info": len(info).to_bytes(4, "little") + info} | changed

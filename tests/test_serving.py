@@ -126,9 +126,13 @@ class Seen:
 
     def __init__(self) -> None:
         self.probe: bool | None = True
+        self.whole: bool | None = True
+        self.lone = self.longest = 0.0
         self.used, self.count, self.others, self.cpu = 0.0, 0, 0, {7: 0.0}
 
-    def embeds(self, seconds: float) -> bool | None:
+    def embeds(self, seconds: float, body: str = watchdog.LIGHT) -> bool | None:
+        if body == watchdog.WHOLE:
+            return self.whole
         self.cpu = {worker: before + self.used for worker, before in self.cpu.items()}
         self.count += self.probe is True
         return self.probe
@@ -182,6 +186,26 @@ def test_a_long_pass_is_no_hang_until_its_bound(seen, up, monkeypatch):
     later = watchdog.monotonic() + watchdog.BUSY_SECONDS + 1
     monkeypatch.setattr(watchdog, "monotonic", lambda: later)
     assert "without an answer" in up.look()
+
+
+def test_how_long_a_pass_may_be_follows_from_what_the_model_showed(seen, up, monkeypatch):
+    """64 texts of 30 s each: no hang after five minutes, nor after half an hour."""
+    seen.probe, seen.used, seen.longest = None, watchdog.PROBE_SECONDS, 64 * 30
+    started = watchdog.monotonic()
+    for seconds, ends in ((watchdog.BUSY_SECONDS + 1, False), (64 * 30, False), (11 * 64 * 30, True)):
+        monkeypatch.setattr(watchdog, "monotonic", lambda seconds=seconds: started + seconds)
+        assert bool(up.look()) == ends
+
+
+def test_a_model_whose_layers_fail_is_seen_although_the_input_layer_answers(seen, monkeypatch):
+    monkeypatch.setattr(watchdog, "PAUSE_SECONDS", 0.01)
+    watch = watchdog.Watch(seen)
+    assert watch.look() is None
+    seen.whole = False
+    deadline = time.monotonic() + 10
+    while (reason := watch.look()) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert reason == "2 times in a row no embedding came back"
 
 
 def test_while_others_are_answered_nothing_is_asked(seen, up):

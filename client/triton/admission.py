@@ -39,15 +39,16 @@ class Admission:
         return self.pending >= self.room
 
     @contextmanager
-    def admitted(self, count: int, seconds: float, teaches: bool = True) -> Iterator[None]:
+    def admitted(self, count: int, seconds: float, most: float = math.inf, teaches: bool = True) -> Iterator[None]:
         """So many more, until the block ends; they are worth waiting for so many seconds. One request always fits.
 
-        `teaches`: how long they take says something of the pace.
+        `most`: what can be served within these seconds at best, whatever pace was seen. `teaches`: how long they take
+        says something of the pace.
 
         Raises:
             Overloaded: there is no room for them.
         """
-        if self.pending and self.pending + count > self._within(seconds):
+        if self.pending and self.pending + count > min(most, self._within(seconds)):
             raise Overloaded(f"Too many {self._unit} are waiting (rate limit): send the request again in a second.")
         self.pending += count
         ahead, served, since = self.pending, self._served, time.monotonic()

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 
-from client.errors import ApiError, DeadlinePassed, Unavailable
+from client.errors import ApiError, DeadlinePassed, InvalidInput, Unavailable
 from client.items import Embedding, EmbedInput
-from client.triton.admission import Admission
+from client.triton.admission import MARGIN, Admission
 from client.triton.cache import Flight, SingleFlight, VectorCache
+from client.triton.pace import CHEAPER, Pace
 from client.triton.readiness import Readiness
 from client.triton.triton_client import TritonClient
 
@@ -64,7 +65,8 @@ class Dispatcher:
         self._slots = asyncio.Semaphore(max_concurrency)
         self._pixels = Pixels(max_pixels)
         # Each caller's own deadline ends his waiting; a computation that others have joined since must outlive his.
-        self._seconds = 2 * deadline_seconds
+        self._deadline_seconds, self._seconds = deadline_seconds, 2 * deadline_seconds
+        self._pace = Pace()
         self._admission = admission  # of all items
         self._large = large  # of large images, by their pixels
 
@@ -91,12 +93,27 @@ class Dispatcher:
         with self._admitted([item], seconds):
             return await self._compute(item, request_id, asyncio.Lock())
 
+    def most(self, images: bool, limit: int, seconds: float | None = None) -> int:
+        """How many items one request may hold, `limit` at most, to be answered in time if the model is at its best."""
+        seconds = self._deadline_seconds if seconds is None else seconds
+        return self._pace.most(self._readiness.model, images, MARGIN * seconds, limit)
+
     @contextmanager
     def _admitted(self, items: list[EmbedInput], seconds: float) -> Iterator[None]:
         """Large images are overtaken by what is small: how long they take says nothing of the pace of items."""
+        images, different = any(item.image for item in items), len({item.digest for item in items})
+        cheaper = any(option in items[0].options for option in CHEAPER)
+        if not cheaper and (most := self.most(images, different)) < different:
+            raise InvalidInput(
+                f"At most about {most} {'images' if images else 'texts'} can be embedded here in the "
+                f"{self._deadline_seconds:g} s that a request may take, not {different}: send fewer at once, or have "
+                "ADAPTER_DEADLINE_SECONDS raised.",
+                "input",
+            )
+        waiting = self._admission.pending + len(items)
         pixels = sum(item.large for item in items)
         large = self._large.admitted(pixels, seconds) if pixels else nullcontext()
-        with self._admission.admitted(len(items), seconds, teaches=not pixels), large:
+        with self._admission.admitted(len(items), seconds, self.most(images, waiting, seconds), not pixels), large:
             yield
 
     def _cached(self, item: EmbedInput) -> Embedding | None:
@@ -142,6 +159,7 @@ class Dispatcher:
             self._readiness.lost(generation)
             raise
         self._readiness.answered(embedding, generation)
+        self._pace.learn(item, embedding)
         return embedding
 
 

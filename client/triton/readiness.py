@@ -1,7 +1,9 @@
 """Whether a real embedding came back lately, and which model made it.
 
-Every answer to a caller counts; while there are none, a tiny text is sent. That is the only sign to trust: older
-Tritons report a dead model as ready. Knows nothing of HTTP requests; does not start or restart anything.
+Every answer to a caller counts; while there are none, a tiny text is sent, which passes by the model's layers: it comes
+back at once from a model that needs half a minute for a text, and waits its turn behind what that model computes. That
+is the only sign to trust: older Tritons report a dead model as ready. Knows nothing of HTTP requests; does not start or
+restart anything.
 """
 
 import asyncio
@@ -11,12 +13,13 @@ from typing import Any
 
 from client.errors import ApiError, DeadlinePassed, Unavailable
 from client.items import Embedding, EmbedInput
+from client.triton.pace import longest, shown
 from client.triton.triton_client import TritonClient
 
 logger = logging.getLogger(__name__)
 
-PROBE = EmbedInput(b"ready")
-PROBE_DEADLINE_SECONDS = 3.0
+PROBE = EmbedInput(b"ready", options=b'{"center":false,"layer":0}')  # no calibration is for layer 0
+PATIENCE_SECONDS = 3.0
 RETRY_SECONDS = 0.25  # between probes of a model that is gone: it is noticed at once when it is back
 STALE_PROBES = 2  # without an answer for this many probe intervals, it is not ready any more
 
@@ -28,10 +31,13 @@ class Readiness:
     from before a loss is no news.
     """
 
-    def __init__(self, client: TritonClient, probe_seconds: float, wait_seconds: float) -> None:
+    def __init__(
+        self, client: TritonClient, probe_seconds: float, wait_seconds: float, deadline_seconds: float
+    ) -> None:
         self._client = client
         self._probe_seconds = probe_seconds
         self._wait_seconds = wait_seconds
+        self._deadline_seconds = deadline_seconds
         self._up = asyncio.Event()
         self._gone = asyncio.Event()
         self._answered_at: float | None = None  # of time.monotonic(); None until the very first answer
@@ -83,8 +89,14 @@ class Readiness:
     @property
     def answers(self) -> bool:
         """Whether an embedding came back lately."""
-        longest = STALE_PROBES * self._probe_seconds + PROBE_DEADLINE_SECONDS
-        return self._up.is_set() and self._silent_seconds() <= longest
+        silent = STALE_PROBES * self._probe_seconds + self._patience
+        return self._up.is_set() and self._silent_seconds() <= silent
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a probe may take behind two full passes, which nobody lets last beyond the deadline."""
+        warm_up = shown(self.model)
+        return max(PATIENCE_SECONDS, min(2 * longest(warm_up), self._deadline_seconds) if warm_up else 0.0)
 
     async def check(self) -> None:
         """Ask Triton too.
@@ -96,14 +108,14 @@ class Readiness:
             raise Unavailable("The model does not answer: it is starting, restarting or gone.")
         if not self.answers:
             raise Unavailable(f"No embedding has come back for {self._silent_seconds():.0f} s.")
-        if not await self._client.model_ready(PROBE_DEADLINE_SECONDS):
+        if not await self._client.model_ready(PATIENCE_SECONDS):
             raise Unavailable("Triton says that the model is not ready: its log says why.")
 
     async def probe(self) -> None:
         """Have one tiny text embedded. A slow answer is not a loss: that shows in `check` when it lasts."""
         generation = self.generation
         try:
-            self.answered(await self._client.embed(PROBE, PROBE_DEADLINE_SECONDS, "probe"), generation)
+            self.answered(await self._client.embed(PROBE, self._patience, "probe"), generation)
         except Unavailable:
             self.lost(generation)
         except ApiError as error:

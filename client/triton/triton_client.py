@@ -119,9 +119,8 @@ def read_embedding(response: service_pb2.ModelInferResponse, round_trip_ms: floa
         preprocess_ms, forward_ms = info["preprocess_ms"], info["forward_ms"]
         queue_ms = max(0.0, round_trip_ms - preprocess_ms - forward_ms)
         recipe = Recipe(info["recipe"], tuple(info["warnings"]))
-        embedding = Embedding(
-            vector, info["model"], recipe, True, tokens, queue_ms, preprocess_ms, forward_ms, info.get("render")
-        )
+        stages = (queue_ms, preprocess_ms, forward_ms, info["batch_items"])
+        embedding = Embedding(vector, info["model"], recipe, True, tokens, *stages, info.get("render"))
     except (KeyError, TypeError, ValueError) as error:
         raise _our_fault(f"the answer does not follow the wire contract: {error!r}") from error
     if (vector.size == 0) != (embedding.render is not None):  # a rendering has no vector, all else has one

@@ -26,7 +26,6 @@ from rich.progress import track
 from rich.table import Table
 
 from embedder import Embedder, EmbedInput
-from embedder.forward.replay import OFTEN
 from lab.benchmarks import checkpoints, flops, inputs, subject
 from lab.benchmarks.hardware import Ceiling
 from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
@@ -62,8 +61,8 @@ class Row:
 
 
 def measure(embedder: Embedder, config: dict, kind: str, batch: list[EmbedInput], calls: int) -> Row:
-    """One row; not counted is the first call, and for a lone input those until its pass has been captured."""
-    for _ in range(OFTEN if len(batch) == 1 else 1):
+    """One row; not counted is the first call, in which a lone input's pass is captured."""
+    with embedder.model.capturing():
         subject.timed(embedder, batch)
     took = [subject.timed(embedder, batch) for _ in range(calls)]
     shapes = subject.shapes(embedder, batch)

@@ -21,6 +21,7 @@ class Process:
 
     def __init__(self, name: str, popen: subprocess.Popen[str], console: Console, show: Filter, colour: str) -> None:
         self.name, self.popen, self.lines = name, popen, deque[str](maxlen=2000)
+        self.said = "starting"  # the last line that was shown
         self._reader = threading.Thread(target=self._read, args=(console, show, colour), daemon=True)
         self._reader.start()
 
@@ -66,6 +67,7 @@ class Process:
         for line in self._split_lines():
             self.lines.append(line)
             if shown := show(line):
+                self.said = shown
                 console.print(Text(f"{self.name:>7} │ ", style=colour) + Text(shown), soft_wrap=True)
 
     def _split_lines(self) -> Iterator[str]:

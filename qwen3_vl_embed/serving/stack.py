@@ -20,6 +20,7 @@ from qwen3_vl_embed.serving.settings import ROOT, ServeSettings, ServingError
 from qwen3_vl_embed.serving.tritonserver import Tritonserver
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")  # as in the container: it ends a Triton that does not embed
+TELL_SECONDS = 10
 STEADY_SECONDS = 60  # what ran that long has recovered; the next restart is quick again
 
 
@@ -109,7 +110,7 @@ class Stack:
         environment = self.server.environment(self.checkpoint, self.regions)
         triton = self._run("triton", command, environment, show, "green")
         with self.console.status(Text(f"loading {self.checkpoint} …")):
-            self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready", self.settings.start_seconds)
+            self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready")
 
     def _start_adapter(self) -> None:
         environment = os.environ | {
@@ -120,21 +121,31 @@ class Stack:
         }
         command = [sys.executable, "-m", "client"]
         adapter = self._run("adapter", command, environment, logs.everything, "cyan")
-        self._await(adapter, f"{self.url}/health", 60)
+        self._await(adapter, f"{self.url}/health")
 
-    def _await(self, process: Process, url: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if not process.alive:
-                process.kill()  # what it left behind, and the rest of its log
-                raise ServingError(f"{process.name} did not start: {logs.load_failure(list(process.lines))}")
-            try:
-                if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise ServingError(f"{process.name} did not answer within {seconds:g} s; see its log above")
+    def _await(self, process: Process, url: str) -> None:
+        """Until it answers; what it said last is repeated now and then, with the seconds so far."""
+        started = told = time.monotonic()
+        seconds = self.settings.start_seconds
+        with httpx.Client(timeout=5, trust_env=False) as client:  # one: each reads all certificates
+            while (now := time.monotonic()) < started + seconds:
+                if now - told >= TELL_SECONDS:
+                    told = now
+                    self.console.print(
+                        Text(f"{process.name}: {now - started:.0f} s so far ({process.said})"), soft_wrap=True
+                    )
+                if not process.alive:
+                    process.kill()  # what it left behind, and the rest of its log
+                    raise ServingError(f"{process.name} did not start: {logs.load_failure(list(process.lines))}")
+                try:
+                    if client.get(url).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+        raise ServingError(
+            f"{process.name} did not answer within {seconds:g} s; see its log above, or set SERVE_START_SECONDS to more"
+        )
 
 
 def check_ports(settings: ServeSettings) -> None:

@@ -6,7 +6,11 @@ since, and if not, does a tiny text of our own come back? A container's restart 
 
 No answer is not yet a hang: the probe waits its turn behind everybody's photos. A model process that computes uses CPU
 time, on a GPU too (it polls the device); one that is frozen or deadlocked does not. So an idle silence ends Triton
-within 10 s, a busy one after `BUSY_SECONDS`: a livelock cannot be told from a very long pass.
+within 10 s, a busy one after `BUSY_SECONDS`, or ten times the longest pass that the model showed at its warm-up: a
+livelock cannot be told from a very long pass.
+
+A model may need half a minute for a text. So the probe of each second passes by the model's layers, which takes any
+model a moment, and one through all of them follows beside it, so seldom that it takes a hundredth of the time.
 
 Knows Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs nothing but Python.
 
@@ -32,17 +36,11 @@ from contextlib import closing
 from glob import glob
 from http.client import HTTPConnection, HTTPException
 from secrets import token_hex
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 
 MODEL = "/v2/models/qwen3_vl_embed"
 PATH = f"{MODEL}/infer"
-PROBE = {
-    "inputs": [
-        {"name": name, "datatype": "BYTES", "shape": [1, 1], "data": [value]}
-        for name, value in (("text", "ready"), ("image", ""), ("options", ""))
-    ],
-    "outputs": [{"name": "tokens"}],  # the smallest one
-}
 UNUSED = "shared-memory,model-repository,logging,trace"  # of Triton's APIs
 FULL = b"Exceeds maximum queue size"  # too busy even for the probe, which is no reason to stop it
 
@@ -52,10 +50,23 @@ COUNT_SECONDS = 1.0
 PROBE_SECONDS = 2.5
 STRIKES = 2  # a process that was frozen for a moment fails once
 WORKING = 0.02  # of one core; an idle model process uses a tenth of that
-BUSY_SECONDS = 300  # above the longest pass: a batch of 64 photos on a slow CPU takes a minute or two
+BUSY_SECONDS = 300  # at least; a batch of 64 photos on a slow CPU takes a minute or two
+BUSY_PASSES = 10  # times the longest pass of short inputs: others may be long
+RARE = 100  # a text through all layers is sent after so many times what one takes
 CHECK_SECONDS = 60  # the health check's patience: it waits its turn like everybody, and ends nothing
 TICKS = os.sysconf("SC_CLK_TCK")
 FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}  # machine: linux/audit.h's name of it, the call
+
+
+def probe(options: str) -> str:
+    """The request that has a tiny text embedded, and asks for what the model says of itself."""
+    content = (("text", "ready"), ("image", ""), ("options", options))
+    inputs = [{"name": name, "datatype": "BYTES", "shape": [1, 1], "data": [value]} for name, value in content]
+    return json.dumps({"inputs": inputs, "outputs": [{"name": "info"}]})
+
+
+WHOLE = probe("")
+LIGHT = probe('{"layer": 0, "center": false}')  # the input layer, for which no calibration is
 
 
 class Triton:
@@ -63,16 +74,21 @@ class Triton:
 
     def __init__(self, pid: int, host: str, port: int) -> None:
         self.pid, self._address = pid, (host, port)
+        self.lone = self.longest = (
+            0.0  # seconds of a text's pass, and of the longest of short inputs, as the model says
+        )
 
-    def embeds(self, seconds: float) -> bool | None:
+    def embeds(self, seconds: float, body: str = LIGHT) -> bool | None:
         """Whether an embedding comes back, or would if there were fewer requests; None when nothing came in time."""
         try:
-            status, body = self._ask("POST", PATH, seconds)
+            status, answer = self._ask("POST", PATH, seconds, body)
         except TimeoutError:
             return None
         except (OSError, HTTPException):
             return False
-        return status == 200 or FULL in body
+        if status == 200:
+            self._learn(answer)
+        return status == 200 or FULL in answer
 
     def answered(self) -> int:
         """Requests that got their vectors so far; -1 where nobody says."""
@@ -96,12 +112,37 @@ class Triton:
                 found[int(head.split()[0])] = (int(fields[9]) + int(fields[10])) / TICKS  # utime and stime
         return found
 
-    def _ask(self, method: str, path: str, seconds: float) -> tuple[int, bytes]:
+    def _learn(self, answer: bytes) -> None:
+        try:
+            shown = json.loads(json.loads(answer)["outputs"][0]["data"][0])["model"]["warm_up"]
+            self.lone = shown["pass"] + shown["text"]
+            self.longest = shown["pass"] + shown["batch"] * max(shown["text"], shown["image"])
+        except (ValueError, LookupError, TypeError):
+            pass  # a model of another version says nothing
+
+    def _ask(self, method: str, path: str, seconds: float, body: str | None = None) -> tuple[int, bytes]:
         with closing(HTTPConnection(*self._address, timeout=seconds)) as connection:
-            body = json.dumps(PROBE) if method == "POST" else None
             connection.request(method, path, body, {"content-type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read()
+
+
+class Whole(Thread):
+    """Texts through all layers, seldom, beside the looks. Only errors count: nobody knows how long one may take."""
+
+    def __init__(self, triton: Triton) -> None:
+        super().__init__(daemon=True)
+        self._triton = triton
+        self.failed = 0  # times in a row
+
+    def run(self) -> None:
+        took = self._triton.lone  # the warm-up's was the first
+        while True:
+            sleep(max(PAUSE_SECONDS, (RARE - 1) * took))
+            sent = monotonic()
+            answer = self._triton.embeds(busy_seconds(self._triton), WHOLE)
+            self.failed = self.failed + 1 if answer is False else 0
+            took = monotonic() - sent
 
 
 class Watch:
@@ -109,6 +150,7 @@ class Watch:
 
     def __init__(self, triton: Triton) -> None:
         self._triton = triton
+        self._whole = Whole(triton)
         self._up = False
         self._workers: set[int] = set()
         self._count = -1
@@ -124,6 +166,8 @@ class Watch:
         answer = True if self._up and count > self._count >= 0 else self._triton.embeds(PROBE_SECONDS)
         self._count = max(self._triton.answered(), count + 1) if answer else count  # it may not have counted ours yet
         if answer:
+            if not self._up:
+                self._whole.start()
             self._up, self._workers, self._strikes, self._answered_at = True, set(before), 0, monotonic()
         elif self._up:
             self._strikes = 0 if answer is None and self._works(before) else self._strikes + 1
@@ -134,11 +178,17 @@ class Watch:
         return used > WORKING * PROBE_SECONDS
 
     def _verdict(self) -> str | None:
-        if self._strikes >= STRIKES:
+        if max(self._strikes, self._whole.failed) >= STRIKES:
             return f"{STRIKES} times in a row no embedding came back"
-        if self._up and monotonic() - self._answered_at > BUSY_SECONDS:
-            return f"it has computed for {BUSY_SECONDS} s without an answer"
+        busy = busy_seconds(self._triton)
+        if self._up and monotonic() - self._answered_at > busy:
+            return f"it has computed for {busy:.0f} s without an answer"
         return None
+
+
+def busy_seconds(triton: Triton) -> float:
+    """How long it may compute without an answer to anybody."""
+    return max(BUSY_SECONDS, BUSY_PASSES * triton.longest)
 
 
 def run(command: list[str]) -> int:

@@ -14,7 +14,6 @@ from time import sleep
 import torch
 
 from embedder import Answer, Embedder, EmbedInput
-from embedder.forward.replay import OFTEN
 from embedder.pipeline import Pipeline, Request
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.checkpoints import TINY
@@ -49,7 +48,7 @@ def capture(device: str) -> None:
             raise RuntimeError("planted: this cannot be captured")
 
     embedder.model.model.language_model.rotary_emb.register_forward_pre_hook(fail)
-    for _ in range(OFTEN):
+    with embedder.model.capturing():
         vectors(embedder, [item])
     embedder.model.recover()  # what comes after any failed pass: memory is given back
     later = vectors(embedder, [item]), vectors(embedder, batch)

@@ -16,6 +16,7 @@ from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -76,11 +77,13 @@ class TritonPythonModel:
             config = EmbedderConfig.from_environment()
             if config.device in ("auto", "cuda") and args["model_instance_kind"] == "GPU":  # one instance on each
                 config = config.model_copy(update={"device": f"cuda:{args['model_instance_device_id']}"})
-            self.embedder = Embedder.load(config)
+            self.embedder = load(config)
         except (EmbedError, ValueError) as error:
             sentence = str(error).encode("utf-8", "surrogateescape").decode(errors="replace")  # names of files
             raise pb_utils.TritonModelException(sentence) from error
-        capacity = 2 * json.loads(args["model_config"])["max_batch_size"]  # a batch computed, and the next prepared
+        batch = json.loads(args["model_config"])["max_batch_size"]
+        self.embedder.info["warm_up"]["batch"] = batch
+        capacity = 2 * batch  # one that is computed, and the next, which is prepared
         self.pipeline = Pipeline(self.embedder, capacity, None if self.embedder.pipelined else PASS_TOKENS)
         self.figures = Figures(self.embedder.counts)
         self._model = json.dumps(self.embedder.info)
@@ -152,6 +155,25 @@ class TritonPythonModel:
             about |= {"forward_ms": 0.0, "batch_items": 0, "render": answer.sequence}
         own = json.dumps(about)
         return f'{{"model": {self._model}, {own[1:]}'.encode()  # the model's part is the longer one and never changes
+
+
+def load(config: EmbedderConfig) -> Embedder:
+    """Ready for its first request; the log says how far it is, since both may take minutes.
+
+    Raises:
+        EmbedError: it cannot be loaded, or fails on its first inputs.
+    """
+    started = monotonic()
+    pb_utils.Logger.log_info(f"reading the weights of {config.checkpoint}")
+    embedder = Embedder.load(config)
+    read = monotonic()
+    pb_utils.Logger.log_info(f"read {embedder.model.bytes / 1e9:.2g} GB in {read - started:.1f} s; warming up")
+    embedder.warm_up()
+    pb_utils.Logger.log_info(
+        "warmed up in {:.1f} s: at best a pass takes {pass:.2g} s, {text:.2g} s more for each short text and "
+        "{image:.2g} s more for each small image".format(monotonic() - read, **embedder.info["warm_up"])
+    )
+    return embedder
 
 
 def keep_private() -> None:

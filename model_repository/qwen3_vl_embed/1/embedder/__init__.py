@@ -8,9 +8,9 @@ import os
 
 # GNU OpenMP reads it when torch is loaded, hence before the imports: how long a core that is done waits for the others
 # before it sleeps. For ever, nearly, is the default, and where other processes want the same cores a forward pass then
-# takes ten times as long and more; not at all makes a short one twice as long (docs/log.md, 2026-11-24).
+# takes ten times as long and more; not at all costs a quiet machine half of its speed (docs/log.md, 2026-11-24 and 25).
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # Pillow reads it when it is imported: one block for an image, which malloc gives back to the system when it is freed.
 # Of the default, 16 MB, each thread that decodes keeps up to a gigabyte (docs/log.md, 2026-11-25).

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +30,11 @@ from .forward.pooling import finish, pool
 from .inputs import EmbedInput, Options
 from .prepare import images
 from .prepare.preparer import Prepared, Preparer, Rendering
-from .prepare.recipes import Recipe
+from .prepare.recipes import Layer, Recipe
 from .prepare.renderer import Renderer
+from .prepare.sequence import Sequence
 from .published import published
+from .warmup import warm_up
 
 COUNTS = {
     "passes": "Forward passes.",
@@ -44,6 +47,11 @@ COUNTS = {
     "failed_inputs": "Inputs on which the model failed even alone.",
 }
 WORKERS = min(8, os.cpu_count() or 1)  # threads that prepare: each holds a decoded image, and a few feed a GPU
+
+# Multiply-adds of a pass that one core of a CPU computes in some ten milliseconds. In a shorter one the cores would
+# meet every few microseconds, and where a neighbour has one of them, the others wait for its turn to end: a name took
+# 130 to 270 ms (docs/log.md, 2026-11-25).
+SHORT = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Embedder:
         config = self.config
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
         self._device = Lock()  # one pass at a time, until its vectors are on the CPU
+        self._threads = torch.get_num_threads()
         self.batch_tokens = config.max_batch_tokens or token_budget(
             model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices))
         )
@@ -121,7 +130,8 @@ class Embedder:
     def embed_each(self, inputs: SequenceOf[EmbedInput | Prepared | EmbedError]) -> list[Answer]:
         """One answer for each input, in order; an input never changes another's answer beyond rounding.
 
-        Computed in batches of similar length within the token budget. What is prepared or refused already goes on so.
+        Computed in batches of similar length, of one layer each, within the token budget. What is prepared or refused
+        already goes on so.
         """
         many_images = sum(isinstance(item, EmbedInput) and item.image is not None for item in inputs) > 1
         prepare = self.threads.map if many_images else map  # Pillow decodes and resizes without the GIL
@@ -134,6 +144,8 @@ class Embedder:
             recipes = [item.recipe for item in items]
             started = perf_counter()
             packed = pack([item.sequence for item in items], self.model.device)
+            if self.model.device.type == "cpu":
+                torch.set_num_threads(1 if self.model.work(packed) < SHORT else self._threads)
             pooled = packed.indices([item.pooled for item in items])
             rows = to_device(np.concatenate(pooled), self.model.device)
             states = self.model.hidden(packed, {recipe.layer for recipe in recipes}, rows)
@@ -144,10 +156,18 @@ class Embedder:
                 self._finish(vector, item, took_ms, len(items)) for vector, item in zip(vectors, items, strict=True)
             ]
 
-        for batch in plan({i: item.sequence for i, item in ready.items()}, self.batch_tokens):
-            with self._device:
-                answers |= zip(batch, self._or_in_halves(one_pass, batch), strict=True)
+        layers: dict[Layer, dict[int, Sequence]] = defaultdict(dict)  # in company, a low one would go through them all
+        for i, item in ready.items():
+            layers[item.recipe.layer][i] = item.sequence
+        for sequences in layers.values():
+            for batch in plan(sequences, self.batch_tokens):
+                with self._device:
+                    answers |= zip(batch, self._or_in_halves(one_pass, batch), strict=True)
         return [answers[i] for i in range(len(inputs))]
+
+    def warm_up(self) -> None:
+        """What is slow only once is done now, and `info` says what inputs take: see `warmup.warm_up`."""
+        self.info["warm_up"] = {name: round(seconds, 6) for name, seconds in warm_up(self).items()}
 
     @property
     def pipelined(self) -> bool:

@@ -1,6 +1,7 @@
 """The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head. Knows no prompts."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import Any, Self
 
@@ -47,6 +48,7 @@ class PackedModel:
         self._mean, self._std = per_value  # (patch * patch * 3,) float32, in the order of a patch's values
         fuse_norms(model.language_model)
         self._decoder = list(model.language_model.layers)
+        self._token_work, self._patch_work = map(numbers, (model.language_model.layers, model.visual.blocks))
         self._prefix_cache: dict[tuple[int, ...], Prefix] = {}  # the least recently used first
         capture = partial(CudaGraph, constants=self._constants) if self.device.type == "cuda" else Trace
         self.replay = Replay(self._forward, capture) if replayed and replayable(model) else None
@@ -66,10 +68,24 @@ class PackedModel:
         model.requires_grad_(False)
         return packed
 
+    def capturing(self) -> AbstractContextManager[None]:
+        """Within it, lone passes are captured, to be replayed for every input of their shape."""
+        return self.replay.capturing() if self.replay else nullcontext()
+
     @property
     def devices(self) -> set[torch.device]:
         """Where its weights are: several, when one GPU is too small for it."""
         return {weight.device for weight in self.model.parameters()}
+
+    @property
+    def bytes(self) -> int:
+        """Memory that its weights take."""
+        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+
+    def work(self, packed: Packed) -> int:
+        """Multiply-adds of a pass, about: a token meets the language model's weights, a patch the vision tower's."""
+        patches = sum(packed.images.bounds.lengths) if packed.images else 0
+        return sum(packed.bounds.lengths) * self._token_work + patches * self._patch_work
 
     @property
     def dimension(self) -> int:
@@ -226,6 +242,11 @@ def patch_places(
     }
     with torch.inference_mode(False):  # passes with gradients read them too
         return {name: to_device(tensor.numpy(), device) for name, tensor in places.items()}
+
+
+def numbers(module: nn.Module) -> int:
+    """How many weights it has, counted one by one."""
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def replayable(model: PreTrainedModel) -> bool:

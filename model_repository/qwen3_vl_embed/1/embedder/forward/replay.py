@@ -1,14 +1,14 @@
 """CUDA graphs and traces for lone inputs, whose pass costs more calls than arithmetic. Not for several threads.
 
 Launching the 4B's kernels one by one takes a CPU tens of milliseconds; computing a colour name takes a GPU two or
-three. A small model on a CPU spends half its time in Python. So a pass over one short sequence is captured when its
-shape has come a few times, and replayed from then on. The operations are those of an ordinary pass: the same numbers.
-The benchmark's swatches are one shape, its names about ten.
+three. A small model on a CPU spends half its time in Python. So passes over one short sequence are captured at warm-up,
+and replayed from then on. The operations are those of an ordinary pass: the same numbers. The benchmark's swatches are
+one shape, its names about ten. A capture takes as long as six passes and more, so no caller's pass is captured.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -20,9 +20,7 @@ from .recordings import Pass, States
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 512  # above, a pass takes longer to compute than to call
-OFTEN = 3  # times a shape comes before it is captured
-CAPACITY = 64  # captured passes; none is given up for another, or many shapes would cost a capture each time
-WATCHED = 4096  # shapes that are counted at once
+CAPACITY = 64  # captured passes; each holds memory
 
 
 class Captured(Protocol):
@@ -32,27 +30,32 @@ class Captured(Protocol):
 
 
 class Replay:
-    """Runs passes, and captures those that come often. What cannot be captured runs as it is, with a warning."""
+    """Runs passes, and captures lone ones within `capturing`. What cannot be captured runs as it is, with a warning."""
 
     def __init__(
         self, run: Pass, capture: Callable[[Pass, Packed, frozenset[Layer], torch.Tensor | None], Captured]
     ) -> None:
         self._run, self.capture = run, capture
-        self._seen: Counter[Hashable] = Counter()
+        self._capturing = False
         self.captured: dict[Hashable, Captured] = {}
         self.works = True
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Within it, each shape that comes is captured."""
+        self._capturing = True
+        try:
+            yield
+        finally:
+            self._capturing = False
 
     def __call__(self, packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None) -> States:
         shape = shape_of(packed, layers, rows)
         if shape in self.captured:
             return self.captured[shape].replay(packed, rows)
         expected = self._run(packed, layers, rows)
-        if shape is not None and self.works and len(self.captured) < CAPACITY:
-            if len(self._seen) >= WATCHED:
-                self._seen.clear()
-            self._seen[shape] += 1
-            if self._seen[shape] >= OFTEN:
-                self._capture(shape, expected, packed, layers, rows)
+        if shape is not None and self._capturing and self.works and len(self.captured) < CAPACITY:
+            self._capture(shape, expected, packed, layers, rows)
         return expected
 
     def _capture(
@@ -64,7 +67,6 @@ class Replay:
             again = [captured.replay(packed, rows) for _ in range(3)][-1]  # TorchScript optimises its first two
             self.works = all(agree(again[layer], state) for layer, state in expected.items())
         except torch.OutOfMemoryError:
-            del self._seen[shape]  # there may be memory when it has come so often again
             return
         except RuntimeError as error:
             logger.warning("a forward pass could not be captured: %.300s", error)

@@ -191,6 +191,7 @@ def _load(
             ignore_mismatched_sizes=True,  # reported here, by name
             output_loading_info=True,
         )
+        own(model, stored)
     except Exception as error:  # torch and transformers each raise their own types
         raise UnsupportedCheckpoint(f"{checkpoint.name} cannot be loaded: {line(error)}") from error
     missing, unexpected = (sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys"))
@@ -208,6 +209,18 @@ def _load(
         named = listed(missing or sorted(map(line, report["error_msgs"])))
         raise UnsupportedCheckpoint(f"{checkpoint.name} does not fit its own config.json: missing_keys: {named}")
     return model
+
+
+def own(model: PreTrainedModel, stored: dict[str, torch.Tensor]) -> None:
+    """Copy what is still mapped from a file (weights that are stored in the served dtype) into memory of our own.
+
+    The kernel drops mapped pages when memory is short, and some later pass waits for the disk; and whoever writes into
+    the file would change the weights of the running model.
+    """
+    mapped = {tensor.untyped_storage().data_ptr() for tensor in stored.values()}
+    for weight in model.parameters():
+        if weight.untyped_storage().data_ptr() in mapped:
+            weight.data = weight.data.clone()
 
 
 def _dequantize(

@@ -1,0 +1,87 @@
+"""Before it is ready: what is recorded, what is measured, and that the weights are there."""
+
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+import pytest
+
+from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from embedder.warmup import TOGETHER, WORDS
+from tests.conftest import CHECKPOINT
+from tests.reference import cosine, png
+
+
+def load(folder=CHECKPOINT) -> Embedder:
+    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def warm():
+    embedder = load()
+    with pytest.MonkeyPatch.context() as patch:  # however slow the machine is
+        patch.setattr("embedder.warmup.WORTH_SECONDS", 60)
+        patch.setattr("embedder.warmup.RECORDING_SECONDS", 600)
+        embedder.warm_up()
+    return embedder
+
+
+def test_names_and_swatches_are_recorded_and_nothing_later(warm):
+    recorded = dict(warm.model._pass.recordings)
+    assert len(recorded) == WORDS + 1
+    for item in (EmbedInput(text="red"), EmbedInput(text="a word " * 60), EmbedInput(image=png((244, 244)))):
+        for options in (Options(), Options(pooling="mean"), Options(layer=2)):
+            for _ in range(4):
+                warm.embed([EmbedInput(item.text, item.image, options)])
+    assert warm.model._pass.recordings == recorded
+
+
+def test_a_pass_that_is_slow_anyway_is_not_recorded(monkeypatch):
+    """A recording takes six passes and more, and saves tens of milliseconds."""
+    monkeypatch.setattr("embedder.warmup.WORTH_SECONDS", 0.0)
+    embedder = load()
+    embedder.warm_up()
+    assert not embedder.model._pass.recordings
+
+
+def test_it_says_what_inputs_take(warm):
+    shown = warm.info["warm_up"]
+    assert set(shown) == {"pass", "text", "image"}
+    assert all(0 <= seconds < 100 for seconds in shown.values())
+    assert shown["pass"] + TOGETHER * shown["text"] > 0
+
+
+def test_no_weight_stays_in_a_file_that_others_may_write(tmp_path):
+    """Mapped, it would wait for the disk when memory was short, and change with the file: a plausible wrong vector."""
+    folder = copytree(CHECKPOINT, tmp_path / "served")
+    embedder = load(folder)
+    (before,) = embedder.embed([EmbedInput(text="red")])
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        file.write(bytes(weights.stat().st_size // 2))
+    (after,) = embedder.embed([EmbedInput(text="red")])
+    np.testing.assert_array_equal(after.vector, before.vector)
+
+
+def test_who_asks_for_the_input_layer_goes_through_no_other(warm):
+    """The probes do: beside a text that takes half a minute, theirs must not take another half."""
+    ran = []
+    handles = [layer.register_forward_pre_hook(lambda *_: ran.append(1)) for layer in warm.model._layers]
+    probe, text = EmbedInput(text="ready", options=Options(layer=0)), EmbedInput(text="a word " * 40)
+    with_company, alone = warm.embed([probe, text]), warm.embed([probe])
+    for handle in handles:
+        handle.remove()
+    assert len(ran) <= warm.model.layers  # of the text
+    assert [answer.batch_items for answer in with_company] == [1, 1]
+    assert cosine(with_company[0].vector, alone[0].vector) >= 0.99999
+
+
+def test_a_short_pass_takes_one_core_and_a_long_one_all(warm, monkeypatch):
+    given = []
+    monkeypatch.setattr("embedder.embedder.torch.set_num_threads", given.append)
+    warm._threads = 2
+    warm.embed([EmbedInput(text="red")])
+    warm.embed([EmbedInput(text="red " * 1000)])
+    assert given == [1, 2]
