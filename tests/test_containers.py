@@ -218,7 +218,10 @@ def test_a_sigterm_that_comes_while_the_watchdog_starts_is_passed_on(tmp_path, f
             process.stdout.readline()
             [child] = psutil.Process(process.pid).children() if first else [psutil.Process(process.pid)]
             child.terminate()
-            assert process.wait(10) in (7, 128 + signal.SIGTERM)  # before its command has set its trap, or after
+            assert process.wait(LIMIT_SECONDS) in (
+                7,
+                128 + signal.SIGTERM,
+            )  # before its command has set its trap, or after
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

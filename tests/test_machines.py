@@ -24,6 +24,7 @@ from qwen3_vl_embed.serving.stack import check_ports
 from qwen3_vl_embed.serving.tritonserver import PLAIN
 from tests.conftest import CHECKPOINT
 from tests.in_process import adapter
+from tests.waits import LIMIT_SECONDS
 
 NAMES = ("port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
 PROMPT = "Größe → {content} 赤"
@@ -116,7 +117,7 @@ def test_the_adapter_listens_where_it_is_told(host):
             url = f"http://{'[::1]' if host == '::1' else 'localhost'}:{port}/health/live"
             transport = httpx.HTTPTransport(retries=8)  # 0, 0.5, 1, 2, 4 … s
             with httpx.Client(transport=transport, trust_env=False) as http:
-                assert http.get(url, timeout=30).json() == {"status": "live"}
+                assert http.get(url, timeout=LIMIT_SECONDS).json() == {"status": "live"}
         finally:
             process.terminate()
 
