@@ -98,12 +98,12 @@ class Adapter(Starlette):
     traces: "Traces | None"
     _documented: tuple[tuple[str | None, int], dict[str, Any]] | None = None
 
-    def openapi(self, served_name: str | None, max_items: int) -> dict[str, Any]:
+    def openapi(self, served_name: str | None = None, max_items: int | None = None) -> dict[str, Any]:
         """What GET /openapi.json answers while a model of that name is served, which can do that many items in time."""
-        what = served_name, max_items
-        if self._documented is None or self._documented[0] != what:
-            named = _embedding_routes(max_items, f"/{served_name}") if served_name else []
-            self._documented = what, openapi.document([*_routes(max_items), *named], self.settings.keyed)
+        most = max_items or self.settings.max_items
+        if self._documented is None or self._documented[0] != (served_name, most):
+            named = _embedding_routes(most, f"/{served_name}") if served_name else []
+            self._documented = (served_name, most), openapi.document([*_routes(most), *named], self.settings.keyed)
         return self._documented[1]
 
 
