@@ -48,7 +48,7 @@ def run(folder, output, prompts):
 
 
 def test_every_way_is_what_the_options_give(embedder, palette):
-    options = Block("colour", 2048).options()
+    options = Block("colour", 4096).options()
     inputs = [EmbedInput(text=name, options=options) for name in palette.names[:3]]
     inputs += [EmbedInput(image=png(swatch(rgb)), options=options) for rgb in palette.rgb[:3]]
     for (layer, pooling, final_norm), rows in vectors(embedder, inputs, lambda count: None).items():
