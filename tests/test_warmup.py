@@ -1,4 +1,4 @@
-"""Before it is ready: what is recorded, what is measured, and that the weights are there."""
+"""Before it is ready: what is captured, what is measured, and that the weights are there."""
 
 from pathlib import Path
 from shutil import copytree
@@ -21,27 +21,27 @@ def warm():
     embedder = load()
     with pytest.MonkeyPatch.context() as patch:  # however slow the machine is
         patch.setattr("embedder.warmup.WORTH_SECONDS", 60)
-        patch.setattr("embedder.warmup.RECORDING_SECONDS", 600)
+        patch.setattr("embedder.warmup.CAPTURING_SECONDS", 600)
         embedder.warm_up()
     return embedder
 
 
-def test_names_and_swatches_are_recorded_and_nothing_later(warm):
-    recorded = dict(warm.model._pass.recordings)
-    assert len(recorded) == WORDS + 1
+def test_names_and_swatches_are_captured_and_nothing_later(warm):
+    captured = dict(warm.model.replay.captured)
+    assert len(captured) == WORDS + 1
     for item in (EmbedInput(text="red"), EmbedInput(text="a word " * 60), EmbedInput(image=png((244, 244)))):
         for options in (Options(), Options(pooling="mean"), Options(layer=2)):
             for _ in range(4):
                 warm.embed([EmbedInput(item.text, item.image, options)])
-    assert warm.model._pass.recordings == recorded
+    assert warm.model.replay.captured == captured
 
 
-def test_a_pass_that_is_slow_anyway_is_not_recorded(monkeypatch):
-    """A recording takes six passes and more, and saves tens of milliseconds."""
+def test_a_pass_that_is_slow_anyway_is_not_captured(monkeypatch):
+    """A capture takes six passes and more, and saves tens of milliseconds."""
     monkeypatch.setattr("embedder.warmup.WORTH_SECONDS", 0.0)
     embedder = load()
     embedder.warm_up()
-    assert not embedder.model._pass.recordings
+    assert not embedder.model.replay.captured
 
 
 def test_it_says_what_inputs_take(warm):
@@ -68,7 +68,7 @@ def test_no_weight_stays_in_a_file_that_others_may_write(tmp_path):
 def test_who_asks_for_the_input_layer_goes_through_no_other(warm):
     """The probes do: beside a text that takes half a minute, theirs must not take another half."""
     ran = []
-    handles = [layer.register_forward_pre_hook(lambda *_: ran.append(1)) for layer in warm.model._layers]
+    handles = [layer.register_forward_pre_hook(lambda *_: ran.append(1)) for layer in warm.model._decoder]
     probe, text = EmbedInput(text="ready", options=Options(layer=0)), EmbedInput(text="a word " * 40)
     with_company, alone = warm.embed([probe, text]), warm.embed([probe])
     for handle in handles:
