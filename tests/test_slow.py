@@ -19,7 +19,7 @@ from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
 from qwen3_vl_embed.evaluation.retrieval import cosine
 from qwen3_vl_embed.serving.settings import ROOT
 from tests.benchmark_client import LocalProvider
-from tests.conftest import running
+from tests.conftest import CHECKPOINT, running
 from tests.reference import random_checkpoint
 
 LAYERS = 20
@@ -39,7 +39,14 @@ def console():
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory, console):
     folder = random_checkpoint(tmp_path_factory.mktemp("slow"), num_hidden_layers=LAYERS)
-    with running(None, str(folder), console, EMBED_PROMPT=PROMPT, ADAPTER_LOG_LEVEL="warning") as started:
+    with running(
+        None,
+        str(folder),
+        console,
+        EMBED_PROMPT=PROMPT,
+        ADAPTER_LOG_LEVEL="warning",
+        ADAPTER_SERVED_MODEL_NAME=CHECKPOINT.name,
+    ) as started:
         yield started
 
 
