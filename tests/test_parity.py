@@ -55,7 +55,7 @@ def test_every_stage(pair):
     embedder, stages = pair
     sequences = [embedder.prepare(item).sequence for item in INPUTS]
     hidden = packed_hidden(embedder, sequences)
-    apart = []
+    means = []
     for i, (sequence, expected) in enumerate(zip(sequences, stages, strict=True)):
         assert sequence.tokens.ids.tolist() == expected.ids.tolist()
         assert (sequence.positions == expected.positions).all()
@@ -66,10 +66,12 @@ def test_every_stage(pair):
             frames = expected.pixel_values.reshape(len(ours), 3, 2, -1)  # (P, channel, frame, values)
             channels = ours.reshape(len(ours), -1, 3).transpose(0, 2, 1)
             for frame in (0, 1):
-                apart.append(np.abs(channels - frames[:, :, frame]).ravel() * 127.5)
-                assert apart[-1].max() <= 2.001  # levels of 255: torch and Pillow round otherwise
+                apart = np.abs(channels - frames[:, :, frame]) * 127.5  # levels of 255
+                assert apart.max() <= 2.001
+                means.append(apart.mean())
         assert min(map(cosine, hidden[i], expected.hidden)) >= BOUNDS[embedder.config.dtype]  # every token's state
-    assert np.concatenate(apart).mean() <= 0.01
+    assert np.mean(means) <= 0.01
+    assert max(means) <= 0.03  # smooth and reduced by 2.5 to 1: many exact values lie half-way between two levels
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
