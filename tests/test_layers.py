@@ -5,11 +5,15 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from PIL import Image
 from transformers import Qwen3VLModel
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options, Rendering
+from embedder.checkpoint import open_checkpoint
+from embedder.forward.model import PackedModel
 from embedder.forward.packing import pack
+from embedder.forward.weights import load_model
 from embedder.prepare.calibration import Calibration, fit, save
 from tests.reference import Reference, cosine, png, random_checkpoint
 
@@ -99,6 +103,22 @@ def test_attn_is_the_state_before_the_last_mlp(embedder):
         with torch.inference_mode():
             rebuilt = embedder.model.final_norm(attn + last.mlp(last.post_attention_layernorm(attn)))
         torch.testing.assert_close(rebuilt, final, atol=1e-4, rtol=1e-4)
+
+
+def test_hooks_around_layers_change_nothing(folder, embedder):
+    """Where one GPU is too small, accelerate wraps every part and moves what it is given. Here all go to the CPU."""
+    checkpoint = open_checkpoint(str(folder), None)
+    model = load_model(checkpoint, torch.float32, "cpu")
+    inner = [f"language_model.{name}" for name, _ in model.language_model.named_children() if name != "layers"]
+    parts = ["visual", *inner, *(f"language_model.layers.{index}" for index in range(LAYERS))]
+    model = dispatch_model(model, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
+    assert all(hasattr(layer, "_hf_hook") for layer in model.language_model.layers)
+    packed = PackedModel.of(model, checkpoint.processor.image_processor)
+    hooked = Embedder(checkpoint, packed, embedder.preparer)
+    for options in ({}, {"layer": "attn"}, {"layer": 1, "pooling": "mean"}, {"prompt": "embedding"}):
+        inputs = [with_(item, **options) for item in INPUTS]
+        for ours, plain in zip(hooked.embed(inputs), embedder.embed(inputs), strict=True):
+            assert cosine(ours.vector, plain.vector) >= 0.99999
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
@@ -47,7 +46,7 @@ class PackedModel:
         per_value = [torch.tensor(v, device=self.device).repeat(patch_area) * 255 for v in (mean, std)]
         self._mean, self._std = per_value  # (patch * patch * 3,) float32, in the order of a patch's values
         fuse_norms(model.language_model)
-        self._decoder = list(model.language_model.layers)
+        self._decoder, self._norm = list(model.language_model.layers), model.language_model.norm
         self._token_work, self._patch_work = map(numbers, (model.language_model.layers, model.visual.blocks))
         self._prefix_cache: dict[tuple[int, ...], Prefix] = {}  # the least recently used first
         capture = partial(CudaGraph, constants=self._constants) if self.device.type == "cuda" else Trace
@@ -103,9 +102,7 @@ class PackedModel:
 
     def final_norm(self, rows: torch.Tensor) -> torch.Tensor:
         """The model's own last RMSNorm, (rows, D) -> (rows, D)."""
-        norm: nn.Module = self.model.language_model.norm
-        normed: torch.Tensor = norm(rows.to(norm.weight.device))
-        return normed
+        return self._norm(rows.to(self._norm.weight.device))
 
     def recover(self) -> None:
         """After a pass that failed: give back the memory that it held.
