@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -159,7 +160,10 @@ def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
     """Ctrl-C, `kill`, a closed terminal: of 50,000 lines what came is in the file, whole."""
     lines = "".join(f"line {index} of many\n" for index in range(50_000)).encode()
     path = tmp_path / "v.jsonl"
-    with subprocess.Popen(command("embed", "-", "-o", path), cwd=ROOT, stdin=PIPE, stderr=PIPE, text=False) as started:
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    with subprocess.Popen(
+        command("embed", "-", "-o", path), cwd=ROOT, stdin=PIPE, stderr=PIPE, preexec_fn=heeded
+    ) as started:
         started.stdin.write(lines)
         started.stdin.close()
         while not any(each.stat().st_size for each in tmp_path.iterdir()):

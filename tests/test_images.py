@@ -330,7 +330,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 import numpy as np
-from embedder import images
+from embedder.prepare import images
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
