@@ -4,12 +4,12 @@ Two services take turns in each of them, so that a machine that is busy for a wh
 """
 
 import base64
+import json
 from collections import defaultdict
 from statistics import median
 from time import perf_counter
 
 import numpy as np
-import orjson
 from rich.progress import track
 
 from embedder import Embedder
@@ -49,7 +49,7 @@ def least_cosine(services: Services, count: int = 8) -> float:
     assert services.plan
     requests = half_and_half(count)
     bodies = [load.replay(url, requests) for url in (services.ours, services.plan)]
-    ours, theirs = (np.array([orjson.loads(body)["embedding"] for body in each]) for each in bodies)
+    ours, theirs = (np.array([json.loads(body)["embedding"] for body in each]) for each in bodies)
     return subject.least_cosine(ours, theirs)
 
 
