@@ -27,7 +27,7 @@ $(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
 serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=… another, SERVE_PORT=… elsewhere)
 	@$(BIN)/python -m qwen3_vl_embed.serving
 
-test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (five minutes)
+test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (nine minutes)
 	@$(BIN)/python -m pytest -m "not (layouts or gateways or benchmarks or faults or chromium or containers)"
 
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)
