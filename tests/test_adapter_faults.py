@@ -134,7 +134,7 @@ async def test_a_model_that_came_back_describes_itself_anew(line):
         assert (await http.get("/info")).json()["model"]["batch_tokens"] == -1
         await line.cut()
         await line.connect()
-        await ready_within(http, 5)
+        await eventually(lambda: http.app.state.readiness.model is not None)
         assert (await http.get("/info")).json()["model"]["batch_tokens"] > 0
 
 
