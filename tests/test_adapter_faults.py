@@ -134,8 +134,7 @@ async def test_a_model_that_came_back_describes_itself_anew(line):
         assert (await http.get("/info")).json()["model"]["batch_tokens"] == -1
         await line.cut()
         await line.connect()
-        await eventually(lambda: http.app.state.readiness.model is not None)
-        assert (await http.get("/info")).json()["model"]["batch_tokens"] > 0
+        await eventually(lambda: (http.app.state.readiness.model or {}).get("batch_tokens", 0) > 0)
 
 
 async def test_a_hanging_model_is_504_at_the_deadline_and_not_ready(line):
