@@ -11,6 +11,14 @@ BENCH_ON ?= --checkpoint 4b --device cuda
 BENCH_FLAGS ?=
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
+# Here the embedder is `embedder`, as for Triton; in the wheel it is `qwen3_vl_embed.embedder`.
+define EMBEDDER
+import pathlib, sysconfig
+path = pathlib.Path("model_repository/qwen3_vl_embed/1").resolve()
+pathlib.Path(sysconfig.get_path("purelib"), "embedder.pth").write_text(f"{path}\n", "utf-8")
+endef
+export EMBEDDER
+
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
@@ -22,24 +30,26 @@ $(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tritonserver.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c "$$EMBEDDER"
 	@touch $@
 
 serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=… another, SERVE_PORT=… elsewhere)
 	@$(BIN)/python -m qwen3_vl_embed.serving
 
 test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (nine minutes)
-	@$(BIN)/python -m pytest -m "not (layouts or gateways or benchmarks or faults or chromium or containers)"
+	@$(BIN)/python -m pytest -m "not (layouts or gateways or benchmarks or faults or wheel or chromium or containers)"
 
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)
 test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt install chromium)
 test-layouts: setup  ## checkpoint folders as other libraries write them
 test-benchmarks: setup  ## the programs of lab run to their end, the check of a GPU on this CPU
 test-faults: setup  ## what starts, breaks or ends its own: faults, signals, workers, costly inputs, strangers, the pipelined model
+test-wheel: setup  ## the wheel in an empty environment, which the package index fills
 test-containers: setup  ## build and run the containers with podman (as root)
-test-gateways test-chromium test-layouts test-benchmarks test-faults test-containers:
+test-gateways test-chromium test-layouts test-benchmarks test-faults test-wheel test-containers:
 	@$(BIN)/python -m pytest -m $(subst -,_,$(@:test-%=%))
 
-test-all: test test-gateways test-chromium test-layouts test-benchmarks test-faults  ## all but the containers
+test-all: test test-gateways test-chromium test-layouts test-benchmarks test-faults test-wheel  ## all but the containers
 
 check: setup  ## format, lint, who imports whom, types: half a minute
 	@$(BIN)/ruff format --check .
@@ -103,8 +113,9 @@ audit:  ## known vulnerabilities of the pinned dependencies (asks the package in
 	@.cache/audit/bin/python -m pip_audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
 
 lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
-	$(COMPILE) pyproject.toml --group server --group evaluation --group dev -c requirements/pins.txt -o requirements/dev.txt
-	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/client.txt
+	$(COMPILE) pyproject.toml --all-extras --group server --group adapter --group dev -c requirements/pins.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/wheel.txt
+	$(COMPILE) --group pyproject.toml:adapter -c requirements/dev.txt -o requirements/client.txt
 	$(COMPILE) --group pyproject.toml:server -c requirements/dev.txt -o requirements/server.txt
 	$(COMPILE) --group pyproject.toml:lora --group pyproject.toml:server -c requirements/dev.txt -o requirements/lora.txt
 	$(COMPILE) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
@@ -122,4 +133,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-gateways test-chromium test-layouts test-benchmarks test-faults test-containers test-all check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-gateways test-chromium test-layouts test-benchmarks test-faults test-wheel test-containers test-all check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

@@ -302,7 +302,7 @@ async def render(request: Request) -> Response:
             embedding = await state.dispatcher.render(item, request.scope["request_id"], seconds)
         except ApiError as error:
             raise error.at(item.param) from None
-    return _json({"recipe": embedding.recipe.id, **(embedding.render or {})})
+    return _json({"recipe": embedding.recipe.id, **(embedding.json or {})})
 
 
 async def health(request: Request) -> Response:

@@ -37,8 +37,11 @@ class EmbedInput:
         return self.pixels if self.pixels > SMALL_PIXELS else 0
 
 
+WARNINGS = {1: "dimensions: this checkpoint was not trained for vectors that are cut"}  # by the model's bits
+
+
 class Recipe(NamedTuple):
-    """How the model made a vector, by the name that it gives; and what it has to say about that."""
+    """How the model made a vector, by the id that it gives, in hex; and what is doubtful about that, in sentences."""
 
     id: str
     warnings: tuple[str, ...] = ()
@@ -49,7 +52,7 @@ class Embedding:
     """One vector, the model and the recipe that made it, and what it cost."""
 
     vector: NDArray[np.float32]  # (D,) float32, read-only
-    model: dict[str, Any]  # as the model describes itself; `model["id"]` changes whenever vectors may change
+    model: dict[str, Any]  # as the model describes itself; `model["id"]`, in hex, changes whenever vectors may
     recipe: Recipe
     computed: bool = False  # for this request; otherwise it was there or under way already, and cost nothing
     tokens: int = 0
@@ -57,4 +60,4 @@ class Embedding:
     preprocess_ms: float = 0.0
     forward_ms: float = 0.0
     batch_items: int = 0  # in its forward pass
-    render: dict[str, Any] | None = None  # the sequence itself, for an item that asked for it
+    json: dict[str, Any] | None = None  # in place of a vector: the sequence itself, for an item that asked for it

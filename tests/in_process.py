@@ -7,10 +7,12 @@ import asyncio
 import base64
 import io
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import httpx
 from granian.server.embed import Server
 from PIL import Image
@@ -133,6 +135,34 @@ class Line:
             pass
         finally:
             writer.close()
+
+
+class Proxy(grpc.GenericRpcHandler):
+    """A gRPC proxy, as service meshes have: behind a connection that stays, calls go to wherever `target` says."""
+
+    def __init__(self, target: str) -> None:
+        self.target, self.calls = target, Counter[str]()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        async def forward(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            self.calls[self.target] += 1
+            async with grpc.aio.insecure_channel(self.target) as channel:
+                return await channel.unary_unary(details.method)(request, timeout=context.time_remaining())
+
+        return grpc.unary_unary_rpc_method_handler(forward)
+
+
+@asynccontextmanager
+async def proxied(target: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """The proxy, and its own address."""
+    proxy, server = Proxy(target), grpc.aio.server()
+    server.add_generic_rpc_handlers((proxy,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield proxy, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from qwen3_vl_embed.cli.contract import read_contract
+from qwen3_vl_embed.contract import read_contract
 from tests.in_process import png, png64, refused
 
 TIMES = ("x-queue-ms", "x-preprocess-ms", "x-forward-ms", "x-total-ms")

@@ -4,14 +4,14 @@ import asyncio
 import time
 
 import numpy as np
-import orjson
 import pytest
 from grpc import StatusCode
 from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from client import errors
-from client.triton.triton_client import read_embedding, translated
-from tests.in_process import adapter, line_to, refused
+from client.triton.triton_client import read_answer, translated
+from tests.conftest import running
+from tests.in_process import adapter, line_to, proxied, refused
 from tests.waits import LIMIT_SECONDS, SLACK_SECONDS, eventually
 
 RED = {"input": "red"}
@@ -102,6 +102,39 @@ async def test_a_request_whose_items_come_from_two_models_is_refused(line):
         error = refused(await http.post("/txt/embed", json={"input": ["red", "never seen"]}), 504)
         assert "timeout" in error["message"]
         assert "replaced" in error["message"]
+
+
+@pytest.fixture(scope="module")
+def other_stack(stack):
+    with running(EMBED_POOLING="mean") as started:
+        yield started
+
+
+async def test_a_model_replaced_behind_the_adapter_is_noticed_with_its_first_answer(stack, other_stack):
+    """Behind a proxy no connection breaks. One request more asks what came; nothing cached before is served."""
+    async with proxied(stack.triton_grpc) as (proxy, address), adapter(address, probe_seconds=3600) as http:
+        old = (await http.get("/info")).json()["model"]
+        first = await http.post("/txt/embed", json=RED)
+        assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "1"
+        proxy.target = other_stack.triton_grpc
+        assert (await http.post("/txt/embed", json={"input": ["x", "y", "z"]})).status_code == 200
+        new = (await http.get("/info")).json()["model"]
+        assert (old["recipe"]["pooling"], new["recipe"]["pooling"]) == ("last", "mean")
+        assert proxy.calls[other_stack.triton_grpc] == 3 + 1
+        again = await http.post("/txt/embed", json=RED)
+        assert again.headers["x-cache-hits"] == "0"
+        assert again.headers["x-recipe"] == new["recipe"]["id"] != first.headers["x-recipe"]
+        assert again.json() != first.json()
+
+
+async def test_a_model_that_came_back_describes_itself_anew(line):
+    """The same vectors do not mean the same description: a warning or a budget may have changed."""
+    async with adapter(line.url) as http:
+        http.app.state.readiness.model["batch_tokens"] = -1  # what it would have said before
+        assert (await http.get("/info")).json()["model"]["batch_tokens"] == -1
+        await line.cut()
+        await line.connect()
+        await eventually(lambda: (http.app.state.readiness.model or {}).get("batch_tokens", 0) > 0)
 
 
 async def test_a_hanging_model_is_504_at_the_deadline_and_not_ready(line):
@@ -254,30 +287,44 @@ def test_each_status_of_triton_has_its_error_and_only_the_models_sentence_is_tol
     assert (text in error.message) == (kind is errors.InvalidInput or not text)
 
 
-def answer(**changed: bytes) -> ModelInferResponse:
-    about = {"model": {"id": "m"}, "recipe": "r", "warnings": ["doubtful"], "preprocess_ms": 1.0, "forward_ms": 2.0}
-    about["batch_items"] = 1
-    info = orjson.dumps(about)
-    vector = np.ones(4, dtype=np.float32).tobytes()
-    outputs = {"embedding": vector, "tokens": b"\3\0\0\0", "info": len(info).to_bytes(4, "little") + info} | changed
-    response = ModelInferResponse(raw_output_contents=outputs.values())
-    for name in outputs:
+def answer(**changed: bytes | None) -> ModelInferResponse:
+    vector, timings = np.ones(4, "<f4").tobytes(), np.array([1, 2], "<f4").tobytes()
+    outputs: dict[str, bytes | None] = {
+        "batch_items": b"\1\0\0\0",
+        "warnings": b"\1\0\0\1",
+        "timings": timings,
+        "recipe": b"recipe",
+        "model": b"model_id",
+    }
+    outputs |= {"tokens": b"\3\0\0\0", "embedding": vector} | changed
+    sent = {name: content for name, content in outputs.items() if content is not None}
+    response = ModelInferResponse(raw_output_contents=sent.values())
+    for name in sent:
         response.outputs.add(name=name)
     return response
 
 
 def test_an_answer_is_read_whole_or_refused():
-    embedding = read_embedding(answer(), 5.0)
-    assert (embedding.tokens, embedding.queue_ms, embedding.model) == (3, 2.0, {"id": "m"})
-    assert embedding.recipe == ("r", ("doubtful",))
+    read = read_answer(answer())
+    assert (read.tokens, read.preprocess_ms, read.forward_ms) == (3, 1, 2)
+    assert (read.model, read.recipe.id) == (b"model_id".hex(), b"recipe".hex())
+    known, unknown = read.recipe.warnings  # of a model newer than the adapter
+    assert "not trained" in known
+    assert "warning 16777216" in unknown
+    assert read_answer(answer(embedding=None, json=b'{"a": 1}  ')).json == {"a": 1}
     for changed in (
         {"embedding": np.array([1, np.nan], dtype=np.float32).tobytes()},
         {"embedding": np.array([1, np.inf], dtype=np.float32).tobytes()},
         {"embedding": b"123"},
-        {"info": b"\2\0\0\0{}"},
-        {"info": b""},
+        {"embedding": b""},
+        {"json": b"{}"},
+        {"embedding": None},
+        {"embedding": None, "json": b"{"},
+        {"embedding": None, "json": b"1"},
+        {"model": b"model"},
+        {"tokens": b""},
     ):
         with pytest.raises(errors.InferenceFailed, match="incident"):
-            read_embedding(answer(**changed), 5.0)
+            read_answer(answer(**changed))
     with pytest.raises(errors.InferenceFailed):
-        read_embedding(ModelInferResponse(), 5.0)
+        read_answer(ModelInferResponse())

@@ -278,6 +278,26 @@ def test_help_has_examples(command):
     assert f"qwen3-vl-embed {command}" in result.stdout
 
 
+HELP = """
+import runpy, sys
+sys.argv = ["qwen3-vl-embed", *sys.argv[1:]]
+try:
+    runpy.run_module("qwen3_vl_embed.cli", run_name="__main__")
+except SystemExit as ended:
+    assert not ended.code
+print({"numpy", "pyarrow", "fastapi", "torch"} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["embed"], ["report"], ["sweep"]])
+def test_help_waits_for_nothing_heavy(command):
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *command, "--help"], cwd=ROOT, stdout=PIPE, text=True, check=True
+    )
+    assert "Usage: qwen3-vl-embed" in done.stdout
+    assert done.stdout.endswith("\nset()\n")
+
+
 def test_info_is_json_in_a_pipe(run):
     model = orjson.loads(run("info").stdout)["model"]
     [row] = rows(run("embed", "red"))

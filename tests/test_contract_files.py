@@ -9,8 +9,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from client.http.schemas import ImageRequest, TextRequest
+from client.items import WARNINGS
 from client.settings import Settings
-from embedder import EmbedderConfig, Options
+from embedder import EmbedderConfig, Options, Warnings
 from qwen3_vl_embed.serving.settings import ServeSettings
 
 MODEL = Path("model_repository/qwen3_vl_embed")
@@ -25,8 +26,14 @@ def test_the_wire_contract():
     assert [(o.name, o.data_type, list(o.dims)) for o in CONFIG.output] == [
         ("embedding", model_config_pb2.TYPE_FP32, [-1]),
         ("tokens", model_config_pb2.TYPE_INT32, [1]),
-        ("info", model_config_pb2.TYPE_STRING, [1]),
+        ("model", model_config_pb2.TYPE_UINT8, [8]),
+        ("recipe", model_config_pb2.TYPE_UINT8, [6]),
+        ("timings", model_config_pb2.TYPE_FP32, [2]),
+        ("batch_items", model_config_pb2.TYPE_INT32, [1]),
+        ("warnings", model_config_pb2.TYPE_UINT32, [1]),
+        ("json", model_config_pb2.TYPE_UINT8, [-1]),
     ]
+    assert model_config_pb2.TYPE_STRING not in {o.data_type for o in CONFIG.output}  # classification ends Triton 2.51
     assert not any(i.optional for i in CONFIG.input)  # an optional input would keep texts and images apart
     assert CONFIG.HasField("dynamic_batching")
     assert not CONFIG.dynamic_batching.HasField("default_queue_policy")  # 500 ms stalls on 2.51: docs/log.md
@@ -66,7 +73,7 @@ def test_settings_are_documented_with_their_defaults(prefix):
 
 
 def test_options_are_the_same_everywhere():
-    options = set(Options.model_fields) - {"render"}  # which the adapter asks for at /debug/render
+    options = set(Options.model_fields) - {"render", "describe"}  # which the adapter asks for on its own
     form = {"encoding_format", "dtype"}  # of the answer, which the model never hears of
     assert set(ImageRequest.model_fields) - {"input", "content", "text", "model"} - form == options
     assert options - (set(TextRequest.model_fields) - {"input"}) == {"min_pixels", "max_pixels"}
@@ -74,6 +81,11 @@ def test_options_are_the_same_everywhere():
     for name in ("min_pixels", "max_pixels", "dimensions"):
         limits = [model.model_json_schema()["properties"][name]["anyOf"] for model in (ImageRequest, Options)]
         assert limits[0] == limits[1], name
+
+
+def test_each_warning_has_its_sentence():
+    assert WARNINGS.keys() == {warning.value for warning in Warnings if warning}
+    assert all(f"| {bit} | {sentence} |" in Path("docs/api.md").read_text() for bit, sentence in WARNINGS.items())
 
 
 @pytest.mark.parametrize(("page", "example"), [("README.md", "adapter.py"), ("docs/api.md", "triton_grpc.py")])

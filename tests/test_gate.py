@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,11 @@ def test_ci_runs_what_make_test_leaves_out():
     assert set(re.findall(r"^ *make (test\S*)$", ci, re.MULTILINE)) == targets
     assert set(re.findall(r"^test-all: (.*?)  ##", makefile, re.MULTILINE)[0].split()) == targets
     assert "\nexport CI=true\n" in ci
+
+
+def test_extras_and_groups_of_one_name_are_the_same():
+    """A group cannot name an extra, nor the other way round."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras, groups = settings["project"]["optional-dependencies"], settings["dependency-groups"]
+    assert set(extras) == {"parquet", "evaluation", "local", "lora"}
+    assert (extras["local"], extras["lora"]) == (groups["server"], groups["lora"])

@@ -9,7 +9,7 @@ from accelerate import dispatch_model
 from PIL import Image
 from transformers import Qwen3VLModel
 
-from embedder import Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options, Rendering
+from embedder import Description, Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options, Rendering, Warnings
 from embedder.checkpoint import open_checkpoint
 from embedder.forward.model import PackedModel
 from embedder.forward.packing import pack
@@ -190,10 +190,21 @@ def test_a_rendering_is_the_exact_sequence_and_no_vector(embedder, pooling):
         embedder.embed([item])
 
 
+def test_a_description_takes_no_pass_and_its_recipe_is_that_of_the_options(embedder):
+    counts = dict(embedder.counts)
+    own, other, refused = embedder.embed_each(
+        [EmbedInput(options=Options(describe=True, **more)) for more in ({}, {"pooling": "mean"}, {"layer": 99})]
+    )
+    assert embedder.counts == counts
+    assert isinstance(own, Description)
+    assert own.recipe.id == embedder.info["recipe"]["id"] != other.recipe.id
+    assert isinstance(refused, InvalidInput)
+
+
 def test_dimensions_warn_unless_trained_for(embedder):
     (short, full) = embedder.embed([with_(INPUTS[0], dimensions=16), INPUTS[0]])
-    assert "was not trained for" in short.warnings[0]
-    assert full.warnings == ()
+    assert short.warnings == Warnings.UNTRAINED_DIMENSIONS
+    assert full.warnings == Warnings.NONE
 
 
 def calibration_file(tmp_path, embedder, method, forward=None, weights=None):

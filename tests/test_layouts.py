@@ -130,7 +130,7 @@ def assert_series(embedder: Embedder) -> None:
     assert drawn == SYSTEM + "<|im_start|>user\nred<|im_end|>\n<|im_start|>assistant\n"
     (cut,) = embedder.embed([EmbedInput(text="red", options=Options(dimensions=8))])
     assert isinstance(cut, Embedding)
-    assert cut.warnings == ()
+    assert not cut.warnings
 
 
 def test_where_none_tells_it_is_served_as_instruct_with_a_warning(plain, tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from client.server import listen
 from client.settings import Settings, SettingsError
 from lab.ports import free_ports
-from qwen3_vl_embed.cli.adapter_client import AdapterClient
+from qwen3_vl_embed import Client
 from qwen3_vl_embed.serving import interpreter
 from qwen3_vl_embed.serving.settings import ROOT, ServeSettings, ServingError
 from qwen3_vl_embed.serving.stack import check_ports
@@ -138,7 +138,7 @@ async def test_the_adapter_asks_triton_past_any_proxy(stack, proxied):
 
 def test_the_command_line_asks_this_machine_past_any_proxy(stack, proxied):
     for host in ("localhost", "127.0.0.1"):
-        with AdapterClient(stack.adapter_url.replace("localhost", host)) as client:
+        with Client(stack.adapter_url.replace("localhost", host)) as client:
             assert client.embed_text("red").ndim == 1
 
 

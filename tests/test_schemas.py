@@ -15,7 +15,7 @@ from client.http.body import parse_object
 from client.http.images import decode_image
 from client.http.schemas import ImageRequest, RenderRequest, TextRequest
 from client.settings import Settings, SettingsError
-from qwen3_vl_embed.cli.contract import read_contract
+from qwen3_vl_embed.contract import read_contract
 
 JPEG = b"\xff\xd8\xff\xe0 not a whole JPEG, but it begins like one"
 JPEG64 = base64.b64encode(JPEG).decode()

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from qwen3_vl_embed import Item, ItemError
+from qwen3_vl_embed.cli.errors import SourceError
 from qwen3_vl_embed.cli.sources import (
-    Item,
     Skipped,
-    SourceError,
     from_csv,
     from_folder,
     from_image,
@@ -77,7 +77,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 def test_an_image_must_be_there_and_readable(tmp_path):
     with pytest.raises(SourceError, match="There is no image"):
         from_image(tmp_path / "missing")
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(ItemError, match="cannot be read"):
         Item.image(tmp_path / "gone.png").read()
     assert Item.image(tmp_path / "gone.png").size() == 0
 
@@ -93,7 +93,7 @@ def test_what_is_not_utf8_fails_alone():
     good, bad = from_lines(b"red\nred\xff\n")
     assert good.read() == "red"
     for item in (bad, Item.text(b"red\xff".decode(errors="surrogateescape"))):
-        with pytest.raises(SourceError, match="not UTF-8"):
+        with pytest.raises(ItemError, match="not UTF-8"):
             item.read()
 
 
@@ -137,7 +137,7 @@ def test_what_lies_in_folders(folder):
 def test_a_file_above_the_limit_is_not_read(tmp_path):
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(10**10)  # sparse
-    with pytest.raises(SourceError, match=r"10,000,000,000 bytes; an image may have 20,971,520"):
+    with pytest.raises(ItemError, match=r"10,000,000,000 bytes; an image may have 20,971,520"):
         Item.image(tmp_path / "huge.png").read(20_971_520)
 
 
@@ -170,6 +170,6 @@ def test_a_bad_row_fails_alone(tmp_path):
     path = tmp_path / "colours.csv"
     path.write_bytes(b"name\nred\xff\n" + b"x" * 200_000 + b"\nblue\n")
     bad, huge, blue = from_csv(path, "name")
-    with pytest.raises(SourceError, match="not UTF-8"):
+    with pytest.raises(ItemError, match="not UTF-8"):
         bad.read()
     assert (len(huge.name), blue.name, blue.origin) == (200_000, "blue", f"row 3 of {path}")

@@ -13,8 +13,7 @@ from rich.console import Console
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
 from qwen3_vl_embed.cli import calibrate as calibrating
 from qwen3_vl_embed.cli import sweep as sweeping
-from qwen3_vl_embed.cli.sources import SourceError
-from qwen3_vl_embed.cli.vectors import VectorFileError
+from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
 from qwen3_vl_embed.evaluation.calibrate import default_images, default_texts
 from qwen3_vl_embed.evaluation.colours import Palette, png, swatch, xkcd
 from qwen3_vl_embed.evaluation.sweep import Block, Row, figures, load, ranking, readable, recommended, vectors

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.cli.sources import Item
+from qwen3_vl_embed.cli import tables, terminal
 from qwen3_vl_embed.cli.validation import NAMES, Check, Validation
-from qwen3_vl_embed.cli.vectors import Embedded
+from qwen3_vl_embed.items import Embedded, Item
 from qwen3_vl_embed.serving.__main__ import banner
 from qwen3_vl_embed.serving.console import Console
 from qwen3_vl_embed.serving.settings import ROOT
@@ -39,7 +38,7 @@ def lines(screen: Console) -> list[str]:
 
 
 def test_embedded(screen):
-    terminal.show_embedded(EMBEDDED)  # its last sentence, on stderr, is left to the terminal to wrap
+    tables.show_embedded(EMBEDDED)  # its last sentence, on stderr, is left to the terminal to wrap
     shown = "\n".join(lines(screen))
     assert shown.count("-0.0625") == 20 * (4 if screen.width >= 80 else 2)
     assert shown.count("1.0000") == 20
@@ -48,7 +47,7 @@ def test_embedded(screen):
 
 
 def test_validation(screen):
-    terminal.show_validation(VALIDATION)
+    tables.show_validation(VALIDATION)
     shown = lines(screen)
     [grey] = [line for line in shown if line.startswith(" grey")]
     assert grey.split()[0] == "grey"
@@ -61,7 +60,7 @@ def test_validation(screen):
 def test_colour_chips(monkeypatch):
     console = Console(file=StringIO(), width=100, force_terminal=True, color_system="truecolor")
     monkeypatch.setattr(terminal, "out", console)
-    terminal.show_validation(VALIDATION)
+    tables.show_validation(VALIDATION)
     assert "\x1b[38;2;229;0;0m██" in console.file.getvalue()
 
 
@@ -79,7 +78,7 @@ def test_info(screen):
 
 def test_sentences_are_not_taken_for_markup_and_go_to_stderr(capsys):
     terminal.complain("input[7] is [bold]wrong[/bold].")
-    terminal.show_embedded(EMBEDDED)
+    tables.show_embedded(EMBEDDED)
     printed = capsys.readouterr()
     assert printed.err.startswith("Error: input[7] is [bold]wrong[/bold].\n")
     assert "5 more are not shown. Dimension 256." in printed.err
@@ -108,10 +107,10 @@ def both(monkeypatch) -> StringIO:
     [
         lambda: terminal.complain(EVIL),
         lambda: terminal.remark(EVIL),
-        lambda: terminal.show_embedded([Embedded(Item.text(EVIL), np.ones(8, np.float32))]),
-        lambda: terminal.show_embedded([Embedded(Item.image(Path(EVIL)), np.ones(8, np.float32))]),
+        lambda: tables.show_embedded([Embedded(Item.text(EVIL), np.ones(8, np.float32))]),
+        lambda: tables.show_embedded([Embedded(Item.image(Path(EVIL)), np.ones(8, np.float32))]),
         lambda: terminal.show_info({"model": {EVIL: EVIL}}),
-        lambda: terminal.show_validation(Validation([Check(EVIL, False, EVIL)], COSINES)),
+        lambda: tables.show_validation(Validation([Check(EVIL, False, EVIL)], COSINES)),
         lambda: terminal.out.print(EVIL, style="bold"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -13,12 +14,15 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from embedder import Warnings
 from qwen3_vl_embed.evaluation.colours import png, swatch
 from tests.reference import cosine
+from tests.test_contract_files import CONFIG
 from tests.waits import until
 
 pytestmark = pytest.mark.stack
 MODEL = "qwen3_vl_embed"
+OUTPUTS = [output.name for output in CONFIG.output]
 RED = png(swatch((255, 0, 0)))
 
 
@@ -55,9 +59,10 @@ def served(request):
 @pytest.fixture
 def client(served, request):
     over_http = request.node.callspec.params["served"] == "http"
-    client = (
-        Client(tritonclient.http, served.triton_http) if over_http else Client(tritonclient.grpc, served.triton_grpc)
+    protocol, address = (
+        (tritonclient.http, served.triton_http) if over_http else (tritonclient.grpc, served.triton_grpc)
     )
+    client = Client(protocol, address)
     yield client
     client.client.close()
 
@@ -65,24 +70,67 @@ def client(served, request):
 def test_a_text_and_an_image(client):
     for inputs in ({"text": b"red"}, {"image": RED}):
         result = client.infer(**inputs)
-        embedding, tokens, info = (result.as_numpy(name) for name in ("embedding", "tokens", "info"))
-        assert (embedding.dtype, embedding.shape) == (np.float32, (1, 128))
-        assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
-        assert (tokens.dtype, tokens.shape) == (np.int32, (1, 1))
-        assert tokens[0, 0] > 10
-        described = json.loads(info[0, 0])
-        assert described["model"]["dimension"] == 128
-        assert described["preprocess_ms"] > 0
-        assert described["forward_ms"] > 0
+        columns = {name: result.as_numpy(name) for name in OUTPUTS}
+        assert columns.pop("json") is None  # nobody asked for it
+        assert {name: (column.dtype, column.shape) for name, column in columns.items()} == {
+            "embedding": (np.float32, (1, 128)),
+            "tokens": (np.int32, (1, 1)),
+            "model": (np.uint8, (1, 8)),
+            "recipe": (np.uint8, (1, 6)),
+            "timings": (np.float32, (1, 2)),
+            "batch_items": (np.int32, (1, 1)),
+            "warnings": (np.uint32, (1, 1)),
+        }
+        assert np.linalg.norm(columns["embedding"]) == pytest.approx(1, abs=1e-5)
+        assert columns["tokens"] > 10
+        assert columns["batch_items"] == 1
+        assert columns["warnings"] == 0
+        assert (columns["timings"] > 0).all()
 
 
 def test_a_rendering_has_no_vector(client):
-    result = client.infer(text=b"red", options=b'{"render": true, "dimensions": 8}')
-    embedding, tokens, info = (result.as_numpy(name) for name in ("embedding", "tokens", "info"))
-    assert (embedding.dtype, embedding.shape) == (np.float32, (1, 0))
-    described = json.loads(info[0, 0])
-    assert len(described["render"]["ids"]) == tokens[0, 0]
-    assert (described["forward_ms"], described["batch_items"]) == (0, 0)  # no pass ran
+    texts, options = [b"red", b"a longer one, dark red"], b'{"render": true, "dimensions": 8}'
+    result = client.infer(text=texts, options=options, rows=2)
+    embedding, tokens, rows = (result.as_numpy(name) for name in ("embedding", "tokens", "json"))
+    assert embedding is None
+    assert [[len(json.loads(row.tobytes())["ids"])] for row in rows] == tokens.tolist()
+    assert (result.as_numpy("warnings") == Warnings.UNTRAINED_DIMENSIONS).all()
+    assert (result.as_numpy("timings")[:, 1] == 0).all()  # no pass ran
+    assert (result.as_numpy("batch_items") == 0).all()
+
+
+def test_the_model_describes_itself_when_asked(client):
+    """Without an input, and without a pass; the ids are those of the vectors that it makes."""
+    result = client.infer(options=b'{"describe": true}')
+    described = json.loads(result.as_numpy("json")[0].tobytes())
+    assert (described["dimension"], described["model_type"]) == (128, "qwen3_vl")
+    assert result.as_numpy("embedding") is None
+    assert (result.as_numpy("tokens"), result.as_numpy("batch_items")) == (0, 0)
+    for answer in (result, client.infer(text=b"red"), client.infer(image=RED)):
+        assert answer.as_numpy("model").tobytes().hex() == described["id"]
+        assert answer.as_numpy("recipe").tobytes().hex() == described["recipe"]["id"]
+
+
+@pytest.mark.parametrize("wanted", [["tokens"], ["embedding", "recipe"], ["json"], ["json", "embedding"]], ids="+".join)
+def test_only_the_outputs_that_were_asked_for_are_sent(client, wanted):
+    for options in (b"", b'{"render": true}'):
+        outputs = [client.protocol.InferRequestedOutput(name) for name in wanted]
+        result = client.infer(text=b"red", options=options, outputs=outputs)
+        sent = {name for name in OUTPUTS if result.as_numpy(name) is not None}
+        assert sent == set(wanted) - {"embedding" if options else "json"}
+
+
+@pytest.mark.parametrize(
+    "options", [b"", b'{"render": true}', b'{"describe": true}'], ids=["none", "render", "describe"]
+)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_classification_request_harms_nobody(client, output, options):
+    """KServe's: the largest so many numbers of an output. For one of BYTES or of none tritonserver 2.51 ends."""
+    for classes in (1, 3, 10**6):
+        asked = client.protocol.InferRequestedOutput(output, class_count=classes)
+        with suppress(InferenceServerException):  # some are refused
+            client.infer(text=b"red", options=options, outputs=[asked])
+        assert client.vector(text=b"red").shape == (128,)
 
 
 def test_rows_of_one_request(client):
@@ -128,8 +176,16 @@ def test_texts_images_and_bad_rows_share_batches_and_harm_nobody(client):
             assert "truncated or damaged" in answer
         else:
             assert cosine(answer.as_numpy("embedding")[0], expected[kind]) >= 0.99999
-            together.append(json.loads(answer.as_numpy("info")[0, 0])["batch_items"])
+            together.append(answer.as_numpy("batch_items")[0, 0])
     assert np.median(together) > 2
+
+
+def test_requests_for_different_outputs_share_batches(client):
+    lists = [None, ["batch_items"], ["embedding", "batch_items", "json"]]
+    outputs = [names and [client.protocol.InferRequestedOutput(name) for name in names] for names in lists]
+    with ThreadPoolExecutor(48) as pool:
+        answers = list(pool.map(lambda i: outcome(client, {"text": b"teal", "outputs": outputs[i % 3]}), range(192)))
+    assert np.median([answer.as_numpy("batch_items") for answer in answers]) > 2
 
 
 def outcome(client: Client, inputs: dict):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from qwen3_vl_embed.cli import validation
-from qwen3_vl_embed.cli.contract import ContractError, read_contract
 from qwen3_vl_embed.cli.validation import BASIC_COLOURS, NAMES, SWATCH_SIDE, Validation, swatch
+from qwen3_vl_embed.contract import ContractError, read_contract
 
 LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 32}]}
 GONE = {"$ref": "#/components/schemas/Gone"}

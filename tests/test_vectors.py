@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qwen3_vl_embed.cli import vectors
-from qwen3_vl_embed.cli.sources import Item
-from qwen3_vl_embed.cli.vectors import Embedded, Origin, VectorFile, VectorFileError, check_writable, replacing
+from qwen3_vl_embed.cli.errors import VectorFileError
+from qwen3_vl_embed.cli.vectors import Origin, VectorFile, check_writable, replacing
+from qwen3_vl_embed.items import Embedded, Item
 
 VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
 ITEMS = [Item.text("red"), Item.image(Path("photos/b.png")), Item.text('色 "quoted"\n')]

@@ -63,6 +63,7 @@ class Readiness:
             logger.warning("the model is gone: waiting for it")
         self.generation += 1
         self.model = None
+        self._client.forget()
         self._up.clear()
         self._gone.set()
 

@@ -1,6 +1,7 @@
 """The one seam to Triton: an item becomes one gRPC request of the model's wire contract, and its answer an embedding.
 
-Knows tensors, statuses and channels. Does not know HTTP, and decides nothing: asking again is the dispatcher's affair.
+Knows tensors, statuses and channels, and the models that answered, each by its id and its description. Does not know
+HTTP, and decides nothing: asking again is the dispatcher's affair.
 Cancelling a call cancels it at Triton too, queued or running; that is why this is gRPC (Triton does not see an HTTP
 client leave). What Triton says is never forwarded, except the model's own sentence about a bad input.
 
@@ -8,15 +9,18 @@ tritonclient's generated stubs are used directly: its `InferenceServerClient` hi
 once that Triton is gone, and takes 70 µs longer for a request.
 """
 
+import asyncio
 import logging
 import secrets
 import struct
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from client.errors import (
@@ -27,7 +31,7 @@ from client.errors import (
     Overloaded,
     Unavailable,
 )
-from client.items import Embedding, EmbedInput, Recipe
+from client.items import WARNINGS, Embedding, EmbedInput, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,13 @@ _INPUTS = [
     service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype="BYTES", shape=[1, 1])
     for name in ("text", "image", "options")
 ]
+# What there is one of for each item, in this order, little-endian: id as bytes, milliseconds, bits.
+_FIXED = ("tokens", "model", "recipe", "timings", "batch_items", "warnings")
+_LAYOUT = struct.Struct("<i8s6s2fiI")
+_OUTPUTS = [
+    service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in ("embedding", *_FIXED, "json")
+]
+_DESCRIBE = EmbedInput(options=b'{"describe": true}')
 _GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
 
 
@@ -60,25 +71,50 @@ class TritonClient:
         self._metadata = metadata
         self._channel = grpc.aio.insecure_channel(url, options=_CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._models: dict[str, dict[str, Any]] = {}  # by their ids
+        self._asking = asyncio.Lock()
 
     async def embed(self, item: EmbedInput, timeout: float, request_id: str) -> Embedding:
-        """Have one item embedded, within `timeout` seconds.
+        """Have one item embedded, within `timeout` seconds. A model that is not known is asked what it is, once.
 
         Raises:
             InvalidInput, Overloaded, InferenceFailed, Unavailable, DeadlinePassed: what Triton answered, translated.
         """
+        sent = time.perf_counter()
+        answer = await self._infer(item, timeout, request_id)
+        took = time.perf_counter() - sent
+        model = self._models.get(answer.model) or await self._described(answer.model, timeout - took)
+        queue_ms = max(0.0, took * 1e3 - answer.preprocess_ms - answer.forward_ms)
+        stages = (queue_ms, answer.preprocess_ms, answer.forward_ms, answer.batch_items)
+        return Embedding(answer.vector, model, answer.recipe, True, answer.tokens, *stages, answer.json)
+
+    def forget(self) -> None:
+        """The model is gone; what comes back may be the same and describe itself otherwise."""
+        self._models = {}
+
+    async def _described(self, model: str, timeout: float) -> dict[str, Any]:
+        models = self._models  # when they are forgotten meanwhile, so is the answer
+        async with self._asking:
+            if model not in models:
+                answer = await self._infer(_DESCRIBE, timeout, "describe")
+                models[answer.model] = {"id": answer.model, **(answer.json or {})}
+        if model not in models:
+            raise Unavailable("The model was replaced while it answered: send the request again.")
+        return models[model]
+
+    async def _infer(self, item: EmbedInput, timeout: float, request_id: str) -> "Answer":
         request = service_pb2.ModelInferRequest(
             model_name=self._model_name,
             id=request_id,
             inputs=_INPUTS,
+            outputs=_OUTPUTS,
             raw_input_contents=[_element(item.text), _element(item.image), _element(item.options)],
         )
-        sent = time.perf_counter()
         try:
             response = await self._stub.ModelInfer(request, timeout=timeout, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise translated(error.code(), error.details() or "") from None
-        return read_embedding(response, (time.perf_counter() - sent) * 1e3)
+        return read_answer(response)
 
     async def model_ready(self, timeout: float) -> bool:
         """Whether Triton says that the model is ready. A Triton before 26.01 says so of a dead one too."""
@@ -104,8 +140,21 @@ def _element(content: bytes) -> bytes:
     return struct.pack("<I", len(content)) + content
 
 
-def read_embedding(response: service_pb2.ModelInferResponse, round_trip_ms: float) -> Embedding:
-    """The three outputs of one item.
+class Answer(NamedTuple):
+    """The outputs of one item."""
+
+    vector: NDArray[np.float32]  # (D,) float32, read-only
+    tokens: int
+    model: str  # its id, in hex
+    recipe: Recipe
+    preprocess_ms: float
+    forward_ms: float
+    batch_items: int
+    json: dict[str, Any] | None  # in place of a vector
+
+
+def read_answer(response: service_pb2.ModelInferResponse) -> Answer:
+    """The outputs of one item.
 
     Raises:
         InferenceFailed: one is missing or malformed, or the vector holds NaN or infinity.
@@ -113,21 +162,24 @@ def read_embedding(response: service_pb2.ModelInferResponse, round_trip_ms: floa
     names = (output.name for output in response.outputs)
     outputs = dict(zip(names, response.raw_output_contents, strict=False))
     try:
-        vector = np.frombuffer(outputs["embedding"], dtype="<f4")  # (D,)
-        tokens = int.from_bytes(outputs["tokens"], "little")
-        info = orjson.loads(outputs["info"][4:])  # one BYTES element
-        preprocess_ms, forward_ms = info["preprocess_ms"], info["forward_ms"]
-        queue_ms = max(0.0, round_trip_ms - preprocess_ms - forward_ms)
-        recipe = Recipe(info["recipe"], tuple(info["warnings"]))
-        stages = (queue_ms, preprocess_ms, forward_ms, info["batch_items"])
-        embedding = Embedding(vector, info["model"], recipe, True, tokens, *stages, info.get("render"))
-    except (KeyError, TypeError, ValueError) as error:
+        vector = np.frombuffer(outputs.get("embedding", b""), dtype="<f4")
+        fixed = _LAYOUT.unpack(b"".join([outputs[name] for name in _FIXED]))
+        json = dict(orjson.loads(outputs["json"])) if "json" in outputs else None
+    except (KeyError, TypeError, ValueError, struct.error) as error:
         raise _our_fault(f"the answer does not follow the wire contract: {error!r}") from error
-    if (vector.size == 0) != (embedding.render is not None):  # a rendering has no vector, all else has one
-        raise _our_fault("a vector without numbers, or a rendering with a vector")
+    if (vector.size == 0) != (json is not None):
+        raise _our_fault("neither a vector nor JSON, or both")
     if not np.isfinite(vector).all():  # JSON has no NaN: it would arrive as null
         raise _our_fault("the vector is not finite")
-    return embedding
+    tokens, model, recipe, preprocess_ms, forward_ms, batch_items, bits = fixed
+    made = Recipe(recipe.hex(), warnings(bits))
+    return Answer(vector, tokens, model.hex(), made, preprocess_ms, forward_ms, batch_items, json)
+
+
+def warnings(bits: int) -> tuple[str, ...]:
+    """Their sentences."""
+    set_bits = (1 << place for place in range(bits.bit_length()) if bits >> place & 1)
+    return tuple(WARNINGS.get(bit, f"warning {bit}, which this adapter does not know: upgrade it") for bit in set_bits)
 
 
 def translated(status: grpc.StatusCode, text: str) -> ApiError:

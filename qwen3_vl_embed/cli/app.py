@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.cli.adapter_client import AdapterError
-from qwen3_vl_embed.cli.job import ItemError
-from qwen3_vl_embed.cli.sources import SourceError
-from qwen3_vl_embed.cli.vectors import VectorFileError
+from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
+from qwen3_vl_embed.errors import AdapterError
+
+CHECKOUT = Path(__file__).resolve().parents[2] / "model_repository"
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,6 +50,25 @@ def sentences() -> Iterator[None]:
     except (SourceError, VectorFileError) as error:
         terminal.complain(str(error))
         raise typer.Exit(2) from None
-    except (AdapterError, ItemError) as error:
+    except AdapterError as error:
         terminal.complain(str(error))
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def installed(command: str, extra: str) -> Iterator[None]:
+    """For imports of what the package alone does not bring. Raises SourceError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        how = "`make setup` installs it" if CHECKOUT.is_dir() else f"pip install 'qwen3-vl-embed[{extra}]'"
+        raise SourceError(f"`{command}` needs {error.name}: {how}.") from None
+
+
+@contextmanager
+def from_checkout(command: str) -> Iterator[None]:
+    """For imports of what only a checkout has. Raises SourceError."""
+    if not CHECKOUT.is_dir():
+        raise SourceError(f"`{command}` runs in a checkout of the project alone: clone it, `make setup`, and go there.")
+    with installed(command, "local"):
+        yield

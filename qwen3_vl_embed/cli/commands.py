@@ -1,46 +1,28 @@
 """The commands that talk to a running server, and the one that runs it: serve, embed, validate, report, info.
 
-Thin: they read options and call the modules that do the work.
+Thin: they read options and call the modules that do the work, which they import themselves: `--help` waits for none.
 """
 
 import os
 import sys
-import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
-from qwen3_vl_embed.cli import sources, terminal
-from qwen3_vl_embed.cli.adapter_client import RETRY_FOR_S, AdapterClient, AdapterError
-from qwen3_vl_embed.cli.app import app, option, sentences
-from qwen3_vl_embed.cli.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
-from qwen3_vl_embed.cli.interrupts import Interrupts
-from qwen3_vl_embed.cli.job import EmbeddingJob
-from qwen3_vl_embed.cli.recipe import chosen
-from qwen3_vl_embed.cli.sources import Item, Skipped, SourceError
-from qwen3_vl_embed.cli.validation import validate as validate_server
-from qwen3_vl_embed.cli.vectors import (
-    Embedded,
-    Origin,
-    VectorFile,
-    VectorFileError,
-    check_folder,
-    check_writable,
-    jsonl,
-)
+from qwen3_vl_embed.cli import terminal
+from qwen3_vl_embed.cli.app import app, from_checkout, installed, option, sentences
+from qwen3_vl_embed.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
+from qwen3_vl_embed.settings import BATCH, DEFAULT_URL, RETRY_FOR_S, URL
 
-DEFAULT_BATCH = 64  # what one Triton batch holds: longer lists only wait
-DEFAULT_URL = "http://localhost:8001"
-INTERRUPTED = 130  # exit code: 128 and the number of Ctrl-C's signal, as shells have it
+if TYPE_CHECKING:
+    from qwen3_vl_embed.client import Client
 
 INPUTS, OUTPUT, RECIPE = "More inputs", "Output", "Recipe (what is left out stays as the server is set)"
 SUBJECT, SCHEMA = "What to embed (left out, the 949 colours)", "Another server of the benchmark's schema"
 
-Url = Annotated[str, option("Where the server answers.", envvar="QWEN3_VL_EMBED_URL")]
+Url = Annotated[str, option("Where the server answers.", envvar=URL)]
 Words = Annotated[list[str] | None, typer.Argument(help="Texts, image files, folders of images, - for stdin's lines.")]
 Texts = Annotated[list[str] | None, option("A text, whatever it looks like.", panel=INPUTS)]
 Images = Annotated[list[Path] | None, option("An image file, whatever its name.", panel=INPUTS)]
@@ -54,7 +36,7 @@ Normalize = Annotated[bool | None, option("Unit vectors, or as they are pooled."
 Instruction = Annotated[str | None, option("The system turn of the prompt.", panel=RECIPE)]
 MinPixels = Annotated[int | None, option("Enlarge images that have fewer pixels.", panel=RECIPE)]
 MaxPixels = Annotated[int | None, option("Shrink images that have more pixels.", panel=RECIPE)]
-BatchSize = Annotated[int | None, option(f"Items in a request; left out, at most {DEFAULT_BATCH}.", min=1)]
+BatchSize = Annotated[int | None, option(f"Items in a request; left out, at most {BATCH}.", min=1)]
 RetrySeconds = Annotated[
     float,
     option("How long to ask again while the server is busy or gone.", envvar="QWEN3_VL_EMBED_RETRY_SECONDS", min=0),
@@ -84,10 +66,8 @@ def serve(checkpoint: Checkpoint = None, port: Port = None) -> None:
       qwen3-vl-embed serve
       qwen3-vl-embed serve --checkpoint Qwen/Qwen3-VL-4B-Instruct --port 9001
     """
-    from qwen3_vl_embed.serving.__main__ import (
-        main,  # here, so that the other commands run where only the client is installed
-    )
-
+    with sentences(), from_checkout("serve"):
+        from qwen3_vl_embed.serving.__main__ import main
     for name, value in {"CHECKPOINT": checkpoint, "SERVE_PORT": port}.items():
         if value is not None:
             os.environ[name] = str(value)
@@ -138,95 +118,24 @@ def embed(
         "max_pixels": max_pixels,
     }
     with sentences(), _client(url, retry_seconds) as client:
+        from qwen3_vl_embed.cli import embed as embedding
+        from qwen3_vl_embed.cli.recipe import chosen
+
         if output:
-            check_writable(output)
-        found = _found(words or [], text or [], image or [], csv, column)
-        size, model, options = _batch_size(client, batch_size), client.model(), chosen(flags, option)
-        most_bytes = model["limits"]["max_image_bytes"]
-        job = EmbeddingJob(client, options, size, skip_errors=True, most_bytes=most_bytes)
-        items = [each for each in found if isinstance(each, Item)]
-        terminal.show_skipped([each for each in found if isinstance(each, Skipped)])
-        code = _run(job, items, output, Origin(client.url, model, options))
-        if code == INTERRUPTED:
+            embedding.check_writable(output)
+        found = embedding.found(words or [], text or [], image or [], csv, column)
+        size = embedding.batch_size(client, batch_size)
+        code = embedding.run(client, found, chosen(flags, option), size, output)
+        if code == embedding.INTERRUPTED:
             sys.stdout.flush()
             os._exit(code)  # nobody waits for the answers that are still on their way
     raise typer.Exit(code)
 
 
-def _client(url: str, retry_seconds: float = RETRY_FOR_S, endpoints: Endpoints | None = None) -> AdapterClient:
-    return AdapterClient(url, retry_for_s=retry_seconds, endpoints=endpoints, notify=terminal.remark)
+def _client(url: str, retry_seconds: float = RETRY_FOR_S, endpoints: Endpoints | None = None) -> "Client":
+    from qwen3_vl_embed.client import Client
 
-
-def _found(
-    words: list[str], texts: list[str], images: list[Path], csv: Path | None, column: str | None
-) -> list[Item | Skipped]:
-    if (csv is None) != (column is None):
-        raise SourceError("--csv and --column go together: --csv colours.csv --column name.")
-    found: list[Item | Skipped] = []
-    for word in words:
-        found += sources.from_lines(sys.stdin.buffer.read()) if word == "-" else sources.from_word(word)
-    found += [Item.text(text) for text in texts]
-    found += [sources.from_image(path) for path in images]
-    if csv and column:
-        found += sources.from_csv(csv, column)
-    if not found:
-        raise SourceError('There is nothing to embed. Try: qwen3-vl-embed embed "red" photo.jpg')
-    return found
-
-
-def _batch_size(client: AdapterClient, asked: int | None) -> int:
-    most = client.max_items()
-    if asked and asked > most:
-        raise SourceError(f"The server takes at most {most} items in a request: --batch-size {most} or less.")
-    return asked or min(DEFAULT_BATCH, most)
-
-
-def _run(job: EmbeddingJob, items: list[Item], output: Path | None, origin: Origin) -> int:
-    """Embed everything, put it where it belongs as it comes, and say what is there. Returns the exit code."""
-    file = VectorFile(output, origin, len(items)) if output else None
-    shown: list[Embedded] = []
-    done, start, code, told = 0, time.perf_counter(), 0, ""
-    with Interrupts() as interrupts:
-        try:
-            with file or nullcontext():
-                for batch in terminal.progress(job.run(items), len(items)):
-                    with interrupts.held():
-                        if file:
-                            file.write(batch)
-                        elif sys.stdout.isatty():
-                            shown += batch
-                        else:
-                            _print(jsonl(batch, origin))
-                        done += len(batch)
-                job.client.model()  # the same as at the beginning
-                interrupts.hold()
-        except (AdapterError, VectorFileError) as error:
-            code, told = 1, str(error)
-        except KeyboardInterrupt:
-            code, told = INTERRUPTED, "Interrupted."
-    if shown:
-        terminal.show_embedded(shown)
-    for failure in [*job.failures, told]:
-        if failure:
-            terminal.complain(str(failure))
-    if job.failures:
-        terminal.remark(f"{len(job.failures)} of {len(items)} items were left out.")
-    seconds = time.perf_counter() - start
-    if file and file.kept:
-        of_all = f" of {len(items)}" if done < len(items) else ""
-        terminal.remark(f"{done}{of_all} vectors in {file.kept} ({seconds:.1f} s, {done / seconds:.1f}/s).")
-    elif code:
-        terminal.remark(f"{done} of {len(items)} vectors were written." if done else "Nothing was written.")
-    return code or (1 if job.failures else 0)
-
-
-def _print(content: bytes) -> None:
-    try:
-        typer.echo(content, nl=False)
-    except BrokenPipeError:  # `| head` has what it wants
-        raise
-    except OSError as error:
-        raise VectorFileError(f"Standard output cannot be written ({error.strerror or error}).") from None
+    return Client(url, retry_for_s=retry_seconds, endpoints=endpoints, notify=terminal.remark)
 
 
 @app.command()
@@ -240,8 +149,11 @@ def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed validate --strict --url http://gpu-box:8001
     """
     with sentences(), _client(url) as client:
+        from qwen3_vl_embed.cli.tables import show_validation
+        from qwen3_vl_embed.cli.validation import validate as validate_server
+
         validation = validate_server(client, strict)
-    terminal.show_validation(validation)
+    show_validation(validation)
     raise typer.Exit(0 if validation.passed else 1)
 
 
@@ -256,7 +168,7 @@ def report(
     dimensions: Dimensions = None,
     instruction: Instruction = None,
     option: AnyOption = None,
-    batch_size: Annotated[int, option("Most items in a request.", min=1)] = DEFAULT_BATCH,
+    batch_size: Annotated[int, option("Most items in a request.", min=1)] = BATCH,
     text_path: TextPath = TEXT_PATH,
     image_path: ImagePath = IMAGE_PATH,
     input_field: InputField = INPUT_FIELD,
@@ -273,11 +185,11 @@ def report(
       qwen3-vl-embed report --vectors report-qwen3-vl-color-tiny/vectors.npz
     """
     with sentences():
-        try:  # here, so that the other commands run where only the client is installed
+        with installed("report", "evaluation"):
             from qwen3_vl_embed.cli import report as evaluation
+            from qwen3_vl_embed.cli.recipe import chosen
             from qwen3_vl_embed.cli.report_table import show
-        except ModuleNotFoundError as error:
-            raise SourceError(f"`report` needs {error.name}, which `make setup` installs.") from None
+            from qwen3_vl_embed.cli.vectors import check_folder
 
         options = chosen({"pooling": pooling, "dimensions": dimensions, "instruction": instruction}, option)
         if vectors:
@@ -287,7 +199,7 @@ def report(
             with _client(url, endpoints=endpoints) as client:
                 subject = evaluation.subject(colours, images)
                 check_folder(output or Path())
-                pairs = evaluation.embed_pairs(client, subject, options, batch_size, terminal.progress)
+                pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size, terminal.progress)
         name = name or evaluation.name_of(pairs)
         folder = output or Path(f"report-{name}")
         show(evaluation.write(pairs, name, folder))
@@ -307,4 +219,6 @@ def info(url: Url = DEFAULT_URL) -> None:
     if sys.stdout.isatty():
         terminal.show_info(described)
     else:
+        import orjson
+
         typer.echo(orjson.dumps(described, option=orjson.OPT_INDENT_2))

@@ -3,12 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import orjson
-
-from qwen3_vl_embed.cli.app import app, option, sentences
-from qwen3_vl_embed.cli.recipe import chosen
+from qwen3_vl_embed.cli.app import app, from_checkout, option, sentences
 from qwen3_vl_embed.serving.console import Console
-from qwen3_vl_embed.serving.settings import checkpoint as served
 
 Checkpoint = Annotated[str | None, option("A folder, or a hub id; left out, what serve serves.", envvar="CHECKPOINT")]
 Prompts = Annotated[list[str] | None, option("A preset or a template; left out, four presets.", "--prompt")]
@@ -39,9 +35,11 @@ def sweep(
       qwen3-vl-embed sweep --checkpoint Qwen/Qwen3-VL-4B-Instruct --max-pixels 65536 --max-pixels 16384 -o sweep-4b
       qwen3-vl-embed sweep --prompt eol --prompt "{content}\\nColour name:" --colours 100
     """
-    from qwen3_vl_embed.cli.sweep import run
-
     with sentences():
+        with from_checkout("sweep"):
+            from qwen3_vl_embed.cli.sweep import run
+            from qwen3_vl_embed.serving.settings import checkpoint as served
+
         run(checkpoint or served(), prompt or PROMPTS, max_pixels or [], colours, output, Console())
 
 
@@ -61,8 +59,13 @@ def calibrate(
       qwen3-vl-embed calibrate --method zca-0.1 --option layer=-2 --option prompt=colour -o colour-2.npz
       EMBED_CALIBRATION=calibration.npz make serve
     """
-    from qwen3_vl_embed.cli.calibrate import run
-
     with sentences():
+        with from_checkout("calibrate"):
+            import orjson
+
+            from qwen3_vl_embed.cli.calibrate import run
+            from qwen3_vl_embed.cli.recipe import chosen
+            from qwen3_vl_embed.serving.settings import checkpoint as served
+
         options = orjson.dumps(chosen({}, option))
         run(checkpoint or served(), method, options, output, Console())

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from qwen3_vl_embed.cli.sources import SourceError
+from qwen3_vl_embed.cli.errors import SourceError
 
 
 def chosen(flags: dict[str, Any], free: list[str] | None) -> dict[str, Any]:

@@ -14,18 +14,21 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from qwen3_vl_embed.cli.adapter_client import AdapterClient, AdapterError
-from qwen3_vl_embed.cli.job import EmbeddingJob
-from qwen3_vl_embed.cli.sources import Item, SourceError
-from qwen3_vl_embed.cli.vectors import Embedded, VectorFileError, replacing
+from qwen3_vl_embed.batches import Stack
+from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
+from qwen3_vl_embed.cli.vectors import replacing
+from qwen3_vl_embed.client import Client, Results
+from qwen3_vl_embed.contract import ContractError, Endpoints, list_limit
+from qwen3_vl_embed.errors import AdapterError
 from qwen3_vl_embed.evaluation.captions import CaptionError, read_folder, thumbnail
 from qwen3_vl_embed.evaluation.colours import PaletteError, png, read_palette, swatch, xkcd
 from qwen3_vl_embed.evaluation.page import page
 from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs, load
 from qwen3_vl_embed.evaluation.report import Report, report
 from qwen3_vl_embed.evaluation.tsv import tsv
+from qwen3_vl_embed.items import Item
 
-Progress = Callable[[Iterable[list[Embedded]], int], Iterator[list[Embedded]]]
+Progress = Callable[[Iterable[Results], int], Iterator[Results]]
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,19 @@ def _captioned(folder: Path) -> Subject:
     )
 
 
-def embed_pairs(client: AdapterClient, what: Subject, options: dict[str, Any], batch: int, progress: Progress) -> Pairs:
+def embed_pairs(
+    client: Client, endpoints: Endpoints, what: Subject, options: dict[str, Any], batch: int, progress: Progress
+) -> Pairs:
     """Embed both sides, texts first. Raises AdapterError, ItemError, SourceError."""
-    job = EmbeddingJob(client, options, min(batch, client.list_limit()))
-    items = [*what.texts, *what.images]
-    vectors = np.stack([each.vector for done in progress(job.run(items), len(items)) for each in done])
+    try:
+        batch = min(batch, list_limit(client.openapi(), endpoints))
+    except ContractError as error:
+        raise AdapterError(f"{client.url} is no server of the local-provider schema: {error}") from None
     about = {"server": client.url, "model": _model(client), "options": options, "source": what.source}
+    items, stack = [*what.texts, *what.images], Stack()
+    for results in progress(client.embed_each(items, batch_size=batch, **options), len(items)):
+        stack.add(results)
+    vectors = stack.array()
     try:
         names = tuple(item.name for item in what.texts)
         return Pairs(names, vectors[: len(names)], vectors[len(names) :], what.rgb, what.thumbnails, about)
@@ -116,7 +126,7 @@ def write(pairs: Pairs, name: str, folder: Path) -> Report:
     return found
 
 
-def _model(client: AdapterClient) -> dict[str, Any]:
+def _model(client: Client) -> dict[str, Any]:
     """What our adapter tells of its model; nothing for another's server."""
     try:
         return client.model()

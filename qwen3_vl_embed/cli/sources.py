@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from PIL import Image
+
+from qwen3_vl_embed.cli.errors import SourceError
+from qwen3_vl_embed.items import Item, writable
 
 # Wider than what the server decodes: a photo.heic is better refused by name than embedded as three syllables.
 IMAGE_SUFFIXES = {
@@ -21,14 +24,9 @@ IMAGE_SUFFIXES = {
     *(".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif"),
 }
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")  # Pillow's names of what a server decodes
-MOST_BYTES = 64 * 1024 * 1024  # of one image, where a server tells no limit of its own
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 DELIMITERS = ",;\t|"
 HEAD = 2**16  # letters in which a CSV file's headings end
-
-
-class SourceError(Exception):
-    """What was named cannot be read, or could mean two things; the message says which and what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -37,51 +35,6 @@ class Skipped:
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to embed.
-
-    `name` is what the output files call it: the text itself, or the image's path. `origin` is what messages call it.
-    An image is read from `path`, or made here: then `content` is its file.
-    """
-
-    kind: Literal["text", "image"]
-    name: str
-    origin: str
-    path: Path | None = None
-    content: bytes | None = None
-
-    @classmethod
-    def text(cls, text: str, origin: str | None = None) -> "Item":
-        return cls("text", text, origin or f'"{text[:60]}"')
-
-    @classmethod
-    def image(cls, path: Path) -> "Item":
-        return cls("image", _writable(path), _writable(path), path)
-
-    def read(self, most: int = MOST_BYTES) -> str | bytes:
-        """The text, or the image file's bytes.
-
-        Raises SourceError when the text is not UTF-8, or the file cannot be read or has more than `most` bytes.
-        """
-        if self.path is None:
-            if any("\ud800" <= letter <= "\udfff" for letter in self.name):  # bytes that were not UTF-8
-                raise SourceError("this is not UTF-8 text.")
-            return self.name if self.content is None else self.content
-        try:
-            if (size := self.path.stat().st_size) > most:
-                raise SourceError(f"the file has {size:,} bytes; an image may have {most:,}.")
-            return self.path.read_bytes()
-        except OSError as error:
-            raise SourceError(f"the file cannot be read ({error.strerror}).") from None
-
-    def size(self) -> int:
-        """Bytes that it puts into a request, about; 0 for a file that is gone (reading it then says so)."""
-        if self.path is None:
-            return len(self.name if self.content is None else self.content)
-        return self.path.stat().st_size if self.path.is_file() else 0
 
 
 def from_word(word: str) -> list[Item | Skipped]:
@@ -133,16 +86,16 @@ def _below(folder: Path) -> Iterator[tuple[Path, Item | Skipped]]:
         yield from ((path := Path(name, file), _item(path)) for file in files)
     for error in unreadable:
         path = Path(error.filename)
-        yield path, Skipped(_writable(path), error.strerror or str(error))
+        yield path, Skipped(writable(path), error.strerror or str(error))
 
 
 def _item(path: Path) -> Item | Skipped:
     looks = path.suffix.lower() in IMAGE_SUFFIXES
     if path.exists() and not path.is_file():
-        return Skipped(_writable(path), "no file")  # to open a FIFO is to wait for its other end
+        return Skipped(writable(path), "no file")  # to open a FIFO is to wait for its other end
     if path.name.startswith("._"):  # macOS's notes on another file, under a name like its own
         looks = False
-    return Item.image(path) if looks or _is_image(path) else Skipped(_writable(path), "no image that can be read")
+    return Item.image(path) if looks or _is_image(path) else Skipped(writable(path), "no image that can be read")
 
 
 def from_lines(content: bytes) -> list[Item]:
@@ -187,11 +140,6 @@ def _decoded(content: bytes) -> str:
         return content.decode("utf-16", "surrogatepass")
     except UnicodeDecodeError as error:
         raise SourceError(f"It begins like UTF-16 and is none (byte {error.start}): save it as UTF-8.") from None
-
-
-def _writable(path: Path) -> str:
-    """A file name may hold any bytes, the output only UTF-8."""
-    return str(path).encode(errors="replace").decode()
 
 
 def _is_image(file: Path | IO[bytes]) -> bool:

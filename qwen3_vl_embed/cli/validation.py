@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qwen3_vl_embed.cli.adapter_client import AdapterClient, AdapterError
-from qwen3_vl_embed.cli.contract import ContractError, read_contract
+from qwen3_vl_embed.client import Client
+from qwen3_vl_embed.contract import ContractError, read_contract
+from qwen3_vl_embed.errors import AdapterError
 
 # The eleven basic colour terms (Berlin & Kay 1969), each with the sRGB value that most people gave that name in the
 # XKCD colour survey (https://xkcd.com/color/rgb/), which is the survey that the colour benchmark asks about.
@@ -61,7 +62,7 @@ class Validation:
         return NAMES[int(self.cosines[NAMES.index(name)].argmax())]
 
 
-def validate(client: AdapterClient, strict: bool = False) -> Validation:
+def validate(client: Client, strict: bool = False) -> Validation:
     """Ask the server about the basic colours. `strict` wants every name to find its swatch, else red alone must.
 
     Raises AdapterError when the server cannot be asked.
@@ -80,14 +81,14 @@ def validate(client: AdapterClient, strict: bool = False) -> Validation:
 class Probe:
     """The vectors that the checks look at, each asked for once."""
 
-    client: AdapterClient
+    client: Client
 
     @cached_property
     def model(self) -> dict[str, Any]:
         return self.client.model()
 
     @cached_property
-    def options(self) -> dict[str, bool]:
+    def options(self) -> dict[str, Any]:
         """The server's own recipe, but unit vectors even where it leaves them as they are."""
         return {} if self.model["recipe"]["normalize"] else {"normalize": True}
 
@@ -115,7 +116,7 @@ def swatch(name: str) -> bytes:
     return file.getvalue()
 
 
-def _contract(client: AdapterClient) -> Check:
+def _contract(client: Client) -> Check:
     try:
         contract = read_contract(client.openapi())
     except ContractError as error:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
@@ -19,24 +20,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from qwen3_vl_embed.cli.sources import Item
+from qwen3_vl_embed.cli.errors import VectorFileError
+from qwen3_vl_embed.items import Embedded
 
 ROW_GROUP = 4096  # rows of Parquet that are held and written together: what reads them wants thousands
 SPARE = 4 * 2**20  # bytes that stay free on the disk: a Parquet file without its footer cannot be read
 NAMES_BYTES = 16 * 2**20  # up to here, NumPy's own array of names: each takes as much as the longest
-
-
-class VectorFileError(Exception):
-    """The file cannot be written; the message says why and what would work."""
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """One item, its vector, float32 (D,), and the id of the recipe that made it."""
-
-    item: Item
-    vector: NDArray[np.float32]
-    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ class _Parquet:
         self._writer.close()
 
     def _write(self) -> None:
-        import pyarrow as pa  # not at the top: it would double the time that `--help` takes
+        import pyarrow as pa  # the extra `parquet`
         import pyarrow.parquet as pq
 
         vectors = pa.array(matrix(self._held).ravel())
@@ -201,6 +190,8 @@ def check_writable(path: Path) -> None:
     """Raises VectorFileError before hours of work are done for a file that cannot be written."""
     if path.suffix.lower() not in WRITERS:
         raise VectorFileError(f"{path} must end in one of {', '.join(WRITERS)}.")
+    if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
+        raise VectorFileError(f"{path} needs pyarrow: pip install 'qwen3-vl-embed[parquet]'.")
     check_place(path)
 
 

@@ -58,15 +58,16 @@ TICKS = os.sysconf("SC_CLK_TCK")
 FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}  # machine: linux/audit.h's name of it, the call
 
 
-def probe(options: str) -> str:
-    """The request that has a tiny text embedded, and asks for what the model says of itself."""
+def probe(options: str, output: str = "tokens") -> str:
+    """The request that has a tiny text embedded, and asks for one small output."""
     content = (("text", "ready"), ("image", ""), ("options", options))
     inputs = [{"name": name, "datatype": "BYTES", "shape": [1, 1], "data": [value]} for name, value in content]
-    return json.dumps({"inputs": inputs, "outputs": [{"name": "info"}]})
+    return json.dumps({"inputs": inputs, "outputs": [{"name": output}]})
 
 
 WHOLE = probe("")
 LIGHT = probe('{"layer": 0, "center": false}')  # the input layer, for which no calibration is
+DESCRIBE = probe('{"describe": true}', "json")
 
 
 class Triton:
@@ -86,8 +87,8 @@ class Triton:
             return None
         except (OSError, HTTPException):
             return False
-        if status == 200:
-            self._learn(answer)
+        if status == 200 and not self.longest:
+            self._learn(seconds)
         return status == 200 or FULL in answer
 
     def answered(self) -> int:
@@ -112,13 +113,15 @@ class Triton:
                 found[int(head.split()[0])] = (int(fields[9]) + int(fields[10])) / TICKS  # utime and stime
         return found
 
-    def _learn(self, answer: bytes) -> None:
+    def _learn(self, seconds: float) -> None:
+        """What the model says of itself, once: in one tritonserver it stays the same."""
         try:
-            shown = json.loads(json.loads(answer)["outputs"][0]["data"][0])["model"]["warm_up"]
+            _, answer = self._ask("POST", PATH, seconds, DESCRIBE)
+            shown = json.loads(bytes(json.loads(answer)["outputs"][0]["data"]))["warm_up"]
             self.lone = shown["pass"] + shown["text"]
             self.longest = shown["pass"] + shown["batch"] * max(shown["text"], shown["image"])
-        except (ValueError, LookupError, TypeError):
-            pass  # a model of another version says nothing
+        except (OSError, HTTPException, ValueError, LookupError, TypeError):
+            pass  # asked again after the next probe; a model of another version says nothing
 
     def _ask(self, method: str, path: str, seconds: float, body: str | None = None) -> tuple[int, bytes]:
         with closing(HTTPConnection(*self._address, timeout=seconds)) as connection:

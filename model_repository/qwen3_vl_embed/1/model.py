@@ -20,10 +20,12 @@ from time import monotonic
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from embedder import (
     Abandoned,
     Answer,
+    Description,
     Embedder,
     EmbedderConfig,
     Embedding,
@@ -86,7 +88,7 @@ class TritonPythonModel:
         capacity = 2 * batch  # one that is computed, and the next, which is prepared
         self.pipeline = Pipeline(self.embedder, capacity, None if self.embedder.pipelined else PASS_TOKENS)
         self.figures = Figures(self.embedder.counts)
-        self._model = json.dumps(self.embedder.info)
+        self._id, self._described = bytes.fromhex(self.embedder.info["id"]), json.dumps(self.embedder.info).encode()
         gc.freeze()  # the model's hundred thousand objects stay: no collection has to go through them again
         pb_utils.Logger.log_info(
             "embedding with {checkpoint}: {dimension} dimensions, {dtype} on {device}, attention: {attention}, "
@@ -130,31 +132,40 @@ class TritonPythonModel:
         sender.send(self._respond(answers), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _respond(self, answers: list[Answer]) -> "pb_utils.InferenceResponse":
-        rows: list[Embedding | Rendering] = []
+        rows: list[Embedding | Rendering | Description] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, EmbedError):
                 return failure(answer, f"row {index}: " if len(answers) > 1 else "")
             rows.append(answer)
-        vectors = [row.vector if isinstance(row, Embedding) else np.empty(0, np.float32) for row in rows]
-        if len(set(map(len, vectors))) > 1:
+        vectors = [row.vector for row in rows if isinstance(row, Embedding)]
+        if len(set(map(len, vectors))) > 1 or len(vectors) not in (0, len(rows)):
             return failure(
-                InvalidInput("options.dimensions and options.render must be the same in all rows of one request"), ""
+                InvalidInput("options.dimensions, render and describe must be the same in all rows of one request"), ""
             )
-        columns = {
-            "embedding": np.stack(vectors),  # (rows, D) float32; (rows, 0) where there is a rendering in place of it
-            "tokens": np.array([[row.tokens] for row in rows], dtype=np.int32),
-            "info": np.array([[self._info(row)] for row in rows], dtype=np.object_),
+        passes = [(row.forward_ms, row.batch_items) if isinstance(row, Embedding) else (0.0, 0) for row in rows]
+        columns = {  # each (rows, …), as in config.pbtxt; of a caller's own list of outputs the stub sends these alone
+            "tokens": np.array([[row.tokens] for row in rows], np.int32),
+            "model": bytes_of([self._id] * len(rows)),
+            "recipe": bytes_of([bytes.fromhex(row.recipe.id) for row in rows]),
+            "timings": np.array(
+                [[row.preprocess_ms, ms] for row, (ms, _) in zip(rows, passes, strict=True)], np.float32
+            ),
+            "batch_items": np.array([[items] for _, items in passes], np.int32),
+            "warnings": np.array([[row.warnings] for row in rows], np.uint32),
         }
+        columns |= (
+            {"embedding": np.stack(vectors)} if vectors else {"json": bytes_of([self._json(row) for row in rows])}
+        )
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
 
-    def _info(self, answer: Embedding | Rendering) -> bytes:
-        about = {"recipe": answer.recipe.id, "preprocess_ms": answer.preprocess_ms, "warnings": answer.warnings}
-        if isinstance(answer, Embedding):
-            about |= {"forward_ms": answer.forward_ms, "batch_items": answer.batch_items}
-        else:
-            about |= {"forward_ms": 0.0, "batch_items": 0, "render": answer.sequence}
-        own = json.dumps(about)
-        return f'{{"model": {self._model}, {own[1:]}'.encode()  # the model's part is the longer one and never changes
+    def _json(self, answer: Embedding | Rendering | Description) -> bytes:
+        return json.dumps(answer.sequence).encode() if isinstance(answer, Rendering) else self._described
+
+
+def bytes_of(rows: list[bytes]) -> NDArray[np.uint8]:
+    """(rows, longest) uint8; what is shorter ends in spaces, which JSON ignores."""
+    longest = max(map(len, rows))
+    return np.frombuffer(b"".join(row.ljust(longest) for row in rows), np.uint8).reshape(len(rows), longest)
 
 
 def load(config: EmbedderConfig) -> Embedder:

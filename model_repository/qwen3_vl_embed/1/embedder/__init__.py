@@ -20,11 +20,12 @@ from .config import EmbedderConfig
 from .embedder import Answer, Embedder, Embedding
 from .errors import Abandoned, EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from .inputs import EmbedInput, Options
-from .prepare.preparer import Rendering
+from .prepare.preparer import Description, Rendering, Warnings
 
 __all__ = [
     "Abandoned",
     "Answer",
+    "Description",
     "EmbedError",
     "EmbedInput",
     "Embedder",
@@ -35,4 +36,5 @@ __all__ = [
     "Options",
     "Rendering",
     "UnsupportedCheckpoint",
+    "Warnings",
 ]

@@ -29,7 +29,7 @@ from .forward.packing import Packed, pack, plan
 from .forward.pooling import finish, pool
 from .inputs import EmbedInput, Options
 from .prepare import images
-from .prepare.preparer import Prepared, Preparer, Rendering
+from .prepare.preparer import Description, Prepared, Preparer, Rendering, Warnings
 from .prepare.recipes import Layer, Recipe
 from .prepare.renderer import Renderer
 from .prepare.sequence import Sequence
@@ -64,10 +64,10 @@ class Embedding:
     forward_ms: float  # of the forward pass that it was part of
     batch_items: int  # inputs in that pass
     recipe: Recipe
-    warnings: tuple[str, ...] = ()
+    warnings: Warnings = Warnings.NONE
 
 
-Answer = Embedding | Rendering | EmbedError  # a rendering is for inputs with the option `render`
+Answer = Embedding | Rendering | Description | EmbedError  # the second and third are for those who ask for them
 
 
 class Embedder:
@@ -122,8 +122,8 @@ class Embedder:
         for answer in self.embed_each(inputs):
             if isinstance(answer, EmbedError):
                 raise answer
-            if isinstance(answer, Rendering):
-                raise InvalidInput("options.render: what is rendered has no vector")
+            if not isinstance(answer, Embedding):
+                raise InvalidInput("options.render, options.describe: the answer to these is no vector")
             embeddings.append(answer)
         return embeddings
 

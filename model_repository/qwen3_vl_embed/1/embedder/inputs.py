@@ -26,7 +26,8 @@ class Options(BaseModel):
     instruction: str | None = None
     min_pixels: int | None = Field(None, ge=1024)
     max_pixels: int | None = Field(None, ge=4096)
-    render: bool | None = None  # describe the sequence in the answer
+    render: bool | None = None  # the sequence as JSON, in place of a vector
+    describe: bool | None = None  # the model as JSON, in place of a vector; the input counts for nothing
 
     @classmethod
     @lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@ Nothing here waits for a device, and nothing imports what computes. Any number o
 """
 
 from dataclasses import dataclass, replace
+from enum import IntFlag
 from time import perf_counter
 from typing import Any
 
@@ -23,6 +24,13 @@ RECIPES = 1024  # that are remembered, by their options
 MAX_PIXELS = 1024 * 1024  # default bound: quality saturates near 1,000 image tokens (Qwen3-VL-Embedding report)
 
 
+class Warnings(IntFlag):
+    """What is doubtful about a vector. The adapter has a sentence for each bit (`client/items.py`)."""
+
+    NONE = 0
+    UNTRAINED_DIMENSIONS = 1
+
+
 @dataclass(frozen=True)
 class Prepared:
     """One input, ready for the model."""
@@ -31,7 +39,7 @@ class Prepared:
     recipe: Recipe
     pooled: tuple[Span, ...]  # the tokens of the sequence that make its vector
     preprocess_ms: float
-    warnings: tuple[str, ...] = ()
+    warnings: Warnings = Warnings.NONE
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,17 @@ class Rendering:
     tokens: int
     recipe: Recipe
     preprocess_ms: float
-    warnings: tuple[str, ...] = ()
+    warnings: Warnings = Warnings.NONE
+
+
+@dataclass(frozen=True)
+class Description:
+    """The answer to the option `describe`: `Embedder.info` is meant. Nothing is prepared, no forward pass runs."""
+
+    recipe: Recipe  # of the other options
+    tokens: int = 0
+    preprocess_ms: float = 0.0
+    warnings: Warnings = Warnings.NONE
 
 
 class Preparer:
@@ -90,14 +108,16 @@ class Preparer:
         self._recipes[options] = recipe
         return recipe
 
-    def attempt(self, item: EmbedInput | Prepared | EmbedError) -> Prepared | Rendering | EmbedError:
-        """`prepare`, or `render` where the options ask for it. Whatever an input does, it fails alone.
+    def attempt(self, item: EmbedInput | Prepared | EmbedError) -> Prepared | Rendering | Description | EmbedError:
+        """`prepare`, or what the options ask for in place of a vector. Whatever an input does, it fails alone.
 
         What is prepared or refused already is given back as it is.
         """
         if not isinstance(item, EmbedInput):
             return item
         try:
+            if item.options.describe:
+                return Description(self.recipe(item.options))
             return self.render(item) if item.options.render else self.prepare(item)
         except EmbedError as error:
             return error
@@ -130,9 +150,8 @@ class Preparer:
             raise InvalidInput(f"the input has {len(tokens.ids)} tokens; this checkpoint reads at most {self._context}")
         if recipe.whole:
             tokens = replace(tokens, content=((0, len(tokens.ids)),), prefix=0)
-        warnings: tuple[str, ...] = ()
-        if recipe.dimensions and not self.published.series:
-            warnings = (f"dimensions: this checkpoint was not trained for vectors cut to {recipe.dimensions} numbers",)
+        cut = recipe.dimensions and not self.published.series
+        warnings = Warnings.UNTRAINED_DIMENSIONS if cut else Warnings.NONE
         sequence = Sequence(tokens, patches)
         took_ms = (perf_counter() - started) * 1e3
         return Prepared(sequence, recipe, sequence.pooled(recipe.pooling), took_ms, warnings)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from qwen3_vl_embed.cli import job
-from qwen3_vl_embed.cli.adapter_client import AdapterError
-from qwen3_vl_embed.cli.job import ItemError, batches
-from qwen3_vl_embed.cli.sources import Item
+from qwen3_vl_embed import AdapterError, Item, ItemError, protocol
+from qwen3_vl_embed import batches as batching
+from qwen3_vl_embed.batches import batches
 
 RED, BLUE = Item.text("red"), Item.text("blue")
 
@@ -24,7 +23,7 @@ def test_batches_keep_the_order_and_do_not_mix_kinds(tmp_path):
 
 
 def test_batches_stay_below_what_an_adapter_accepts(tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "BATCH_BYTES", 100)
+    monkeypatch.setattr(batching, "BATCH_BYTES", 100)
     small, large = photo(tmp_path / "small.png", 60), photo(tmp_path / "large.png", 500)
     assert list(batches([small, large, small, small], 64)) == [[small], [large], [small], [small]]
     assert list(batches([], 64)) == []
@@ -39,13 +38,13 @@ def test_batches_stay_below_what_an_adapter_accepts(tmp_path, monkeypatch):
         (AdapterError("pooling is wrong.", 400, "pooling"), [RED], AdapterError, "pooling is wrong."),
         (AdapterError("options.layer: no.", 400, "input[1]"), [RED, BLUE], AdapterError, "options.layer: no."),
         (AdapterError("pooling is wrong.", 400), [RED, BLUE], AdapterError, "pooling is wrong."),
-        (AdapterError("timeout.", 504), [RED, BLUE], AdapterError, "timeout. Try a --batch-size below 2."),
+        (AdapterError("timeout.", 504), [RED, BLUE], AdapterError, "timeout. Try a batch size below 2."),
         (AdapterError("too large.", 413), [RED], ItemError, '"red": too large.'),
         (AdapterError("timeout.", 504), [RED], AdapterError, "timeout."),
         (AdapterError("no model.", 503, "input[1]"), [RED, BLUE], AdapterError, "no model."),
     ],
 )
 def test_blame(error, batch, kind, sentence):
-    blamed = job._blamed(error, batch)
+    blamed = protocol.blamed(error, batch)
     assert type(blamed) is kind
     assert str(blamed) == sentence
