@@ -37,19 +37,19 @@ serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=
 	@$(BIN)/python -m qwen3_vl_embed.serving
 
 test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (nine minutes)
-	@$(BIN)/python -m pytest -m "not (layouts or gateways or benchmarks or faults or wheel or chromium or containers)"
+	@$(BIN)/python -m pytest -m "not (layouts or gateways or benchmarks or faults or installs or chromium or containers)"
 
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)
 test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt install chromium)
 test-layouts: setup  ## checkpoint folders as other libraries write them
 test-benchmarks: setup  ## the programs of lab run to their end, the check of a GPU on this CPU
 test-faults: setup  ## what starts, breaks or ends its own: faults, signals, workers, costly inputs, strangers, the pipelined model
-test-wheel: setup  ## the wheel in an empty environment, which the package index fills
+test-installs: setup  ## the wheel in an empty environment, and a Python of its own where none fits
 test-containers: setup  ## build and run the containers with podman (as root)
-test-gateways test-chromium test-layouts test-benchmarks test-faults test-wheel test-containers:
+test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs test-containers:
 	@$(BIN)/python -m pytest -m $(subst -,_,$(@:test-%=%))
 
-test-all: test test-gateways test-chromium test-layouts test-benchmarks test-faults test-wheel  ## all but the containers
+test-all: test test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs  ## all but the containers
 
 check: setup  ## format, lint, who imports whom, types: half a minute
 	@$(BIN)/ruff format --check .
@@ -133,4 +133,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-gateways test-chromium test-layouts test-benchmarks test-faults test-wheel test-containers test-all check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

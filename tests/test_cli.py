@@ -155,6 +155,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "qwen3_vl_embed.cli", *map(str, arguments)]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
     """Ctrl-C, `kill`, a closed terminal: of 50,000 lines what came is in the file, whole."""
@@ -179,6 +180,7 @@ def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("pooling", "code"), [("last", 0), ("mean", 1)])
 def test_a_restart_in_the_middle(tmp_path, pooling, code):
     """All of the server, for longer than its adapter waits. What comes back must make the same vectors."""

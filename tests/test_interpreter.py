@@ -15,6 +15,7 @@ import pytest
 from qwen3_vl_embed.serving import interpreter
 from qwen3_vl_embed.serving.settings import ROOT
 
+pytestmark = pytest.mark.installs
 PYTHON = Path(sys.executable).resolve()
 WITHOUT = ("test", "site-packages", "dist-packages", "__pycache__", "idlelib", "tkinter", "turtledemo", "config-*")
 

@@ -180,6 +180,7 @@ def served(folder: Path, **environment: str):
             process.communicate(timeout=60)
 
 
+@pytest.mark.faults
 def test_a_checkout_in_any_folder_serves_what_is_written_in_any_language(stack, tmp_path):
     """The folder's name holds words of a shell, the linker and Rich, and more than ASCII; so does what it serves."""
     folder = tmp_path / "größe [/red] $(touch ran) 'a \"b;touch ran;"
@@ -211,6 +212,7 @@ def test_a_checkout_in_any_folder_serves_what_is_written_in_any_language(stack, 
     assert not any(link.is_symlink() for link in links)
 
 
+@pytest.mark.faults
 def test_a_setting_that_is_not_utf8_is_refused_by_name():
     asked = "from embedder.config import EmbedderConfig; EmbedderConfig.from_environment()"
     told = os.environ | {"EMBED_CHECKPOINT": "x", "EMBED_PROMPT": os.fsdecode(b"caf\xe9 {content}")}

@@ -28,7 +28,7 @@ SEEN_SECONDS = 10  # README: a model that cannot answer is seen
 PALETTE = xkcd()
 SWATCHES = [png(swatch(rgb)) for rgb in PALETTE.rgb[:2]]
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from client import __version__
 from qwen3_vl_embed import Client
 from qwen3_vl_embed.serving.settings import ROOT
 
-pytestmark = pytest.mark.wheel
+pytestmark = pytest.mark.installs
 
 EMBEDDER = ROOT / "model_repository/qwen3_vl_embed/1/embedder"
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "client", "qwen3_vl_embed", "model_repository")
