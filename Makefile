@@ -60,6 +60,9 @@ check: setup  ## format, lint, who imports whom, types: half a minute
 format: setup  ## write the format that `make check` asks for
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
+options: setup  ## write what is made from the table of options: the adapter's, the client's, the tables of docs/
+	@$(BIN)/python -m lab.options
+
 train: setup  ## train checkpoints/qwen3-vl-color-tiny anew (two cores, up to 20 minutes)
 	@$(BIN)/python -m lab.training.train
 
@@ -133,4 +136,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from typing import Any, Generic, Self, TypeAlias
+from typing import Any, Generic, Self, TypeAlias, Unpack
 
 import httpx
 import numpy as np
@@ -21,11 +21,11 @@ from qwen3_vl_embed.batches import Progress, Stack, batches
 from qwen3_vl_embed.contract import Endpoints
 from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.items import Embedded, Item
+from qwen3_vl_embed.options import ImageOptions, TextOptions
 from qwen3_vl_embed.protocol import Answer, Call, Conversation, Http, Request, Steps, Wait
 from qwen3_vl_embed.settings import BATCH, RETRY_FOR_S, TIMEOUT_S
 
 IN_FLIGHT = 2  # the server works on one batch while the next one is read, encoded and decoded
-IMAGE_OPTIONS = {"min_pixels", "max_pixels"}  # refused for texts
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """An image: the path of its file, the file's bytes, a Pillow image, or an array, sRGB, uint8 (H, W[, 3 or 4])."""
@@ -101,14 +101,14 @@ class Client(_Base[httpx.Client]):
         self._http.close()
 
     def embed_text(
-        self, text: str | Iterable[str], *, progress: Progress | None = None, **options: Any
+        self, text: str | Iterable[str], *, progress: Progress | None = None, **options: Unpack[TextOptions]
     ) -> NDArray[np.float32]:
         """A string's vector, float32 (D,), or those of a list of N, float32 (N, D), in its order.
 
         Args:
             text: of any length; a list is sent in requests of `batch_size`, of which two are under way.
             progress: is called with how many of how many are done, after each request of a list.
-            **options: fields of the request, such as `pooling="mean"` or `dimensions=64`; left out, the server's.
+            **options: fields of the request (`options.py`), such as `pooling="mean"`; left out, the server's.
 
         Raises:
             ItemError: one text of a list cannot be embedded; `index` says which.
@@ -119,7 +119,7 @@ class Client(_Base[httpx.Client]):
         return self._stack(map(_text, text), _count(text), {"text": options}, progress)
 
     def embed_image(
-        self, image: Picture | Iterable[Picture], *, progress: Progress | None = None, **options: Any
+        self, image: Picture | Iterable[Picture], *, progress: Progress | None = None, **options: Unpack[ImageOptions]
     ) -> NDArray[np.float32]:
         """The same for images: one gets float32 (D,), a list of N gets float32 (N, D).
 
@@ -136,7 +136,9 @@ class Client(_Base[httpx.Client]):
         items = (_item(each, f"image {number}") for number, each in enumerate(images))
         return self._stack(items, _count(images), {"image": options}, progress)
 
-    def embed_each(self, items: Iterable[Item], *, batch_size: int | None = None, **options: Any) -> Iterator[Results]:
+    def embed_each(
+        self, items: Iterable[Item], *, batch_size: int | None = None, **options: Unpack[ImageOptions]
+    ) -> Iterator[Results]:
         """Texts and images mixed, from any iterable, one request after the other: for more than memory holds.
 
         Args:
@@ -243,7 +245,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         await self._http.aclose()
 
     async def embed_text(
-        self, text: str | Iterable[str], *, progress: Progress | None = None, **options: Any
+        self, text: str | Iterable[str], *, progress: Progress | None = None, **options: Unpack[TextOptions]
     ) -> NDArray[np.float32]:
         """As `Client.embed_text`."""
         if isinstance(text, str):
@@ -251,7 +253,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         return await self._stack(map(_text, text), _count(text), {"text": options}, progress)
 
     async def embed_image(
-        self, image: Picture | Iterable[Picture], *, progress: Progress | None = None, **options: Any
+        self, image: Picture | Iterable[Picture], *, progress: Progress | None = None, **options: Unpack[ImageOptions]
     ) -> NDArray[np.float32]:
         """As `Client.embed_image`. Files are read, and pixels written, beside the loop."""
         images = _several(image)
@@ -261,7 +263,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         return await self._stack(items, _count(images), {"image": options}, progress)
 
     def embed_each(
-        self, items: Iterable[Item], *, batch_size: int | None = None, **options: Any
+        self, items: Iterable[Item], *, batch_size: int | None = None, **options: Unpack[ImageOptions]
     ) -> AsyncIterator[Results]:
         """As `Client.embed_each`."""
         return self._results(items, _by_kind(options), batch_size)
@@ -334,7 +336,8 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
 
 def _by_kind(options: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {"image": options, "text": {name: value for name, value in options.items() if name not in IMAGE_OPTIONS}}
+    of_images = ImageOptions.__optional_keys__ - TextOptions.__optional_keys__
+    return {"image": options, "text": {name: value for name, value in options.items() if name not in of_images}}
 
 
 def _count(given: Iterable[Any]) -> int | None:

@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from client.http.schemas import ImageRequest, TextRequest
 from client.items import WARNINGS
 from client.settings import Settings
 from embedder import EmbedderConfig, Options, Warnings
-from qwen3_vl_embed.serving.settings import ServeSettings
+from lab.options import made
+from qwen3_vl_embed.cli.__main__ import app
+from qwen3_vl_embed.serving.settings import ROOT, ServeSettings
 
 MODEL = Path("model_repository/qwen3_vl_embed")
 CONFIG = text_format.Parse((MODEL / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-SETTINGS = {"EMBED_": EmbedderConfig, "ADAPTER_": Settings, "SERVE_": ServeSettings}
+SETTINGS = {"ADAPTER_": Settings, "SERVE_": ServeSettings}
 
 
 def test_the_wire_contract():
@@ -72,15 +76,28 @@ def test_settings_are_documented_with_their_defaults(prefix):
     assert documented == actual
 
 
-def test_options_are_the_same_everywhere():
+@pytest.mark.parametrize("path", made(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_made_of_the_table_of_options_is_fresh(path):
+    assert path.read_text() == made()[path], "run `make options`"
+
+
+def test_every_door_takes_the_options_of_the_table_by_their_rules():
     options = set(Options.model_fields) - {"render", "describe"}  # which the adapter asks for on its own
-    form = {"encoding_format", "dtype"}  # of the answer, which the model never hears of
-    assert set(ImageRequest.model_fields) - {"input", "content", "text", "model"} - form == options
-    assert options - (set(TextRequest.model_fields) - {"input"}) == {"min_pixels", "max_pixels"}
-    assert all(f"`{name}`" in Path("docs/api.md").read_text() for name in options | form | {"model"})
-    for name in ("min_pixels", "max_pixels", "dimensions"):
-        limits = [model.model_json_schema()["properties"][name]["anyOf"] for model in (ImageRequest, Options)]
-        assert limits[0] == limits[1], name
+    fields = set(ImageRequest.model_fields) - {"input", "content", "text"}
+    assert fields - {"model", "encoding_format", "dtype"} == options
+    assert options - set(TextRequest.model_fields) == {"min_pixels", "max_pixels"}
+    assert options < set(EmbedderConfig.model_fields)
+    assert {name for command in ("embed", "report") for name in flags(command)} >= options
+    published, own = (each.model_json_schema()["properties"] for each in (ImageRequest, Options))
+    for name in options:
+        assert published[name] == own[name]
+
+
+def flags(command: str) -> set[str]:
+    """What a command of the command line is called with."""
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    return {str(parameter.name) for parameter in group.commands[command].params}
 
 
 def test_each_warning_has_its_sentence():

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from embedder.poolings import POOLINGS
 from qwen3_vl_embed.cli import calibrate as calibrating
 from qwen3_vl_embed.cli import sweep as sweeping
 from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
@@ -21,6 +22,8 @@ from qwen3_vl_embed.serving.settings import ROOT
 from tests.reference import cosine, random_checkpoint
 
 COLOURS = 24
+# Layers 0 … 4 and attn; poolings; norms; raw and centred.
+RECIPES = 6 * sum(not each.append for each in POOLINGS.values()) * 2 * 2
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def test_every_way_is_what_the_options_give(embedder, palette):
 
 def test_it_is_resumed_where_it_stopped(folder, tmp_path):
     file, first = run(folder, tmp_path, ["eol"])
-    assert len(first) == 6 * 2 * 2 * 2  # layers 0 … 4 and attn, poolings, norms, raw and centred
+    assert len(first) == RECIPES
     before = file.read_text()
     _, both = run(folder, tmp_path, ["eol", "chat"])
     assert len(both) == 2 * len(first)
@@ -139,7 +142,7 @@ def test_a_pipe_gets_the_table_alone(folder, tmp_path):
     ]
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("The best 15 of 48 recipes")
+    assert done.stdout.startswith(f"The best 15 of {RECIPES} recipes")
     assert "\x1b" not in done.stdout
     assert f"{output}/sweep.png" in done.stdout
 

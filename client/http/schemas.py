@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from client.errors import InvalidInput
 from client.http.answers import JSON, Form
 from client.http.images import decode_image, pixels
+from client.http.options import ImageOptions, TextOptions
 from client.items import EmbedInput
 
 
@@ -40,23 +41,10 @@ Strings = Annotated[str | list[str], _CHECK, _SCHEMA]
 MaybeStrings = Annotated[str | list[str] | None, _CHECK, _SCHEMA]  # may be absent, but not null
 
 
-class _Request(BaseModel):
-    """The options that texts and images share."""
+class _Request(TextOptions):
+    """How a body is read."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
-
-    prompt: str | None = Field(None, description="A preset (GET /info lists them), or a template with {content}.")
-    pooling: Literal["last", "mean", "eos"] | None = Field(
-        None, description="Last token, mean of the content's own, or an appended end-of-text token."
-    )
-    layer: int | Literal["attn"] | None = Field(
-        None, description="0 (the input) … L (the last), or from the end (-1); attn: before the last MLP."
-    )
-    final_norm: bool | None = Field(None, description="Apply the model's final norm, whatever the layer.")
-    center: bool | None = Field(None, description="Take away what all vectors share, by the server's calibration.")
-    normalize: bool | None = Field(None, description="Scale the vector to length 1.")
-    dimensions: int | None = Field(None, ge=8, description="Keep the first dimensions only; at most the model's own.")
-    instruction: str | None = Field(None, description="What the vector is for; becomes the system turn of the prompt.")
 
     @classmethod
     def parse(cls, body: dict[str, Any], max_items: int) -> Self:
@@ -77,11 +65,8 @@ class _Request(BaseModel):
         return orjson.dumps(sent) if sent else b""
 
 
-class _Pixels(BaseModel):
-    """The options of images alone."""
-
-    min_pixels: int | None = Field(None, ge=1024, description="Scale smaller images up to this many pixels.")
-    max_pixels: int | None = Field(None, ge=4096, description="Scale larger images down to this many pixels.")
+class _Pixels(ImageOptions):
+    """What an image costs."""
 
     def cost(self, image: bytes) -> int:
         """Pixels of an image that are decoded, or made by enlarging it."""
@@ -134,7 +119,7 @@ class TextRequest(_Request, _Answered):
         return [EmbedInput(_encode(text, name), b"", options, name) for name, text in _named("input", self.input)]
 
 
-class ImageRequest(_Request, _Pixels, _Answered):
+class ImageRequest(_Pixels, _Request, _Answered):
     """The body of POST /img/embed: exactly one of `input` and `content`."""
 
     input: MaybeStrings = Field(
@@ -176,7 +161,7 @@ class ImageRequest(_Request, _Pixels, _Answered):
         return [_encode(text, name) for name, text in named]
 
 
-class RenderRequest(_Request, _Pixels):
+class RenderRequest(_Pixels, _Request):
     """The body of POST /debug/render: a text, an image, or both, and options."""
 
     text: str | None = None

@@ -13,6 +13,7 @@ import typer
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.app import app, from_checkout, installed, option, sentences
+from qwen3_vl_embed.cli.recipe import chosen, with_flags
 from qwen3_vl_embed.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
 from qwen3_vl_embed.settings import BATCH, DEFAULT_URL, RETRY_FOR_S, URL
 
@@ -30,12 +31,6 @@ Csv = Annotated[Path | None, option("A CSV file with a line of headings.", panel
 Column = Annotated[str | None, option("The heading of the column of --csv to embed.", panel=INPUTS)]
 Output = Annotated[Path | None, option("A .npz, .npy, .parquet or .jsonl file.", "--output", "-o", panel=OUTPUT)]
 SkipErrors = Annotated[bool, typer.Option("--skip-errors", hidden=True)]  # which is what happens without it
-Pooling = Annotated[str | None, option("last, mean or eos.", panel=RECIPE)]
-Dimensions = Annotated[int | None, option("Keep the first N numbers.", panel=RECIPE)]
-Normalize = Annotated[bool | None, option("Unit vectors, or as they are pooled.", panel=RECIPE)]
-Instruction = Annotated[str | None, option("The system turn of the prompt.", panel=RECIPE)]
-MinPixels = Annotated[int | None, option("Enlarge images that have fewer pixels.", panel=RECIPE)]
-MaxPixels = Annotated[int | None, option("Shrink images that have more pixels.", panel=RECIPE)]
 BatchSize = Annotated[int | None, option(f"Items in a request; left out, at most {BATCH}.", min=1)]
 RetrySeconds = Annotated[
     float,
@@ -75,6 +70,7 @@ def serve(checkpoint: Checkpoint = None, port: Port = None) -> None:
 
 
 @app.command()
+@with_flags(RECIPE)
 def embed(
     words: Words = None,
     text: Texts = None,
@@ -83,16 +79,11 @@ def embed(
     column: Column = None,
     output: Output = None,
     skip_errors: SkipErrors = False,
-    pooling: Pooling = None,
-    dimensions: Dimensions = None,
-    normalize: Normalize = None,
-    instruction: Instruction = None,
-    min_pixels: MinPixels = None,
-    max_pixels: MaxPixels = None,
     option: AnyOption = None,
     batch_size: BatchSize = None,
     retry_seconds: RetrySeconds = RETRY_FOR_S,
     url: Url = DEFAULT_URL,
+    **flags: Any,
 ) -> None:
     """Embed texts and images with a running server.
 
@@ -107,19 +98,10 @@ def embed(
       qwen3-vl-embed embed photos/ -o photos.parquet
       qwen3-vl-embed embed - < names.txt > names.jsonl
       qwen3-vl-embed embed --csv colours.csv --column name -o colours.npz
-      qwen3-vl-embed embed red --option prompt=colour --option layer=-2
+      qwen3-vl-embed embed red --prompt colour --layer -2
     """
-    flags = {
-        "pooling": pooling,
-        "dimensions": dimensions,
-        "normalize": normalize,
-        "instruction": instruction,
-        "min_pixels": min_pixels,
-        "max_pixels": max_pixels,
-    }
     with sentences(), _client(url, retry_seconds) as client:
         from qwen3_vl_embed.cli import embed as embedding
-        from qwen3_vl_embed.cli.recipe import chosen
 
         if output:
             embedding.check_writable(output)
@@ -158,15 +140,13 @@ def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
+@with_flags(RECIPE)
 def report(
     colours: Colours = None,
     images: ImageFolder = None,
     vectors: Vectors = None,
     output: Folder = None,
     name: Name = None,
-    pooling: Pooling = None,
-    dimensions: Dimensions = None,
-    instruction: Instruction = None,
     option: AnyOption = None,
     batch_size: Annotated[int, option("Most items in a request.", min=1)] = BATCH,
     text_path: TextPath = TEXT_PATH,
@@ -174,6 +154,7 @@ def report(
     input_field: InputField = INPUT_FIELD,
     output_field: OutputField = OUTPUT_FIELD,
     url: Url = DEFAULT_URL,
+    **flags: Any,
 ) -> None:
     """Evaluate a server: do names and swatches (or captions and images) find each other?
 
@@ -181,17 +162,16 @@ def report(
 
     [bold]Examples[/bold]
       qwen3-vl-embed report
-      qwen3-vl-embed report --images photos/ --option pooling=mean -o photos-mean
+      qwen3-vl-embed report --images photos/ --pooling mean -o photos-mean
       qwen3-vl-embed report --vectors report-qwen3-vl-color-tiny/vectors.npz
     """
     with sentences():
         with installed("report", "evaluation"):
             from qwen3_vl_embed.cli import report as evaluation
-            from qwen3_vl_embed.cli.recipe import chosen
             from qwen3_vl_embed.cli.report_table import show
             from qwen3_vl_embed.cli.vectors import check_folder
 
-        options = chosen({"pooling": pooling, "dimensions": dimensions, "instruction": instruction}, option)
+        options = chosen(flags, option)
         if vectors:
             pairs = evaluation.saved_pairs(vectors, colours or images or options)
         else:

@@ -11,18 +11,17 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-WAYS = [(pooling, norm, center) for pooling in ("last", "mean") for norm in (True, False) for center in (False, True)]
-LABELS = [
-    f"{pooling}, {'norm' if norm else 'no norm'}{', centred' if center else ''}" for pooling, norm, center in WAYS
-]
-
 
 def draw(rows: list[Row], file: IO[bytes]) -> None:
     """Write a PNG: the test half's MRR as colour and number; the chosen recipe has a frame."""
     panels = sorted({(row.prompt, row.max_pixels) for row in rows}, key=str)
     layers = [*sorted({row.layer for row in rows if row.layer != "attn"}), "attn"]
+    ways = list(dict.fromkeys((row.pooling, row.final_norm, row.center) for row in rows))
+    labels = [
+        f"{pooling}, {'norm' if norm else 'no norm'}{', centred' if center else ''}" for pooling, norm, center in ways
+    ]
     best = ranking(rows)[0]
-    height = 0.42 * len(WAYS) + 1.3
+    height = 0.42 * len(ways) + 1.3
     figure, axes = plt.subplots(
         len(panels),
         1,
@@ -32,9 +31,9 @@ def draw(rows: list[Row], file: IO[bytes]) -> None:
     )
     for axis, (prompt, max_pixels) in zip(axes[:, 0], panels, strict=True):
         of_panel = [row for row in rows if (row.prompt, row.max_pixels) == (prompt, max_pixels)]
-        values = np.full((len(WAYS), len(layers)), np.nan)
+        values = np.full((len(ways), len(layers)), np.nan)
         for row in of_panel:
-            way, layer = WAYS.index((row.pooling, row.final_norm, row.center)), layers.index(row.layer)
+            way, layer = ways.index((row.pooling, row.final_norm, row.center)), layers.index(row.layer)
             values[way, layer] = row.test_mrr
             if row == best:
                 frame = Rectangle((layer - 0.5, way - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2.5)
@@ -44,7 +43,7 @@ def draw(rows: list[Row], file: IO[bytes]) -> None:
             light = "white" if values[way, layer] < 0.6 else "black"
             axis.text(layer, way, f"{values[way, layer]:.2f}", ha="center", va="center", color=light, fontsize=7)
         axis.set_xticks(range(len(layers)), layers)
-        axis.set_yticks(range(len(WAYS)), LABELS)
+        axis.set_yticks(range(len(ways)), labels)
         axis.set_xlabel("layer (0 is the input)")
         axis.set_title(f"prompt {prompt!r}" + (f", at most {max_pixels} pixels" if max_pixels else ""), loc="left")
         figure.colorbar(image, ax=axis, label="MRR", pad=0.01)

@@ -20,7 +20,8 @@ from embedder.forward.device import to_device
 from embedder.forward.model import PackedModel
 from embedder.forward.packing import pack, plan
 from embedder.forward.pooling import average
-from embedder.prepare.recipes import Layer
+from embedder.options import Layer
+from embedder.poolings import POOLINGS
 from embedder.prepare.sequence import Sequence
 from qwen3_vl_embed.evaluation import FloatArray
 from qwen3_vl_embed.evaluation.colours import Palette, png, swatch
@@ -132,10 +133,11 @@ def vectors(embedder: Embedder, inputs: list[EmbedInput], advance: Callable[[int
 
 
 def every_way(model: PackedModel, sequences: list[Sequence]) -> dict[Way, FloatArray]:
-    """One forward pass, every layer, `last` or `mean`, with the final norm or not: float32 (N, D) each."""
+    """One forward pass, every layer and pooling, with the final norm or not: float32 (N, D) each."""
     layers: list[Layer] = [*range(model.layers + 1), "attn"]
     packed = pack(sequences, model.device)
-    pooled = {pooling: packed.indices([each.pooled(pooling) for each in sequences]) for pooling in ("last", "mean")}
+    poolings = [name for name, each in POOLINGS.items() if not each.append]  # with a token more it is another pass
+    pooled = {pooling: packed.indices([each.pooled(pooling) for each in sequences]) for pooling in poolings}
     rows = [np.concatenate(each) for each in pooled.values()]
     states = model.hidden(packed, layers, to_device(np.concatenate(rows), model.device))
     found = {}
@@ -143,8 +145,8 @@ def every_way(model: PackedModel, sequences: list[Sequence]) -> dict[Way, FloatA
         parts = states[layer].split(list(map(len, rows)))
         for (pooling, indices), chosen in zip(pooled.items(), parts, strict=True):
             for final_norm in (True, False):
-                norm = model.final_norm if final_norm else None
-                found[layer, pooling, final_norm] = average(chosen, list(map(len, indices)), norm)
+                norm, weights = model.final_norm if final_norm else None, POOLINGS[pooling].weights
+                found[layer, pooling, final_norm] = average(chosen, [weights(len(each)) for each in indices], norm)
     return found
 
 

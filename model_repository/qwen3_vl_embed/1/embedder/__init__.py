@@ -19,7 +19,8 @@ os.environ.setdefault("PILLOW_BLOCK_SIZE", "256m")
 from .config import EmbedderConfig
 from .embedder import Answer, Embedder, Embedding
 from .errors import Abandoned, EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
-from .inputs import EmbedInput, Options
+from .inputs import EmbedInput
+from .options import Options
 from .prepare.preparer import Description, Rendering, Warnings
 
 __all__ = [

@@ -27,10 +27,11 @@ from .forward.device import to_device
 from .forward.model import PackedModel
 from .forward.packing import Packed, pack, plan
 from .forward.pooling import finish, pool
-from .inputs import EmbedInput, Options
+from .inputs import EmbedInput
+from .options import Layer, Options, said
 from .prepare import images
 from .prepare.preparer import Description, Prepared, Preparer, Rendering, Warnings
-from .prepare.recipes import Layer, Recipe
+from .prepare.recipes import Recipe
 from .prepare.renderer import Renderer
 from .prepare.sequence import Sequence
 from .published import published
@@ -104,10 +105,7 @@ class Embedder:
             raise UnsupportedCheckpoint(f"{checkpoint.name} merges {merge}×{merge} patches; Qwen3-VL merges 2×2")
         tokenizer = load_tokenizer(checkpoint)
         own = published(checkpoint, str(tokenizer.chat_template), config.prompt)
-        made = {"pooling": own.pooling, "normalize": own.normalize}
-        unset = {name: value for name, value in made.items() if name not in config.model_fields_set}
-        prompt = own.name if config.prompt == "auto" else config.prompt
-        config = config.model_copy(update={"prompt": prompt, "dtype": dtype, "device": device, **unset})
+        config = config.model_copy(update={"dtype": dtype, "device": device, **said(config, own.options)})
         preparer = Preparer(config, checkpoint, own, Renderer(tokenizer, config.max_text_tokens))
         preparer.check()
         return cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device), preparer)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from .checkpoint import Checkpoint
 from .errors import UnsupportedCheckpoint
+from .options import ImageOptions
 from .prepare.prompts import PROMPTS, Prompt
 
 # Qwen3-VL-Embedding, src/models/qwen3_vl_embedding.py: MIN_PIXELS, MAX_PIXELS.
@@ -42,8 +43,12 @@ class Published:
     series: bool = False  # Qwen3-VL-Embedding
     warnings: tuple[str, ...] = ()
 
+    @property
+    def options(self) -> ImageOptions:
+        return ImageOptions(prompt=self.name, pooling=self.pooling, normalize=self.normalize)
 
-def published(checkpoint: Checkpoint, template: str, setting: str) -> Published:
+
+def published(checkpoint: Checkpoint, template: str, setting: str | None) -> Published:
     """Read it; `template` is its chat template, `setting` what `EMBED_PROMPT` says.
 
     Raises:
@@ -58,7 +63,7 @@ def published(checkpoint: Checkpoint, template: str, setting: str) -> Published:
     prompts = {name: text for name, text in named.items() if text}
     series = setting == "embedding" or instruction in template or instruction in prompts.values()
     if files is None:
-        warnings = () if series or setting != "auto" else (UNKNOWN,)
+        warnings = () if series or setting else (UNKNOWN,)
         return Published("embedding" if series else "eol", series=series, warnings=warnings)
     kind = settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from ..checkpoint import Checkpoint
-from ..prepare.recipes import Layer
+from ..options import Layer
 from ..prepare.renderer import Tokens
 from ..prepare.sequence import Sequence
 from .attention import PassContext, Prefix, use_packed_attention

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..prepare.renderer import Span
+from ..poolings import Span
 from ..prepare.sequence import Sequence
 from .attention import Bounds
 from .device import to_device

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..prepare.recipes import Layer
+from ..options import Layer
 from .packing import Packed
 
 States = dict[Layer, torch.Tensor]

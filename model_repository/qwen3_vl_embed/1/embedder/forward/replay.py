@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from ..prepare.recipes import Layer
+from ..options import Layer
 from .packing import Packed
 from .recordings import Pass, States
 

@@ -11,15 +11,16 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..config import EmbedderConfig
 from ..errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
-from ..inputs import EmbedInput, Options
+from ..inputs import EmbedInput
+from ..options import Options, Sizes
+from ..poolings import POOLINGS, Span
 from ..published import SERIES_PIXELS, Published
 from . import images
 from .calibration import Calibration
-from .recipes import Recipe, Sizes
-from .renderer import Renderer, Span
+from .recipes import Recipe
+from .renderer import Renderer
 from .sequence import Sequence
 
-EOS = "<|endoftext|>"  # the token that Qwen3-VL-Embedding's report appends and pools
 RECIPES = 1024  # that are remembered, by their options
 MAX_PIXELS = 1024 * 1024  # default bound: quality saturates near 1,000 image tokens (Qwen3-VL-Embedding report)
 
@@ -143,9 +144,10 @@ class Preparer:
             image = images.decode(item.image, self.config.max_image_bytes, self.config.max_image_pixels)
             image = images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels)
             patches = images.to_patches(image, self._patch)
-        close = EOS if recipe.pooling == "eos" else None
         image_tokens = patches.tokens if patches else 0
-        tokens = self.renderer.render(recipe.prompt, recipe.system, item.text, image_tokens, close)
+        tokens = self.renderer.render(
+            recipe.prompt, recipe.system, item.text, image_tokens, POOLINGS[recipe.pooling].append
+        )
         if len(tokens.ids) > self._context:
             raise InvalidInput(f"the input has {len(tokens.ids)} tokens; this checkpoint reads at most {self._context}")
         if recipe.whole:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..checkpoint import IMAGE_TOKEN, line
 from ..errors import InvalidInput, UnsupportedCheckpoint
+from ..poolings import Span
 from .bounded import comes_to_an_end
 from .encoded import SENT_AS_TEXT, is_image
 from .prompts import Prompt
@@ -31,7 +32,6 @@ DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames togethe
 FRAMES = 256  # that are remembered
 CONTENTS = {"text": ["{text}"], "image": ["{image}"], "both": ["{image}", "{text}"]}
 
-Span = tuple[int, int]  # half-open range of tokens
 Frame = list[list[int] | tuple[str, str]]  # token ids, and the words before and after the text
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..poolings import POOLINGS, Span
 from .images import MERGE, Patches
-from .renderer import Span, Tokens
+from .renderer import Tokens
 
 # The prefix cache holds prefixes of these lengths, in tokens. Shorter ones cost less than their bookkeeping: `eol` has
 # one token before a text, four before an image. Longer ones would fill the memory: 64 are kept, of 147 kB a token for
@@ -48,5 +49,5 @@ class Sequence:
         return spatial
 
     def pooled(self, pooling: str) -> tuple[Span, ...]:
-        """The tokens that make the vector, half-open ranges: the content's for `mean`, else the last one."""
-        return self.tokens.content if pooling == "mean" else ((len(self) - 1, len(self)),)
+        """The tokens that make the vector, half-open ranges."""
+        return POOLINGS[pooling].tokens(len(self), self.tokens.content)
