@@ -1,7 +1,6 @@
 """The adapter's endpoints: one HTTP request in, one answer out.
 
-A request is read within its limits, parsed into items, embedded and written, one line each in `_embed`. Knows HTTP;
-what it takes to get a vector is the dispatcher's affair, and what a field may hold is in the schemas.
+A request is read within its limits, parsed into items, embedded and written, one line each in `_embed`.
 """
 
 import asyncio

@@ -15,7 +15,7 @@
 
 Overload is 429 and a restart is 504, never 503, on purpose: the benchmark's client gives up on a 503, and repeats a
 request only when the text holds "429", "rate limit", "524" or "timeout". So the messages of these two hold such words.
-Knows nothing of where an error comes from: `triton_client` translates Triton's statuses into this tree.
+`triton_client` translates Triton's statuses into this tree.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """What goes into the model and what comes out of it, one item at a time.
 
-Knows nothing of HTTP or of Triton: these are the two things that the modules of the adapter hand to each other.
+These two are what the modules of the adapter hand to each other.
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """Figures that are read off from time to time, so that no request pays for them: what is there now, and the cache's.
 
-Every second, for the other workers' sake, and whenever this one is asked. Knows where the adapter keeps its state.
+Every second, for the other workers' sake, and whenever this one is asked.
 """
 
 import asyncio

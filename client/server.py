@@ -1,7 +1,4 @@
-"""The application in granian: HTTP/1.1 by hyper, in worker processes that are replaced when they die.
-
-Knows how it is served; not what.
-"""
+"""The application in granian: HTTP/1.1 by hyper, in worker processes that are replaced when they die."""
 
 import asyncio
 import faulthandler

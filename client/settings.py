@@ -1,6 +1,6 @@
 """What the adapter can be told, as environment variables `ADAPTER_*`, read once into one frozen object.
 
-A misspelt name or an impossible value is refused by name at start. Knows nothing of the model's settings (`EMBED_*`).
+A misspelt name or an impossible value is refused by name at start. The model's own are `EMBED_*`.
 """
 
 import os

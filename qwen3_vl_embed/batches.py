@@ -1,4 +1,4 @@
-"""How items are put into requests, and what comes back is put together. Knows no server."""
+"""How items are put into requests, and what comes back is put together."""
 
 from collections.abc import Callable, Iterable, Iterator
 

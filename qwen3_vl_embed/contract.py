@@ -1,7 +1,4 @@
-"""Read an adapter's promises from its /openapi.json the way the colour benchmark reads them.
-
-Knows OpenAPI documents; does not fetch them and does not know what an embedding is.
-"""
+"""Read an adapter's promises from its /openapi.json the way the colour benchmark reads them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One thing to embed, and its vector. Knows files; does not know HTTP."""
+"""One thing to embed, and its vector."""
 
 from dataclasses import dataclass
 from pathlib import Path

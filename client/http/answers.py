@@ -1,6 +1,6 @@
 """How an answer is written: JSON with lists of numbers or base64, a NumPy file, or the bare numbers.
 
-Knows vectors and media types. The form is no option of the model: no cache key holds it and Triton never hears of it.
+The form is no option of the model: no cache key holds it and Triton never hears of it.
 """
 
 import binascii

@@ -2,8 +2,7 @@
 
 Open without it are the health checks, which orchestrators make, and the contract: /openapi.json, which the benchmark
 reads without credentials, and /docs, which only shows that and to which / leads. The figures at /metrics are not: they
-tell who asks how much, and Prometheus can send a key. Knows keys and ASGI; a key in a query string is no key, since
-addresses get logged.
+tell who asks how much, and Prometheus can send a key. A key in a query string is no key, since addresses get logged.
 """
 
 import hmac

@@ -1,6 +1,6 @@
 """The request body: read within its limits, and noticed when nobody waits for the answer any more.
 
-Knows HTTP. Does not know what the JSON inside means.
+Does not know what the JSON inside means.
 """
 
 import asyncio

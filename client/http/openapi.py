@@ -1,7 +1,7 @@
 """What /openapi.json says that the code cannot say by itself: request bodies, answers, headers, examples.
 
 The bodies are written out in place, without references, and the largest list is declared for both endpoints: the
-benchmark reads its batch size there. Knows the schemas; handles no request.
+benchmark reads its batch size there.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

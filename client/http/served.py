@@ -1,7 +1,7 @@
 """The name of what is served: which model a request may ask for, in its path or in its `model`.
 
 A benchmark that publishes by name must not get another checkpoint's vectors under it. So `/{name}/txt/embed` is there
-only while a checkpoint of that name answers, and what counts is the model that made the vectors. Knows ASGI paths.
+only while a checkpoint of that name answers, and what counts is the model that made the vectors.
 """
 
 import re

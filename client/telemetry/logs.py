@@ -1,7 +1,7 @@
 """How log lines are written: as text, or as one JSON object a line.
 
-Knows the formats. What may stand in a line is up to those who log, and all keep to one rule: never a text, an image, a
-key, a query or a header.
+What may stand in a line is up to those who log, and all keep to one rule: never a text, an image, a key, a query or a
+header.
 """
 
 import logging

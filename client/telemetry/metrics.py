@@ -1,7 +1,7 @@
 """What Prometheus is told: every figure of the adapter, by name.
 
 One set of instruments for the process; with several workers prometheus_client keeps their values in files of a common
-folder, and whichever worker is asked adds them up. Labels have few values, whatever callers send. Knows no HTTP.
+folder, and whichever worker is asked adds them up. Labels have few values, whatever callers send.
 """
 
 import os

@@ -1,7 +1,7 @@
 """A span for each request, sent to an OTLP receiver; W3C trace context is taken from callers and handed on to Triton.
 
-Only where the settings name a receiver: otherwise nothing of this is imported, and nothing runs. Knows OpenTelemetry
-and ASGI; a span holds method, endpoint, status and request id, and nothing of a body, a query or a header.
+Only where the settings name a receiver: otherwise nothing of this is imported, and nothing runs. A span holds method,
+endpoint, status and request id, and nothing of a body, a query or a header.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
 """How many items, or pixels, are taken in, of all requests of this process: no more than can be answered in time.
 
 Who comes when it is full is told so at once, instead of waiting for a deadline that will pass. Items are served in the
-order in which they came, so whoever leaves knows the pace: the items served while it was here, over that time. Knows
-numbers and time; what is counted is the dispatcher's affair.
+order in which they came, so whoever leaves knows the pace: the items served while it was here, over that time.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Vectors that were computed before, and computations that are running now.
 
 `VectorCache` remembers, bounded by bytes, least recently used out first; `SingleFlight` lets equal items in flight
-share one computation. Both compare whole keys, with strong hashes in them. Neither knows what a key is about.
+share one computation. Both compare whole keys, with strong hashes in them.
 """
 
 import asyncio

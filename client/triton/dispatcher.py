@@ -1,6 +1,6 @@
 """From the items of one request to their vectors: cache, admission, fan-out, shared computations, one repeat.
 
-Knows neither HTTP nor tensors. One item is one request to Triton, all at once: Triton makes the batches.
+One item is one request to Triton, all at once: Triton makes the batches.
 """
 
 import asyncio

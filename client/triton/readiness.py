@@ -2,8 +2,7 @@
 
 Every answer to a caller counts; while there are none, a tiny text is sent, which passes by the model's layers: it comes
 back at once from a model that needs half a minute for a text, and waits its turn behind what that model computes. That
-is the only sign to trust: older Tritons report a dead model as ready. Knows nothing of HTTP requests; does not start or
-restart anything.
+is the only sign to trust: older Tritons report a dead model as ready.
 """
 
 import asyncio

@@ -1,12 +1,8 @@
 """The one seam to Triton: an item becomes one gRPC request of the model's wire contract, and its answer an embedding.
 
-Knows tensors, statuses and channels, and the models that answered, each by its id and its description. Does not know
-HTTP, and decides nothing: asking again is the dispatcher's affair.
-Cancelling a call cancels it at Triton too, queued or running; that is why this is gRPC (Triton does not see an HTTP
-client leave). What Triton says is never forwarded, except the model's own sentence about a bad input.
-
-tritonclient's generated stubs are used directly: its `InferenceServerClient` hides the channel, whose state tells at
-once that Triton is gone, and takes 70 µs longer for a request.
+Asking again is the dispatcher's affair. Cancelling a call cancels it at Triton too, queued or running; that is why this
+is gRPC (Triton does not see an HTTP client leave). What Triton says is never forwarded, except the model's own sentence
+about a bad input.
 """
 
 import asyncio

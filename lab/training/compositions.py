@@ -1,7 +1,7 @@
 """Names that the survey has not, composed of words that it has: "very dark teal", "pale yellowish green".
 
 Their colours are derived from the survey itself: "dark" does to teal what it does, in the median, to the colours of
-which the survey knows both "X" and "dark X". It knows names and colours; no model.
+which the survey knows both "X" and "dark X".
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,14 @@ class Composer:
     def compose(self, base: str, modifier: str | None = None, tint: str | None = None) -> Composition:
         """`[modifier] [tint] base`, for instance "pale yellowish green"."""
         name = " ".join(word for word in (modifier, tint, base) if word)
-        return Composition(name, self._shifted(self._tinted(self._lab[base], tint), modifier), self._lab[base])
+        lab = self._lab[base]
+        if tint is not None:
+            lab = lab + self._weights[tint] * (self._lab[TINTS[tint]] - lab)
+        if modifier is not None:
+            lightness, chroma = self._shifts[modifier]
+            room = 100 - lab[0] if lightness > 0 else lab[0]
+            lab = np.array([lab[0] + lightness * room, *(lab[1:] * chroma)])
+        return Composition(name, lab, self._lab[base])
 
     def all(self) -> list[Composition]:
         """Every composition that is no name of the survey and not tinted with its own hue ("greenish green")."""
@@ -80,16 +87,6 @@ class Composer:
         before, after = np.array(self._pairs(tint)).swapaxes(0, 1)  # both (P, 3)
         way = self._lab[TINTS[tint]] - before
         return float(np.median(((after - before) * way).sum(axis=1) / (way * way).sum(axis=1)))
-
-    def _shifted(self, lab: np.ndarray, modifier: str | None) -> np.ndarray:
-        if modifier is None:
-            return lab
-        lightness, chroma = self._shifts[modifier]
-        room = 100 - lab[0] if lightness > 0 else lab[0]
-        return np.array([lab[0] + lightness * room, *(lab[1:] * chroma)])
-
-    def _tinted(self, lab: np.ndarray, tint: str | None) -> np.ndarray:
-        return lab if tint is None else lab + self._weights[tint] * (self._lab[TINTS[tint]] - lab)
 
 
 def split(compositions: list[Composition]) -> tuple[list[Composition], list[Composition]]:

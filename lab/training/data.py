@@ -1,7 +1,7 @@
 """What the checkpoint is trained on: names, composed names and swatches, as the served sequences.
 
 Swatches come in every size, shape and file format that is served, and go through the embedder's own decoding, resizing
-and rendering, so that training and serving cannot differ. It knows no weights and no loss.
+and rendering, so that training and serving cannot differ.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The work of the command `embed`: what is named, to a server, to where it belongs. Knows files, not HTTP."""
+"""The work of the command `embed`: what is named, to a server, to where it belongs."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Stop between two steps, never inside one: Ctrl-C, and what `kill` and a closed terminal send. Knows signals alone."""
+"""Stop between two steps, never inside one: Ctrl-C, and what `kill` and a closed terminal send."""
 
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Evaluate a server: embed pairs of texts and images through it, compute the report, write its files.
 
-Knows files and the HTTP client; the figures and the page are `evaluation`'s. Imported by the command alone, because
-what it needs (scikit-learn, matplotlib, colour-science) is not installed where only the client is.
+The figures and the page are `evaluation`'s. Imported by the command alone, because what it needs (scikit-learn,
+matplotlib, colour-science) is not installed where only the client is.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,11 +1,11 @@
-"""A report's figures as a table in the terminal. Knows rich and the figures' names; computes nothing."""
+"""A report's figures as a table in the terminal."""
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.evaluation.labels import GROUPS, Label
+from qwen3_vl_embed.evaluation.labels import GROUPS
 from qwen3_vl_embed.evaluation.report import Report
 
 STYLES = {"collapsed": "bold red", "narrow": "yellow", "sound": "green"}
@@ -24,16 +24,13 @@ def show(report: Report) -> None:
         if shown:
             table.add_row(Text(title, "bold"))
         for label in shown:
-            table.add_row(f"  {label.words}", *_cells(report, label, wide))
+            cells: list[str | Text] = []
+            for kind in ("raw", "centred"):
+                figure = report.figures[kind][label.key]
+                cells += [label.value(figure), Text(label.interval(figure), "dim")] if wide else [label.value(figure)]
+            chance = Text(label.chance(report.figures["raw"][label.key]), "dim")
+            table.add_row(f"  {label.words}", *cells, chance)
     terminal.out.print(table)
     if report.pairs.rgb is None:
         terminal.out.print("Colour figures are left out: images with captions have no one colour.")
     terminal.out.print(Text(report.verdict.words, STYLES[report.verdict.kind]))
-
-
-def _cells(report: Report, label: Label, wide: bool) -> list[str | Text]:
-    cells: list[str | Text] = []
-    for kind in ("raw", "centred"):
-        figure = report.figures[kind][label.key]
-        cells += [label.value(figure), Text(label.interval(figure), "dim")] if wide else [label.value(figure)]
-    return [*cells, Text(label.chance(report.figures["raw"][label.key]), "dim")]

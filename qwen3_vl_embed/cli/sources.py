@@ -1,6 +1,6 @@
 """What to embed: words, image files, folders, lines of standard input, a column of a CSV file.
 
-Knows files and names; does not decode images (the server does) and does not know vectors or HTTP.
+Images are decoded by the server.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""Vectors and a validation as tables in the terminal. Knows rich; computes nothing but a norm."""
+"""Vectors and a validation as tables in the terminal."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from rich.text import Text
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.validation import BASIC_COLOURS, NAMES, Validation
-from qwen3_vl_embed.items import Embedded, Item
+from qwen3_vl_embed.items import Embedded
 
 WIDE = 80  # characters: what the matrix of all names and swatches needs
 
@@ -26,18 +26,15 @@ def show_embedded(embedded: Sequence[Embedded]) -> None:
     for each in embedded[: terminal.ROWS_SHOWN]:
         start = "  ".join(f"{value:+.4f}" for value in each.vector[:numbers])
         norm = f"{np.linalg.norm(each.vector):.4f}"
-        table.add_row(Text(_shown(each.item, widest)), each.item.kind, f"{start} …", norm)
+        name = terminal.one_line(each.item.name)
+        if each.item.kind == "image" and len(name) > widest:
+            name = "…" + name[-(widest - 1) :]  # a path's end tells it from its neighbours
+        table.add_row(Text(name), each.item.kind, f"{start} …", norm)
     terminal.out.print(table)
     hidden = (
         f"{len(embedded) - terminal.ROWS_SHOWN} more are not shown. " if len(embedded) > terminal.ROWS_SHOWN else ""
     )
     terminal.remark(f"{hidden}Dimension {len(embedded[0].vector)}. Write vectors to a file with --output vectors.npz.")
-
-
-def _shown(item: Item, width: int) -> str:
-    """A path is cut off at its start: its end tells it from its neighbours."""
-    name = terminal.one_line(item.name)
-    return name if item.kind == "text" or len(name) <= width else "…" + name[-(width - 1) :]
 
 
 def show_validation(validation: Validation) -> None:

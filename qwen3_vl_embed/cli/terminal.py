@@ -1,7 +1,4 @@
-"""What the commands show: progress, tables, colour chips, errors. Results on stdout, everything else on stderr.
-
-Knows rich; does not know HTTP and decides nothing.
-"""
+"""What the commands show: progress, tables, colour chips, errors. Results on stdout, everything else on stderr."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeVar

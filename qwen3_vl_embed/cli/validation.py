@@ -1,7 +1,4 @@
-"""Check a running server: its contract, its vectors' shape and norm, and whether a colour's name finds the colour.
-
-Knows what must be true of any Qwen3-VL served here; does not know which checkpoint it is, terminals or exit codes.
-"""
+"""Check a running server: its contract, its vectors' shape and norm, and whether a colour's name finds the colour."""
 
 import io
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Files of vectors: .npy, .npz, .parquet or .jsonl, written as the vectors come; other files whole or not at all.
-
-Knows file formats; does not know where vectors come from.
-"""
+"""Files of vectors: .npy, .npz, .parquet or .jsonl, written as the vectors come; other files whole or not at all."""
 
 import errno
 import io

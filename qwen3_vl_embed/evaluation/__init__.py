@@ -1,4 +1,4 @@
-"""How well texts and images find each other: figures, verdict, page. Knows vectors and colours; no model, no server.
+"""How well texts and images find each other: figures, verdict, page.
 
 `report.py` is the way in: pairs of vectors in, a `Report` out, which `page.py` and `tsv.py` write down.
 """

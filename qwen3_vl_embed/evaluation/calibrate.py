@@ -1,7 +1,7 @@
 """Fit a calibration: what all texts and all images of a recipe share, from data that no evaluation here asks about.
 
 The texts are CSS colour names that the XKCD survey does not have, the images swatches of random colours; or a caller's
-own. Knows the embedder; the arithmetic is `embedder.calibration`'s.
+own. The arithmetic is `embedder.calibration`'s.
 """
 
 from typing import IO, Any

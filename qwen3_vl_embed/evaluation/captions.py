@@ -1,4 +1,4 @@
-"""A folder of images with captions: pairs of a file and the text that belongs to it. Knows files; no vectors.
+"""A folder of images with captions: pairs of a file and the text that belongs to it.
 
 Captions are a CSV file in the folder with the headings file and caption, or a .txt of the same name beside each image.
 """

@@ -1,4 +1,4 @@
-"""Colour chips in HTML: what is found for each text, and where the mistakes go. Knows HTML and cosines; no plots.
+"""Colour chips in HTML: what is found for each text, and where the mistakes go.
 
 A chip is an <i> of the class c0, c1, … of its pair; `chip_styles` gives the classes their colour, or picture.
 """
@@ -8,7 +8,6 @@ from html import escape
 
 import numpy as np
 
-from qwen3_vl_embed.evaluation import FloatArray
 from qwen3_vl_embed.evaluation.pairs import Pairs
 from qwen3_vl_embed.evaluation.report import Report
 from qwen3_vl_embed.evaluation.retrieval import ranks
@@ -44,41 +43,34 @@ def named(pairs: Pairs, index: int) -> str:
 
 def ranked_rows(report: Report) -> str:
     """Every text with its nearest images; the basic colours first, then the worst."""
-    cosines = report.spaces["raw"].text_to_image
+    pairs, cosines = report.pairs, report.spaces["raw"].text_to_image
     rank = ranks(cosines)
-    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN]
-    return "".join(
-        _ranked_row(report.pairs, index, rank[index], nearest[index]) for index in _order(report.pairs, rank)
-    )
-
-
-def _order(pairs: Pairs, rank: FloatArray) -> list[int]:
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
     basic = [pairs.names.index(name) for name in FIRST if name in pairs.names]
-    return basic + [index for index in np.argsort(-rank, kind="stable").tolist() if index not in basic]
-
-
-def _ranked_row(pairs: Pairs, index: int, rank: int, nearest: FloatArray) -> str:
-    chips = "".join(chip(pairs, each, " own" if each == index else "") for each in nearest.tolist())
-    return f"<li>{chip(pairs, index)}<span>{named(pairs, index)}</span><b>{rank}</b><div>{chips}</div></li>\n"
+    rows = []
+    for index in basic + [index for index in np.argsort(-rank, kind="stable").tolist() if index not in basic]:
+        chips = "".join(chip(pairs, each, " own" if each == index else "") for each in nearest[index])
+        head = f"{chip(pairs, index)}<span>{named(pairs, index)}</span><b>{rank[index]}</b>"
+        rows.append(f"<li>{head}<div>{chips}</div></li>\n")
+    return "".join(rows)
 
 
 def mistakes(report: Report, direction: str) -> str:
     """The queries whose first answer is wrong, the farthest off first: as colours where they have one, else by rank."""
-    cosines = getattr(report.spaces["raw"], direction)
+    pairs, cosines = report.pairs, getattr(report.spaces["raw"], direction)
     rank, first = ranks(cosines), cosines.argmax(axis=1)
     off = rank if report.differences is None else report.differences[np.arange(len(first)), first]
     wrong = [index for index in np.argsort(-off, kind="stable") if first[index] != index]
     if not wrong:
         return "<p>None.</p>"
-    cards = [_mistake(report, index, first[index], rank[index]) for index in wrong[:MISTAKES]]
+    cards = []
+    for query in wrong[:MISTAKES]:
+        answer = first[query]
+        difference = "" if report.differences is None else f"ΔE {report.differences[query, answer]:.0f} · "
+        words = f"{named(pairs, query)} → {named(pairs, answer)}"
+        shown = chip(pairs, query) + chip(pairs, answer)
+        cards.append(_card(shown, words, f"{difference}right one at rank {rank[query]}"))
     return f"<p>{len(wrong)} wrong first answers; the farthest off come first.</p>{_cards(cards)}"
-
-
-def _mistake(report: Report, query: int, answer: int, rank: int) -> str:
-    pairs = report.pairs
-    difference = "" if report.differences is None else f"ΔE {report.differences[query, answer]:.0f} · "
-    words = f"{named(pairs, query)} → {named(pairs, answer)}"
-    return _card(chip(pairs, query) + chip(pairs, answer), words, f"{difference}right one at rank {rank}")
 
 
 def hubs(report: Report, direction: str) -> str:

@@ -1,4 +1,4 @@
-"""The 949 XKCD colour names, CIELAB and CIEDE2000, solid swatches. Knows no embeddings.
+"""The 949 XKCD colour names, CIELAB and CIEDE2000, solid swatches.
 
 `data/xkcd_colors.csv` is the XKCD colour survey's result (https://xkcd.com/color/rgb.txt, public domain, CC0 1.0), in
 the order and spelling of matplotlib's `XKCD_COLORS`, which the benchmark uses too.

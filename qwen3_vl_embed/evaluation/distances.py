@@ -1,4 +1,4 @@
-"""How far matched pairs are apart, and how far what does not belong together. Knows cosines; no colours, no model.
+"""How far matched pairs are apart, and how far what does not belong together.
 
 The mean matched distance is the colour benchmark's metric, and can be had for nothing: vectors that all point the same
 way have none. Only beside the unmatched distance does it say anything.

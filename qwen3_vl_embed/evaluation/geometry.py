@@ -1,4 +1,4 @@
-"""The shape of the cloud: does everything point one way, are texts and images apart. Knows vectors only."""
+"""The shape of the cloud: does everything point one way, are texts and images apart."""
 
 from collections.abc import Callable
 from functools import partial

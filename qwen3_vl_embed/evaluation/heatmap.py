@@ -1,4 +1,4 @@
-"""The sweep as a picture: layers against poolings and norms, a panel for each prompt. Knows rows, no models."""
+"""The sweep as a picture: layers against poolings and norms, a panel for each prompt."""
 
 from typing import IO
 

@@ -1,6 +1,6 @@
 """What the figures are called and how they are written, in the order in which people read them.
 
-The one list that the terminal's table and the page share. Knows no values.
+The one list that the terminal's table and the page share.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 A name or a caption is somebody's words. They are escaped, and should that ever fail, the page's own policy lets it run
 nothing but the few lines of `data/page.js`, and load nothing.
 
-Knows HTML; `plots.py` draws, `chips.py` shows colours, `data/page.html` is the page.
+`plots.py` draws, `chips.py` shows colours, `data/page.html` is the page.
 """
 
 import base64
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_vl_embed.evaluation import FloatArray, chips, plots
-from qwen3_vl_embed.evaluation.labels import GROUPS, Label
+from qwen3_vl_embed.evaluation.labels import GROUPS
 from qwen3_vl_embed.evaluation.report import Report
 from qwen3_vl_embed.evaluation.resampling import RESAMPLES
 from qwen3_vl_embed.evaluation.svg import draw
@@ -53,8 +53,17 @@ COLOUR_METHOD = (
 
 def page(report: Report) -> str:
     """The whole document. A second or three: matplotlib draws a dozen plots."""
-    rgb, differences = report.pairs.rgb, report.differences
+    rgb, differences, raw = report.pairs.rgb, report.differences, report.figures["raw"]
     coloured = rgb is not None
+    heads = (f"<div><b>{raw[key].value:{form}}</b>{words}</div>" for key, form, words in HEADS if key in raw)
+    distances = draw(
+        partial(plots.distances, spaces=report.spaces),
+        "Share of matched and of unmatched pairs that are nearer than each cosine distance",
+    )
+    vector_map = draw(
+        partial(plots.vector_map, space=report.spaces["raw"], rgb=rgb),
+        "Map of text and image vectors, a line from each text to its image",
+    )
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         policy=POLICY,
         script=SCRIPT,
@@ -63,7 +72,7 @@ def page(report: Report) -> str:
         kind=report.verdict.kind,
         plain=PLAIN[report.verdict.kind],
         words=escape(report.verdict.words),
-        heads="".join(_heads(report)),
+        heads="".join(heads),
         chips=chips.chip_styles(report.pairs),
         thing="swatch" if coloured else "image",
         things="swatches" if coloured else "images",
@@ -72,10 +81,12 @@ def page(report: Report) -> str:
         mistakes_text=chips.mistakes(report, "text_to_image"),
         mistakes_image=chips.mistakes(report, "image_to_text"),
         hubs=chips.hubs(report, "text_to_image"),
-        distances=_distances(report),
+        distances=_plot(
+            distances, "Far apart from each other, and steep, is good. Dashed: each modality's mean removed"
+        ),
         colour=NO_COLOUR if rgb is None or differences is None else _colour_section(report, rgb, differences),
         own_colours=", in their own colours" if coloured else "",
-        map=_map(report),
+        map=_plot(vector_map, "Short lines are good"),
         mapped=min(len(report.pairs), plots.MAPPED),
         table="".join(_table(report)),
         colour_link="" if rgb is None else '<a href="#colour">Colour</a>',
@@ -108,64 +119,39 @@ def about(report: Report) -> Iterator[str]:
     yield report.date.strftime("%Y-%m-%d %H:%M")
 
 
-def _heads(report: Report) -> Iterator[str]:
-    raw = report.figures["raw"]
-    for key, form, words in HEADS:
-        if key in raw:
-            yield f"<div><b>{raw[key].value:{form}}</b>{words}</div>"
-
-
 def _plot(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>\n"
 
 
-def _distances(report: Report) -> str:
-    described = "Share of matched and of unmatched pairs that are nearer than each cosine distance"
-    plot = draw(partial(plots.distances, spaces=report.spaces), described)
-    return _plot(plot, "Far apart from each other, and steep, is good. Dashed: each modality's mean removed")
-
-
-def _map(report: Report) -> str:
-    plot = partial(plots.vector_map, space=report.spaces["raw"], rgb=report.pairs.rgb)
-    return _plot(
-        draw(plot, "Map of text and image vectors, a line from each text to its image"), "Short lines are good"
-    )
-
-
 def _colour_section(report: Report, rgb: NDArray[np.uint8], differences: FloatArray) -> str:
+    space, by_difference, by_quality = report.spaces["raw"], [], []
+    for kind, words in PAIRINGS.items():
+        plot = partial(plots.against_difference, cosines=getattr(space, kind), differences=differences)
+        spearman = report.figures["raw"][f"spearman_{kind}"].value
+        drawn = draw(plot, f"Cosine distance against CIEDE2000, {words}")
+        by_difference.append(_plot(drawn, f"{words}: Spearman {spearman:.2f}"))
+    for quality in QUALITIES:
+        plot = partial(plots.found_by, space=space, rgb=rgb, lab=report.pairs.lab, quality=quality)
+        drawn = draw(plot, f"Share of names that find their own swatch by {quality}")
+        by_quality.append(_plot(drawn, f"By {quality}"))
     return (
         "<h2 id=colour>Distance against colour difference</h2>"
         "<p>Where a space sees colour as people do, the median rises with ΔE.</p>"
-        f'<div class="plots">{"".join(_difference_plots(report, differences))}</div>'
+        f'<div class="plots">{"".join(by_difference)}</div>'
         "<h2>Found by hue, lightness and saturation</h2>"
         "<p>Which colours' names find their own swatch: first (bars), and among the first ten (line).</p>"
-        f'<div class="plots">{"".join(_found_plots(report, rgb))}</div>'
+        f'<div class="plots">{"".join(by_quality)}</div>'
     )
-
-
-def _difference_plots(report: Report, differences: FloatArray) -> Iterator[str]:
-    for kind, words in PAIRINGS.items():
-        cosines = getattr(report.spaces["raw"], kind)
-        plot = partial(plots.against_difference, cosines=cosines, differences=differences)
-        spearman = report.figures["raw"][f"spearman_{kind}"].value
-        yield _plot(draw(plot, f"Cosine distance against CIEDE2000, {words}"), f"{words}: Spearman {spearman:.2f}")
-
-
-def _found_plots(report: Report, rgb: NDArray[np.uint8]) -> Iterator[str]:
-    for quality in QUALITIES:
-        plot = partial(plots.found_by, space=report.spaces["raw"], rgb=rgb, lab=report.pairs.lab, quality=quality)
-        yield _plot(draw(plot, f"Share of names that find their own swatch by {quality}"), f"By {quality}")
 
 
 def _table(report: Report) -> Iterator[str]:
     for title, labels in GROUPS.items():
-        shown = [label for label in labels if label.key in report.figures["raw"]]
-        if shown:
-            rows = "".join(_row(report, label) for label in shown)
+        rows = ""
+        for label in labels:
+            if label.key in report.figures["raw"]:
+                raw, centred = (report.figures[kind][label.key] for kind in ("raw", "centred"))
+                rows += f"<tr><td>{label.words}</td>"
+                rows += "".join(f"<td>{label.value(x)}<small>{label.interval(x)}</small></td>" for x in (raw, centred))
+                rows += f"<td>{label.chance(raw)}</td></tr>\n"
+        if rows:
             yield f'<tbody><tr><th colspan="4">{title}</th></tr>{rows}</tbody>\n'
-
-
-def _row(report: Report, label: Label) -> str:
-    raw, centred = (report.figures[kind][label.key] for kind in ("raw", "centred"))
-    cells = "".join(f"<td>{label.value(each)}<small>{label.interval(each)}</small></td>" for each in (raw, centred))
-    return f"<tr><td>{label.words}</td>{cells}<td>{label.chance(raw)}</td></tr>\n"

@@ -1,7 +1,4 @@
-"""What is evaluated: N texts and N images with their vectors, row i of one belonging to row i of the other.
-
-Knows vectors, colours and the file that keeps them; no server, no figures.
-"""
+"""What is evaluated: N texts and N images with their vectors, row i of one belonging to row i of the other."""
 
 import json
 import re

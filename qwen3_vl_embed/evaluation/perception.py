@@ -1,7 +1,7 @@
 """Does the space see colours as people do: CIEDE2000 of what is found, and of everything against everything.
 
 XKCD's names are near-duplicates of each other, so the second best answer is often as good as the first: the colour
-difference of the first answer gives credit where recall does not. Knows colours and cosines; no model.
+difference of the first answer gives credit where recall does not.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """The plots of a report: distances, distance against colour difference, a map, what is found by colour.
 
-Each function draws on axes that it is given (`svg.draw`). Knows colours and cosines; not the page.
+Each function draws on axes that it is given (`svg.draw`).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Can the colour be read off a vector: a cross-validated ridge regression to CIELAB. Knows vectors and colours.
+"""Can the colour be read off a vector: a cross-validated ridge regression to CIELAB.
 
 A constant vector cannot game it, and it does not ask texts and images to agree: it tells what each side knows.
 """

@@ -1,7 +1,4 @@
-"""Everything that is known of N pairs, in one object: figures raw and centred, verdict, what was run.
-
-Knows which figures there are; not how they are computed, shown or where vectors come from.
-"""
+"""Everything that is known of N pairs, in one object: figures raw and centred, verdict, what was run."""
 
 import math
 from collections.abc import Mapping

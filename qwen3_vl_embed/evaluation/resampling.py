@@ -1,8 +1,7 @@
 """Figures with bootstrap intervals: every figure is a function of how often each pair is counted.
 
 Counting every pair once gives the value; counting pairs as often as they were drawn, with replacement, gives what the
-value might have been with other pairs. So a value and its interval can never come from two definitions. Knows weights
-and numbers; not what they measure.
+value might have been with other pairs. So a value and its interval can never come from two definitions.
 """
 
 from collections.abc import Callable

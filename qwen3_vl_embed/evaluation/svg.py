@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG that follows the page's colours. Knows matplotlib; not what is drawn.
+"""Matplotlib figures as inline SVG that follows the page's colours.
 
 Points are embedded as pixels (thousands of shapes make a page slow), lines and words stay vectors and text.
 """

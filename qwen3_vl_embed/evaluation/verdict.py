@@ -1,4 +1,4 @@
-"""Say in words whether the mean distance means anything. Knows figures; not where they come from.
+"""Say in words whether the mean distance means anything.
 
 A constant vector has the best possible mean distance, and an untrained network may come near it. What tells knowledge
 from that is whether a matched pair is nearer than an unmatched one, at any scale: the AUC. (Not the ratio of the means
@@ -30,7 +30,15 @@ def judge(raw: Mapping[str, Figure], centred: Mapping[str, Figure]) -> Verdict:
     distances = f"matched pairs are {matched:.3f} apart on average, unmatched ones {unmatched:.3f}"
     if auc < ALIKE:
         words = f"The space has collapsed: {distances}, which is alike (AUC {auc:.2f}; chance is 0.50)."
-        return Verdict("collapsed", f"{words} {_why(unmatched)} {_hidden(centred['auc'].value)}".strip())
+        if unmatched < NARROW:
+            words += " All vectors point much the same way, and the mean distance is small for that reason alone: "
+            words += "a constant vector would score 0."
+        else:
+            words += " A text is hardly nearer to its own image than to any other: the mean distance says nothing."
+        if (uncovered := centred["auc"].value) >= UNCOVERED:  # removing the means makes no knowledge, it uncovers some
+            words += f" With each modality's mean removed pairs can be told apart (AUC {uncovered:.2f}): "
+            words += "an offset hides what it knows."
+        return Verdict("collapsed", words)
     if unmatched < NARROW:
         return Verdict(
             "narrow",
@@ -38,19 +46,3 @@ def judge(raw: Mapping[str, Figure], centred: Mapping[str, Figure]) -> Verdict:
             "small. Compare the ratio and the recalls with other models, not the mean distance.",
         )
     return Verdict("sound", f"The space tells pairs apart: {distances} (AUC {auc:.2f}; chance is 0.50).")
-
-
-def _why(unmatched: float) -> str:
-    if unmatched < NARROW:
-        return (
-            "All vectors point much the same way, and the mean distance is small for that reason alone: "
-            "a constant vector would score 0."
-        )
-    return "A text is hardly nearer to its own image than to any other: the mean distance says nothing."
-
-
-def _hidden(auc: float) -> str:
-    """Removing the means cannot make knowledge, only uncover it."""
-    if auc < UNCOVERED:
-        return ""
-    return f"With each modality's mean removed pairs can be told apart (AUC {auc:.2f}): an offset hides what it knows."

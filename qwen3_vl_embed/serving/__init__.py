@@ -1,4 +1,4 @@
 """Run the product without containers: find tritonserver, start it and the adapter, watch both, stop both.
 
-Knows processes and ports. Does not know tensors, HTTP bodies or torch: it starts what does.
+Does not know tensors, HTTP bodies or torch: it starts what does.
 """

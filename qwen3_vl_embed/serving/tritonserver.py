@@ -1,4 +1,4 @@
-"""Where the real tritonserver is, and how it is called. Knows flags, libraries and the Python stub; starts nothing.
+"""Where the real tritonserver is, and how it is called.
 
 Without a container it comes from the `nvidia-pytriton` wheel (Triton 2.51 = 24.10), of which only the files are used.
 """

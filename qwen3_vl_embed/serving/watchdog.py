@@ -12,7 +12,7 @@ livelock cannot be told from a very long pass.
 A model may need half a minute for a text. So the probe of each second passes by the model's layers, which takes any
 model a moment, and one through all of them follows beside it, so seldom that it takes a hundredth of the time.
 
-Knows Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs nothing but Python.
+Uses Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs nothing but Python.
 
     watchdog.py check           exit status 0 when an embedding comes back: the container's health check
     watchdog.py COMMAND ...     run tritonserver, watch it, pass SIGTERM on, end with it; with TRITON_TRACES_URL set, to

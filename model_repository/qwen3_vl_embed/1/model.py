@@ -1,4 +1,4 @@
-"""Triton glue: requests -> embedder -> responses. The only file that knows Triton; it knows no tokens and no torch.
+"""Triton glue: requests -> embedder -> responses. The only file that imports Triton's module.
 
 Every request carries the same three inputs (`config.pbtxt`), because Triton batches only requests with equal inputs.
 A request may hold several rows; it gets all its vectors, or one error that names the row. Other requests of the batch

@@ -1,4 +1,4 @@
-"""Text and image embeddings from a Qwen3-VL checkpoint. Knows Qwen3-VL, images, prompts, torch; not Triton, not HTTP.
+"""Text and image embeddings from a Qwen3-VL checkpoint.
 
 embedder = Embedder.load(EmbedderConfig(checkpoint="checkpoints/qwen3-vl-color-tiny"))
 red, swatch = embedder.embed([EmbedInput(text="red"), EmbedInput(image=png_bytes)])

@@ -1,4 +1,4 @@
-"""A Qwen3-VL checkpoint: find it, check that it is one, read its configuration and its processor. Knows no prompts.
+"""A Qwen3-VL checkpoint: find it, check that it is one, read its configuration and its processor.
 
 Formats: transformers `models/qwen3_vl`, `models/qwen3_vl_moe`. Sizes are read from the files, never assumed; what a
 file leaves out has transformers' own default. `weights.py` reads its weights.
@@ -228,7 +228,13 @@ def _find(name: str, revision: str | None) -> Checkpoint:
     folder = openable(name)
     commit = None
     if not folder.is_dir():
-        snapshot = _download(name, revision)
+        try:
+            snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+        except Exception as error:  # the hub's client raises many types; each means that there is no checkpoint
+            raise UnsupportedCheckpoint(
+                f"{name} is neither a folder here nor a checkpoint that the hub gave "
+                f"({type(error).__name__}: {error}); give a folder, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
+            ) from error
         folder, commit = openable(snapshot), snapshot.name
     for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
         try:
@@ -239,16 +245,6 @@ def _find(name: str, revision: str | None) -> Checkpoint:
         if pointer:
             raise UnsupportedCheckpoint(f"{name}: {path.name} is a Git LFS pointer, not the file: run `git lfs pull`")
     return Checkpoint(name, folder, commit)
-
-
-def _download(name: str, revision: str | None) -> Path:
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
-    except Exception as error:  # the hub's client raises many types; each means that there is no checkpoint
-        raise UnsupportedCheckpoint(
-            f"{name} is neither a folder here nor a checkpoint that the hub gave ({type(error).__name__}: {error}); "
-            "give a folder, or a hub id such as Qwen/Qwen3-VL-4B-Instruct"
-        ) from error
 
 
 def _without_weights(folder: Path) -> str:

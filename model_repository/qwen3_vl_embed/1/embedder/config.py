@@ -1,10 +1,9 @@
-"""The embedder's settings: one frozen object per process, from `EMBED_*` environment variables. Knows no checkpoint."""
+"""The embedder's settings: one frozen object per process, from `EMBED_*` environment variables."""
 
 import os
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .options import ImageOptions
@@ -75,13 +74,14 @@ class EmbedderConfig(BaseSettings, ImageOptions):
         try:
             return cls()
         except ValidationError as error:
-            raise ValueError("; ".join(map(_sentence, error.errors()))) from None
-
-
-def _sentence(problem: ErrorDetails) -> str:
-    if not problem["loc"]:  # from the validator above, which names the settings itself
-        return problem["msg"].removeprefix("Value error, ")
-    name = PREFIX + str(problem["loc"][0]).upper()
-    if problem["type"] == "missing":
-        return f"{name} must be set"
-    return f"{name}: {problem['msg']}, not {problem['input']!r}"
+            problems = error.errors()
+        sentences = []
+        for problem in problems:
+            name = PREFIX + "".join(map(str, problem["loc"][:1])).upper()
+            if name == PREFIX:  # from the validator above, which names the settings itself
+                sentences.append(problem["msg"].removeprefix("Value error, "))
+            elif problem["type"] == "missing":
+                sentences.append(f"{name} must be set")
+            else:
+                sentences.append(f"{name}: {problem['msg']}, not {problem['input']!r}")
+        raise ValueError("; ".join(sentences))

@@ -1,4 +1,4 @@
-"""The work: inputs in, vectors out. Read `Embedder.embed_each`: one stage per line. Knows no Triton."""
+"""The work: inputs in, vectors out. Read `Embedder.embed_each`: one stage per line."""
 
 import hashlib
 import json

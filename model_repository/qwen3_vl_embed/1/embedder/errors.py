@@ -1,4 +1,4 @@
-"""The embedder's errors, a closed set. Knows nothing of status codes: `model.py` maps them to Triton's.
+"""The embedder's errors, a closed set. `model.py` maps them to Triton's status codes.
 
 EmbedError
 ├── InvalidInput            the caller's mistake: the message says what to change

@@ -1,4 +1,4 @@
-"""Paths that all can open who have to. Knows encodings and /proc."""
+"""Paths that all can open who have to."""
 
 import os
 import sys

@@ -2,9 +2,8 @@
 
 A request comes in through `submit`, and its inputs are prepared on a few threads. One thread runs the forward passes,
 each over what is ready by then: first come, first served, within the token budget. Another hands the answers out. Large
-images are decoded on threads of their own, within the budget of pixels: nothing waits for them. Knows no Triton. Worth
-its threads where the device is not the CPU that prepares, and for large images everywhere (docs/log.md, 2026-11-24 and
-25).
+images are decoded on threads of their own, within the budget of pixels: nothing waits for them. Worth its threads where
+the device is not the CPU that prepares, and for large images everywhere (docs/log.md, 2026-11-24 and 25).
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""What a checkpoint's own files say of how it makes vectors: a recipe's defaults. Knows no weights and no pixels.
+"""What a checkpoint's own files say of how it makes vectors: a recipe's defaults.
 
 Three kinds: the Qwen3-VL-Embedding series, whose code is its recipe; folders that sentence-transformers saved, which
 describe theirs; and all others, which were made to generate and get ours (`eol`).

@@ -1,8 +1,7 @@
 """Attention over packed sequences, plugged into transformers for the vision tower and the language model alike.
 
-Knows tensors and sequence lengths; not Qwen's layers. Every sequence attends to itself only; nothing is padded and no
-block mask is built. flash-attn's varlen kernel where it is installed, torch's own on other GPUs, and elsewhere one SDPA
-call for each run of equally long sequences.
+Every sequence attends to itself only; nothing is padded and no block mask is built. flash-attn's varlen kernel where it
+is installed, torch's own on other GPUs, and elsewhere one SDPA call for each run of equally long sequences.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How many tokens one forward pass may hold, so that it fits into the memory that is free. Knows sizes, not tensors.
+"""How many tokens one forward pass may hold, so that it fits into the memory that is free.
 
 Triton counts requests; a colour name has 20 tokens and a photo a thousand. What is counted here are the bytes that are
 alive at the worst moment of a pass, for every token as if it were an image's: in a decoder layer, and in a vision block

@@ -1,4 +1,4 @@
-"""From the CPU's numbers to the device's. Knows no model."""
+"""From the CPU's numbers to the device's."""
 
 from typing import Any
 

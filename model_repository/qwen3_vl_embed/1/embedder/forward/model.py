@@ -1,4 +1,4 @@
-"""The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head. Knows no prompts."""
+"""The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""Sequences laid end to end: what one forward pass gets, and which go together. Knows no prompts."""
+"""Sequences laid end to end: what one forward pass gets, and which go together."""
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf

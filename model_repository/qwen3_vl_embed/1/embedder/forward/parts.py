@@ -1,7 +1,4 @@
-"""The parts of transformers' Qwen3-VL that are replaced by ones that do the same with less work. Each says why it may.
-
-Knows tensors and transformers' modules; not how sequences are packed.
-"""
+"""The parts of transformers' Qwen3-VL that are replaced by ones that do the same with less work, and why they may."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Hidden states -> vectors: norm, average, truncate, normalise; refuse what is no vector. Knows no model."""
+"""Hidden states -> vectors: norm, average, truncate, normalise; refuse what is no vector."""
 
 from collections import defaultdict
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """Two ways to run one forward pass again without the Python around its operations: a CUDA graph, and a trace.
 
-Each is captured from one pass and replays any other of the same shape, whose tensors it is given. Knows what a pass is
-given and what it leaves; not when a capture is worth its making, and not Qwen's layers.
+Each is captured from one pass and replays any other of the same shape, whose tensors it is given.
 """
 
 import warnings

@@ -1,7 +1,6 @@
 """Try a checkpoint's program where it can do no harm: in a child process, within so much CPU time and memory.
 
-Nothing inside a process bounds both: `9**(9**9)` or `"a" * 10**11` is a single call into C. Knows Linux; no
-checkpoint.
+Nothing inside a process bounds both: `9**(9**9)` or `"a" * 10**11` is a single call into C.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Centring with statistics from a file: what every vector of a modality shares is taken away. Knows no model.
+"""Centring with statistics from a file: what every vector of a modality shares is taken away.
 
 A vector x (unit length) of a modality becomes (x - mean) with, as the file says, its `top` principal directions removed
 (all-but-the-top, arXiv 1702.01417) or whitened (ZCA with shrinkage, as ReAlign, arXiv 2512.19115). `qwen3-vl-embed

@@ -1,7 +1,7 @@
 """An image as a string: read where an image is expected, and noticed where a text is.
 
 JSON cannot carry bytes, so an image may come as base64 or as a `data:` URL. Clients send the same strings as texts, and
-their letters have a vector too, which means nothing. Knows how files begin; what is in them is the affair of `images`.
+their letters have a vector too, which means nothing.
 """
 
 import binascii

@@ -1,7 +1,6 @@
 """What an image costs before it is decoded: the pixels that its header names, and how many are decoded at once.
 
 A flat WebP of 36 bytes has 40 megapixels: bytes say nothing, and nobody can tell from the outside what a batch costs.
-Knows headers and threads; what is decoded, and by whom, is the pipeline's affair.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""One input, made ready for the model: options resolved, image decoded and cut, text rendered. Knows no tensors.
+"""One input, made ready for the model: options resolved, image decoded and cut, text rendered.
 
 Nothing here waits for a device, and nothing imports what computes. Any number of threads may prepare at once.
 """

@@ -1,4 +1,4 @@
-"""The prompts: what stands around a text, an image, or both. Each names its source. Knows no tokenizer.
+"""The prompts: what stands around a text, an image, or both. Each names its source.
 
 A request (or `EMBED_PROMPT`) names one of `PROMPTS`, or brings a template of its own that holds `{content}`.
 """

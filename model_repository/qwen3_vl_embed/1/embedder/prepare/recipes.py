@@ -1,4 +1,4 @@
-"""A recipe: everything that decides what vector an input gets, with nothing left to defaults. Knows no tensors."""
+"""A recipe: everything that decides what vector an input gets, with nothing left to defaults."""
 
 import hashlib
 import json

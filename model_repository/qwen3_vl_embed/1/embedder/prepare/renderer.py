@@ -1,4 +1,4 @@
-"""The one renderer: text, image or both become a token sequence, all ending in the same tokens. Knows no pixels.
+"""The one renderer: text, image or both become a token sequence, all ending in the same tokens.
 
 The checkpoint's own chat template draws the frame around the content. What a caller wrote (text, instruction, template)
 is tokenized without control tokens, so `<|im_end|>` in it is ten characters of text. Control tokens are those that the
@@ -120,19 +120,22 @@ class Renderer:
                 f"this checkpoint's chat template does not draw what it is given ({kind}"
                 f"{' with an instruction' if system is not None else ''}) exactly once"
             )
-        parts = [self._part(part, words) for part in self._split.split(drawn + (close or "")) if part]
+        parts: Frame = []
+        for part in filter(None, self._split.split(drawn + (close or ""))):
+            if part in self._special:
+                parts.append([self._special[part]])
+                continue
+            # With the caller's words. In one pass, and once: a word that holds another's slot is only words.
+            before, slot, after = (
+                re.sub(f"{SLOT}[^{SLOT}]+{SLOT}", lambda found: words.get(found[0], found[0]), piece)
+                for piece in part.partition(TEXT_SLOT)
+            )
+            parts.append((before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids)
         if len(self._frames) >= FRAMES:
             self._frames.clear()
         frame = [part for part in (self._head, *parts, self._tail) if part]
         self._frames[key] = frame
         return frame
-
-    def _part(self, part: str, words: dict[str, str]) -> list[int] | tuple[str, str]:
-        """One of the template's own special tokens, or what stands between two, with the caller's words in it."""
-        if part in self._special:
-            return [self._special[part]]
-        before, slot, after = (_replaced(piece, words) for piece in part.partition(TEXT_SLOT))
-        return (before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids
 
     def _draw_every_shape(self) -> None:
         """All that the template will ever be given: words before and after the content or none, a system turn or none,
@@ -191,11 +194,6 @@ class Renderer:
                 ids += part
                 prefix = prefix if content else len(ids)
         return Tokens(np.array(ids, dtype=np.int64), tuple(content), image, prefix)
-
-
-def _replaced(part: str, words: dict[str, str]) -> str:
-    """Once and in one pass: a word that holds another's slot is only words."""
-    return re.sub(f"{SLOT}[^{SLOT}]+{SLOT}", lambda slot: words.get(slot[0], slot[0]), part)
 
 
 def _covering(offsets: list[Span], start: int, stop: int) -> Span:

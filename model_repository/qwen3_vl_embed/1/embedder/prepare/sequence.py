@@ -1,4 +1,4 @@
-"""One input as the model will see it: token ids, and an image's patches. Knows NumPy arrays; no torch, no device."""
+"""One input as the model will see it: token ids, and an image's patches."""
 
 from dataclasses import dataclass
 
