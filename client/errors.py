@@ -13,7 +13,7 @@
     ├── Unavailable           503  the model is not there, and nothing says that it is coming back
     └── DeadlinePassed        504  it took too long, or the model did not come back in time
 
-Overload is 429 and a restart is 504, never 503, on purpose: the benchmark's client gives up on a 503, and repeats a
+Overload is 429 and a restart is 504, never 503, on purpose. The benchmark's client gives up on a 503, and repeats a
 request only when the text holds "429", "rate limit", "524" or "timeout". So the messages of these two hold such words.
 `triton_client` translates Triton's statuses into this tree.
 """

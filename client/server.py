@@ -86,7 +86,7 @@ def options(settings: Settings) -> dict[str, Any]:
 def listen(host: str, port: int) -> socket.socket:
     """One socket for all workers: a connection that a killed one did not take is another's.
 
-    hyper would wait for ever for whoever takes nothing of an answer. The kernel does not (RFC 5482, and tcp(7)).
+    hyper would wait for ever for a caller who takes nothing of an answer. The kernel does not (RFC 5482, and tcp(7)).
 
     Raises:
         SettingsError: somebody else listens there.

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(
         default=None, pattern="^[a-z0-9][a-z0-9._-]*$", description="What it is asked for by; unset: the checkpoint's."
     )
-    api_key: SecretStr | None = Field(default=None, description="Whoever asks must know it; unset: anybody may ask.")
+    api_key: SecretStr | None = Field(default=None, description="Callers must know it; unset: anybody may ask.")
     api_key_file: Path | None = Field(default=None, description="The same from a file, one key a line: any will do.")
     cors_origins: str | None = Field(
         default=None, description="Web pages that may ask: https://a.example,http://localhost:3000, or *; unset: none."
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
 
     @property
     def keyed(self) -> bool:
-        """Whether whoever asks must know a key."""
+        """Whether a caller must know a key."""
         return bool(self.api_key or self.api_key_file)
 
     def share(self, total: int) -> int:

@@ -4,7 +4,7 @@
     python -m lab.house . ../before
 
 Several checkouts give a table each, in one run. Callers of a private helper are the places in its own file that name
-it; a chain of imports follows those that run when a module is imported. Sizes are in lines; `code` is without blank
+it. A chain of imports follows those that run when a module is imported. Sizes are in lines; `code` is without blank
 lines, comments and docstrings, whose lines are told as a share of it.
 """
 

@@ -190,7 +190,7 @@ class Client(_Base[httpx.Client]):
         try:
             for steps in self._requests(items, options, size):
                 ahead.append(pool.submit(self._do, steps))
-                if len(ahead) > IN_FLIGHT:  # one more, for whoever is free first
+                if len(ahead) > IN_FLIGHT:  # one more, for the thread that is free first
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

@@ -39,8 +39,8 @@ class Item:
     def read(self, most: int = MOST_BYTES) -> str | bytes:
         """The text, or the image file's bytes.
 
-        Raises ItemError when the text is not UTF-8, the file cannot be read or has more than `most` bytes, or the
-        pixels are none that a file of an image can hold.
+        Raises ItemError when the text is not UTF-8, or the file cannot be read or has more than `most` bytes. So it
+        does for pixels that no file of an image can hold.
         """
         if self.path is not None:
             try:

@@ -17,7 +17,7 @@ SHAPES = "(H, W), (H, W, 3) or (H, W, 4)"
 def encoded(pixels: Pixels) -> bytes:
     """A PNG, or a TIFF for CMYK, with the image's profile, gamma and orientation.
 
-    What Pillow does not tell of a file (cICP, an AVIF's nclx) is not in it: a file is better sent as its path or bytes.
+    What Pillow does not tell of a file (cICP, an AVIF's nclx) is not in it. A file is better sent as its path or bytes.
     An array is sRGB: uint8 of shape (H, W), (H, W, 3) or (H, W, 4), the fourth its opacity.
 
     Raises:

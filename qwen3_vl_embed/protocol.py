@@ -1,7 +1,7 @@
 """What a client says to a server and makes of its answers: the contract, errors, patience, one model for all.
 
 Sends nothing itself. Its steps are generators that yield what is to be done (`Request`, `Wait`, `Call`) and are sent
-what came of it, so that the two clients differ in nothing but how they do that.
+what came of it. The two clients differ in nothing but how they do that.
 """
 
 import base64
@@ -225,7 +225,7 @@ class Conversation:
             except NotNow as error:
                 now = monotonic()
                 give_up = give_up or now + self._retry_for_s
-                # longer each time, because whoever is before us needs longer too
+                # longer each time, because callers before us need longer too
                 wait = min(FIRST_WAIT_S * 2.0 ** min(attempt, 9), LONGEST_WAIT_S, give_up - now)
                 if wait <= 0 or now + error.after > give_up:
                     raise

@@ -33,7 +33,8 @@ class Form:
 def accepted(accept: str) -> str:
     """The first of our media types that an Accept header names; JSON where it names none and takes any.
 
-    Weights are not read: whoever wants one form names that one. (RFC 9110, 12.5.1, leaves the choice to the server.)
+    Weights are not read: a caller who wants one form names that one. (RFC 9110, 12.5.1, leaves the choice to the
+    server.)
 
     Raises:
         NotAcceptable: it wants none of ours. JSON all the same would only fail later, in the caller's parser.

@@ -1,7 +1,7 @@
 """GET /docs: Swagger, with nothing from anywhere else. Its files are those of the package fastapi-offline.
 
 Callers type their key into this page. So its Content-Security-Policy lets it run these files' script and the one line
-below, and talk to this server; nothing that a document or an extension of one may bring.
+below, and talk to this server. Nothing that a document or an extension of one may bring runs.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """What the HTTP server leaves to the application: heads that it lets pass, and bodies that nobody has read.
 
-hyper ends each request where RFC 9112 says, but answers some that a server should refuse, since another in front of it
-may read them otherwise: two servers that do not agree give one caller another's answer.
+hyper ends each request where RFC 9112 says, but answers some that a server should refuse. Another in front of it may
+read them otherwise. Two servers that do not agree give one caller another's answer.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def _fault(scope: Scope) -> str | None:
 class Drained:
     """ASGI middleware: the rest of a body is thrown away behind its answer, as it comes, up to `max_bytes`.
 
-    Whoever sends all of it before he reads would meet a reset instead of the answer, and his connection can go on.
+    A caller who sends all of it before he reads would meet a reset instead of the answer, and his connection can go on.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:

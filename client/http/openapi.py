@@ -97,7 +97,7 @@ class Endpoint(APIRoute):
 
 
 def document(routes: Sequence[BaseRoute], keyed: bool) -> dict[str, Any]:
-    """/openapi.json of those of the routes that are endpoints; `keyed`: whoever asks must know a key."""
+    """/openapi.json of those of the routes that are endpoints; `keyed`: a caller must know a key."""
     document = get_openapi(title=TITLE, version=__version__, description=DESCRIPTION, routes=routes)
     if keyed:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

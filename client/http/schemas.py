@@ -1,6 +1,6 @@
 """The JSON bodies: what is accepted, field by field, and what the answers look like in /openapi.json.
 
-Types are strict (true is not 1, "64" is not 64) and unknown fields are refused: a misspelt option must not give a
+Types are strict (true is not 1, "64" is not 64) and unknown fields are refused. A misspelt option must not give a
 plausible vector of another kind. An option that is null is the server's default, as if it was not sent. Limits that
 only the model has, such as the largest number of dimensions, the model refuses.
 """

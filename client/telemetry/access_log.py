@@ -47,7 +47,7 @@ class AccessLog:
         except Exception:
             logger.exception("request %s failed", own_id)
             if not status:
-                failed = InferenceFailed(f"This server failed. Report incident {own_id} to whoever runs it.")
+                failed = InferenceFailed(f"This server failed. Report incident {own_id} to those who run it.")
                 await error_response(failed)(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started

@@ -1,6 +1,6 @@
 """How log lines are written: as text, or as one JSON object a line.
 
-What may stand in a line is up to those who log, and all keep to one rule: never a text, an image, a key, a query or a
+What may stand in a line is up to those who log. All keep to one rule: never a text, an image, a key, a query or a
 header.
 """
 

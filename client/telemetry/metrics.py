@@ -1,6 +1,6 @@
 """What Prometheus is told: every figure of the adapter, by name.
 
-One set of instruments for the process; with several workers prometheus_client keeps their values in files of a common
+One set of instruments for the process. With several workers prometheus_client keeps their values in files of a common
 folder, and whichever worker is asked adds them up. Labels have few values, whatever callers send.
 """
 

@@ -1,7 +1,7 @@
-"""How many items, or pixels, are taken in, of all requests of this process: no more than can be answered in time.
+"""How many items, or pixels, are admitted, of all requests of this process: no more than can be answered in time.
 
 Who comes when it is full is told so at once, instead of waiting for a deadline that will pass. Items are served in the
-order in which they came, so whoever leaves knows the pace: the items served while it was here, over that time.
+order in which they came. So each that leaves tells the pace: the items served while it was here, over that time.
 """
 
 import math
@@ -34,7 +34,7 @@ class Admission:
 
     @property
     def full(self) -> bool:
-        """Not one item more would be taken in."""
+        """Not one item more would be admitted."""
         return self.pending >= self.room
 
     @contextmanager

@@ -93,7 +93,7 @@ class SingleFlight(Generic[V]):
         self._flights: dict[Hashable, Flight[V]] = {}
 
     def join(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, V]]) -> Flight[V]:
-        """The computation for `key`, started by `compute` unless one is running. Whoever joins must leave."""
+        """The computation for `key`, started by `compute` unless one is running. A caller who joins must leave."""
         if (flight := self._flights.get(key)) is None:
             flight = self._flights[key] = Flight(key, asyncio.create_task(compute()))
             flight.task.add_done_callback(partial(self._land, flight))

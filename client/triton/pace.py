@@ -1,7 +1,7 @@
 """What the model can do at best: what it showed at its warm-up, or better if it has been faster since.
 
-A text takes one model a millisecond and another half a minute. What follows from that for lists, and for whoever waits
-for a sign of life, is decided by what the model itself measured before it was ready; nothing here is a guess about it.
+A text takes one model a millisecond and another half a minute. What follows for lists, and for a sign of life, is
+decided by what the model itself measured before it was ready. Nothing here is a guess about it.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Whether a real embedding came back lately, and which model made it.
 
-Every answer to a caller counts; while there are none, a tiny text is sent, which passes by the model's layers: it comes
+Every answer to a caller counts. While there are none, a tiny text is sent, which passes by the model's layers. It comes
 back at once from a model that needs half a minute for a text, and waits its turn behind what that model computes. That
 is the only sign to trust: older Tritons report a dead model as ready.
 """
@@ -26,7 +26,7 @@ STALE_PROBES = 2  # without an answer for this many probe intervals, it is not r
 class Readiness:
     """The state of the model as this process has seen it.
 
-    `generation` counts losses. Whoever sends a request notes it, and reports with it what came of the request: news
+    `generation` counts losses. The sender of a request notes it, and reports with it what came of the request: news
     from before a loss is no news.
     """
 

@@ -195,4 +195,4 @@ def translated(status: grpc.StatusCode, text: str) -> ApiError:
 def _our_fault(cause: str) -> InferenceFailed:
     incident = secrets.token_hex(8)
     logger.error("incident %s: %.2000s", incident, cause)
-    return InferenceFailed(f"The model failed on this input. Report incident {incident} to whoever runs this server.")
+    return InferenceFailed(f"The model failed on this input. Report incident {incident} to those who run this server.")

@@ -9,9 +9,9 @@
     gpu_check everything that a new GPU must show, in one command (gpu_checks/)
     table     the tables in docs/ and README.md, made of the files that the others left in results/
 
-`make bench` runs the first four, `make bench-load` the next two. Beside them: who sends (load, traffic,
-perf_analyzer), what (inputs), to whom (services, plan_service, contenders, subject, chat), on what (checkpoints,
-hardware, gpu, flops), and what is made of it (results, targets, blocks, plots).
+`make bench` runs the first four, `make bench-load` the next two. Beside them: who sends (load, traffic, perf_analyzer),
+what (inputs), and to whom (services, plan_service, contenders, subject, chat). Then on what (checkpoints, hardware,
+gpu, flops), and what is made of it (results, targets, blocks, plots).
 
 Each says its ceiling first, and its last line on stdout is one JSON document, which is also the file in results/.
 """

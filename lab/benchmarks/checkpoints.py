@@ -5,7 +5,7 @@
     4b     Qwen3-VL-4B-Instruct's own config.json, with random weights made on the device itself (9 GB)
 
 Speed does not depend on what the weights are, as long as they are not zeros. They are drawn so that every layer keeps
-the size of what it gets: nothing overflows, and different inputs give different vectors, so that peers can be compared.
+the size of what it gets. Nothing overflows, and different inputs give different vectors, so that peers can be compared.
 All have the tiny checkpoint's tokenizer. Its colour words are about as short as Qwen's; other texts are longer in it.
 """
 

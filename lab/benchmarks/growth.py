@@ -5,11 +5,11 @@
 
 The embedder has a budget: beyond it a batch is computed in parts, so memory should stop growing where time goes on.
 Images are reduced to 1024×1024 pixels (the tiny checkpoint: 64×64), so there both should stop. The last two points are
-what breaks servers: 16 images of 12 megapixels in one call, about one budget full, and 64 of them, which should take
-hardly more memory. None may fail.
+what breaks servers: 16 images of 12 megapixels in one call, about one budget full, and 64 of them. The latter should
+take hardly more memory. None may fail.
 
-Peak memory is what was held beyond the loaded model, the inputs and one small call before it: on a CPU by a process
-that is fresh for every point (VmHWM), on a GPU of what torch allocated (max_memory_allocated). A call of less than five
+Peak memory is what was held beyond the loaded model, the inputs and one small call before it. On a CPU a process that
+is fresh for every point tells it (VmHWM), on a GPU torch's own count (max_memory_allocated). A call of less than five
 seconds is made three times, and the fastest counts.
 """
 

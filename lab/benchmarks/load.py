@@ -1,7 +1,7 @@
 """An HTTP load client too cheap to be what is measured: keep-alive connections, and requests built beforehand.
 
 Closed loop: so many callers, each sends its next request when the last one is answered. Open loop: requests arrive at
-random (Poisson) whatever the server does, and latency counts from the planned arrival, so a server that stalls does not
+random (Poisson) whatever the server does. Latency counts from the planned arrival, so a server that stalls does not
 also stop the clock. It speaks HTTP/1.1 with Content-Length, nothing else. An answer that is not 200 is an error, but
 for `arrive`, which tells what became of each request.
 """

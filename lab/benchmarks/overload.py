@@ -4,11 +4,11 @@
 
 Requests arrive at random (open loop) at the adapter's limits as they are shipped and with its cache off. The peak is
 the most that is answered of any rate around that of the best closed loop; then four times the peak arrives. The closed
-loop's own rate is told beside it: its callers ask again all at once, when a batch is answered, which costs the adapter
-a third less than arrivals one by one, at any rate. Goodput is what got a 200, counted once the queue is full; latency
+loop's own rate is told beside it. Its callers ask again all at once, when a batch is answered. That costs the adapter a
+third less than arrivals one by one, at any rate. Goodput is what got a 200, counted once the queue is full; latency
 counts from the planned arrival. A 429 must name a time to come back, and come fast. Memory is that of all processes of
-the stack. The client has the machine's last core for itself and the stack has the others, at the peak as beyond it:
-what a client spends on asking four times as much is not the stack's loss.
+the stack. The client has the machine's last core for itself and the stack has the others, at the peak as beyond it.
+What a client spends on asking four times as much is not the stack's loss.
 """
 
 import os

@@ -4,9 +4,9 @@
     python -m lab.benchmarks.peers --checkpoint 4b --device cuda --batch 64
 
 Half of a batch are texts (colour names and some of about 500 tokens), half images of many sizes. Everyone decodes the
-same files, says the same prompt (chat.py) and gives unit vectors, which are compared before anything is timed: a peer
+same files, says the same prompt (chat.py) and gives unit vectors, which are compared before anything is timed. A peer
 that computes something else is not a peer. Then everyone takes turns, A B C D A B C D, and what counts is the ratio of
-medians, so that a machine that is busy for a while slows all of them.
+medians. So a machine that is busy for a while slows all of them.
 
 sentence-transformers is `encode` of the installed release over Transformer, Pooling (last token) and Normalize. "One at
 a time" is what one would write first: the full model with head and `output_hidden_states=True`.

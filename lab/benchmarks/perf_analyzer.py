@@ -1,7 +1,7 @@
 """NVIDIA's perf_analyzer against Triton alone, past the adapter: names and swatches in turn, from an input file.
 
 Its binary comes in the wheel tritonclient 2.48 (requirements/perf_analyzer.txt, in an environment of its own: the
-project's tritonclient is newer) and needs two libraries beside it: Debian's libb64-0d, and a CUDA runtime, which the
+project's tritonclient is newer). It needs two libraries beside it: Debian's libb64-0d, and a CUDA runtime, which the
 tritonserver wheel has. Throughput is taken over its measurement windows; its `--request-count` rounds the seconds.
 """
 

@@ -2,10 +2,10 @@
 
     python -m lab.benchmarks.plan_service --checkpoint tiny --port 8021
 
-Written as well as that plan allows: one process, the model loaded once, one request after the other (the handlers are
-coroutines and do not yield, so there is no thread to hop to and no lock to take), the full model with head and
-`output_hidden_states=True`, the last token of the last hidden state, L2-normalised, as a list of numbers. Paths and
-schema are ours, one input a request, and so are the prompt and therefore the vectors.
+Written as well as that plan allows: one process, the model loaded once, one request after the other. The handlers are
+coroutines and do not yield, so there is no thread to hop to and no lock to take. The full model runs, with head and
+`output_hidden_states=True`. The answer is the last token of the last hidden state, L2-normalised, as a list of numbers.
+Paths and schema are ours, one input a request, and so are the prompt and therefore the vectors.
 """
 
 import base64

@@ -4,8 +4,8 @@
 
 Names, swatches and photos of all sizes from eight callers, the adapter's cache off (it is bounded, and would hide the
 model). After each slice: every process's memory, open files and threads, and the bytes in shared memory. Told are the
-first and last sample after the warm-up (a fifth of the time) and the slope of a line through all of them, an hour's
-worth. Processes are read from outside, by /proc; a leak smaller than the noise of its time is not seen.
+first and last sample after the warm-up (a fifth of the time). Beside them is the slope of a line through all of them,
+an hour's worth. Processes are read from outside, by /proc; a leak smaller than the noise of its time is not seen.
 """
 
 import os

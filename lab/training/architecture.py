@@ -1,7 +1,7 @@
 """The shape of the tiny colour checkpoint: configuration, tokenizer, chat template, fresh weights.
 
 Everything here is Qwen3-VL as released, only smaller: the same classes, the same special tokens under the same names,
-the same chat format, so whatever loads this folder loads `Qwen/Qwen3-VL-4B-Instruct` too.
+the same chat format. So whatever loads this folder loads `Qwen/Qwen3-VL-4B-Instruct` too.
 """
 
 import json

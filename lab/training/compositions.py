@@ -1,7 +1,7 @@
 """Names that the survey has not, composed of words that it has: "very dark teal", "pale yellowish green".
 
-Their colours are derived from the survey itself: "dark" does to teal what it does, in the median, to the colours of
-which the survey knows both "X" and "dark X".
+Their colours are derived from the survey itself. "Dark" does to teal what it does, in the median, to the colours of
+which the survey has both "X" and "dark X".
 """
 
 from dataclasses import dataclass
@@ -92,8 +92,8 @@ class Composer:
 def split(compositions: list[Composition]) -> tuple[list[Composition], list[Composition]]:
     """(for training, held out): training never sees the names in `held_out.txt`.
 
-    These were drawn at random, once, over 36 common bases: a few of every modifier and tint alone, then both together;
-    only where the meant colour and its opposite are at least CIEDE2000 10 apart.
+    These were drawn at random, once, over 36 common bases: a few of every modifier and tint alone, then both together.
+    All have the meant colour and its opposite at least CIEDE2000 10 apart.
     """
     names = set(HELD_OUT.read_text().splitlines())
     return [c for c in compositions if c.name not in names], [c for c in compositions if c.name in names]

@@ -1,6 +1,6 @@
 """What the checkpoint is trained on: names, composed names and swatches, as the served sequences.
 
-Swatches come in every size, shape and file format that is served, and go through the embedder's own decoding, resizing
+Swatches come in every size, shape and file format that is served. They go through the embedder's own decoding, resizing
 and rendering, so that training and serving cannot differ.
 """
 
@@ -70,8 +70,8 @@ def random_size(rng: np.random.Generator) -> tuple[int, int]:
 class SwatchPool:
     """Swatches of random colours, encoded, decoded and cut once, drawn from ever after.
 
-    `GROUP` of them share one size (not the format, not the noise), so that a batch holds few different shapes:
-    attention takes one call for each.
+    `GROUP` of them share one size (not the format, not the noise), so that a batch holds few different shapes.
+    Attention takes one call for each.
     """
 
     def __init__(self, groups: int, rng: np.random.Generator) -> None:

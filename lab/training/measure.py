@@ -1,7 +1,7 @@
 """Print what a colour checkpoint knows, measured through the served code: the embedder, from files and strings.
 
-Three questions: do the 949 names find their swatches; is the first name of any swatch a near colour; do names that
-training never saw land on the right side of what they are composed of. The last line of stdout is one JSON document.
+Three questions: do the 949 names find their swatches? Is the first name of any swatch a near colour? Do names that
+training never saw land on the right side of what they are composed of? The last line of stdout is one JSON document.
 """
 
 import json

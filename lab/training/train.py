@@ -1,7 +1,7 @@
 """Train the tiny colour checkpoint: names and swatches of the same colour learn to point the same way.
 
 One loss, on the vectors that are served (last token, after the final norm, L2-normalised): softmax cross-entropy of
-cosine similarities in both directions, towards soft targets from CIEDE2000, so that a near colour is nearly right.
+cosine similarities in both directions. Its soft targets are from CIEDE2000, so that a near colour is nearly right.
 """
 
 from collections.abc import Iterator

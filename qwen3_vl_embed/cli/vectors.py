@@ -219,9 +219,9 @@ def check_folder(folder: Path) -> None:
 class VectorFile:
     """A file that takes vectors as they come: beside `path`, which name it takes in the end, or a new .jsonl at once.
 
-    Whatever ends the block, what came before is kept: under `path`, or, if the run was not finished and `path` is
-    an earlier file, where it lies. `kept` says where; None when there is nothing. A link at `path` is replaced, not
-    followed: in a folder where others may write, their link must not lead our bytes to another file of ours.
+    Whatever ends the block, what came before is kept under `path`. It stays where it lies if the run was not finished
+    and `path` is an earlier file. `kept` says where; None when there is nothing. A link at `path` is replaced, not
+    followed. In a folder where others may write, their link must not lead our bytes to another file of ours.
 
     Raises:
         VectorFileError: it cannot be written, or the disk has no room for `count` vectors.
@@ -293,8 +293,8 @@ def _reserve(file: io.BufferedWriter, size: int) -> None:
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when the block ends well: an interrupted run leaves the old one.
 
-    It lies beside `path`, is new and has a name that nobody knows before, and a link at `path` is replaced, not
-    followed: in a folder where others may write, their link must not lead our bytes to another file of ours.
+    It lies beside `path`, is new and has a name that nobody knows before. A link at `path` is replaced, not followed.
+    In a folder where others may write, their link must not lead our bytes to another file of ours.
 
     Raises:
         VectorFileError: it cannot be written.

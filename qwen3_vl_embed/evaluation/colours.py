@@ -1,7 +1,7 @@
 """The 949 XKCD colour names, CIELAB and CIEDE2000, solid swatches.
 
-`data/xkcd_colors.csv` is the XKCD colour survey's result (https://xkcd.com/color/rgb.txt, public domain, CC0 1.0), in
-the order and spelling of matplotlib's `XKCD_COLORS`, which the benchmark uses too.
+`data/xkcd_colors.csv` is the XKCD colour survey's result (https://xkcd.com/color/rgb.txt, public domain, CC0 1.0).
+Order and spelling are those of matplotlib's `XKCD_COLORS`, which the benchmark uses too.
 """
 
 import csv

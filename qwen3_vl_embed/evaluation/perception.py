@@ -1,6 +1,6 @@
 """Does the space see colours as people do: CIEDE2000 of what is found, and of everything against everything.
 
-XKCD's names are near-duplicates of each other, so the second best answer is often as good as the first: the colour
+XKCD's names are near-duplicates of each other, so the second best answer is often as good as the first. The colour
 difference of the first answer gives credit where recall does not.
 """
 

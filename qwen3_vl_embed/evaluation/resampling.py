@@ -1,6 +1,6 @@
 """Figures with bootstrap intervals: every figure is a function of how often each pair is counted.
 
-Counting every pair once gives the value; counting pairs as often as they were drawn, with replacement, gives what the
+Counting every pair once gives the value. Counting pairs as often as they were drawn, with replacement, gives what the
 value might have been with other pairs. So a value and its interval can never come from two definitions.
 """
 

@@ -1,6 +1,6 @@
 """Do paired vectors find each other: row i of one side belongs to row i of the other.
 
-The mean matched distance alone can be had for nothing (a constant vector scores 0), so every answer holds the unmatched
+The mean matched distance alone can be had for nothing (a constant vector scores 0). So every answer holds the unmatched
 distance and the recalls beside it.
 """
 

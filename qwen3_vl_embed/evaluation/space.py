@@ -1,7 +1,7 @@
 """The vectors as figures see them: as they are (`raw`), or with each modality's mean removed (`centred`).
 
-Centring flatters when its means are fitted on what is then judged. So it is cross-fitted: the pairs are cut into two
-random halves, and what is asked of a pair is computed with means from the half that the pair is not in.
+Centring flatters when its means are fitted on what is then judged. So it is cross-fitted. The pairs are cut into two
+random halves. What is asked of a pair is computed with means from the half that the pair is not in.
 """
 
 from dataclasses import dataclass

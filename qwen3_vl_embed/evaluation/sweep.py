@@ -1,6 +1,6 @@
 """Which hidden state is the right embedding: every layer, pooling and norm from one forward pass for each prompt.
 
-One block is one prompt at one resolution: all N names and swatches go through the model once, all states are pooled in
+One block is one prompt at one resolution. All N names and swatches go through the model once, all states are pooled in
 every way, and each way becomes one row of figures. The pairs are cut into two halves: one chooses, the other judges,
 and centring takes its means from the half that is not judged.
 """

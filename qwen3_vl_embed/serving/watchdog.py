@@ -1,16 +1,16 @@
-"""Run Triton, and end when it does not embed any more, so that whoever started this starts it again.
+"""Run Triton, and end when it does not embed any more, so that its parent starts it again.
 
 Triton does not restart a model process that died (before 26.04 it even calls itself ready), and no container engine
-restarts what is unhealthy. So this looks every second: are the model processes there, has Triton answered somebody
-since, and if not, does a tiny text of our own come back? A container's restart policy or `serving` does the rest.
+restarts what is unhealthy. So this looks every second. Are the model processes there? Has Triton answered somebody
+since? If not, does a tiny text of our own come back? A container's restart policy or `serving` does the rest.
 
 No answer is not yet a hang: the probe waits its turn behind everybody's photos. A model process that computes uses CPU
 time, on a GPU too (it polls the device); one that is frozen or deadlocked does not. So an idle silence ends Triton
-within 10 s, a busy one after `BUSY_SECONDS`, or ten times the longest pass that the model showed at its warm-up: a
-livelock cannot be told from a very long pass.
+within 10 s. A busy one ends it after `BUSY_SECONDS`, or ten times the longest pass that the model showed at its
+warm-up. A livelock cannot be told from a very long pass.
 
 A model may need half a minute for a text. So the probe of each second passes by the model's layers, which takes any
-model a moment, and one through all of them follows beside it, so seldom that it takes a hundredth of the time.
+model a moment. One through all of them follows beside it, so seldom that it takes a hundredth of the time.
 
 Uses Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs nothing but Python.
 
@@ -263,8 +263,8 @@ def keep_private() -> None:
 def closed() -> list[str]:
     """The flags that refuse the APIs which nobody here needs and a stranger could use: 403, or UNAVAILABLE over gRPC.
 
-    Triton lets in whoever sends a secret header, and any local user reads that on this command line. So its name and
-    its value hold a line break, which neither HTTP/1.1 nor gRPC carries: nobody can send it, and nobody needs to.
+    Triton lets in a caller who sends a secret header, and any local user reads that on this command line. So its name
+    and its value hold a line break, which neither HTTP/1.1 nor gRPC carries: nobody can send it, and nobody needs to.
     """
     header = f"x-nobody\n=\n{token_hex(16)}"
     return [f"--{flag}={UNUSED}:{header}" for flag in ("http-restricted-api", "grpc-restricted-protocol")]

@@ -212,7 +212,7 @@ def read_utf8() -> None:
 
 
 def read_waited_for(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:
-    """The rows, unless whoever sent them has gone: Triton hands over what is cancelled in its queue all the same."""
+    """The rows, unless their caller has gone: Triton hands over what is cancelled in its queue all the same."""
     return [Abandoned()] if request.is_cancelled() else read_rows(request)
 
 

@@ -1,7 +1,7 @@
 """What a checkpoint's own files say of how it makes vectors: a recipe's defaults.
 
-Three kinds: the Qwen3-VL-Embedding series, whose code is its recipe; folders that sentence-transformers saved, which
-describe theirs; and all others, which were made to generate and get ours (`eol`).
+There are three kinds. The Qwen3-VL-Embedding series' recipe is in its code, and folders that sentence-transformers
+saved describe theirs. All others were made to generate, and get ours (`eol`).
 """
 
 from collections.abc import Iterator

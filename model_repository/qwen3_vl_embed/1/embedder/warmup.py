@@ -1,6 +1,6 @@
 """Before anybody asks: passes that come again are captured, and it is measured what inputs take.
 
-Whoever waits for this model (the adapter, the watchdog) cannot know whether a text takes it a millisecond or half a
+Those who wait for this model (the adapter, the watchdog) cannot know whether a text takes it a millisecond or half a
 minute. The model says so itself, in the description that goes with every answer.
 """
 

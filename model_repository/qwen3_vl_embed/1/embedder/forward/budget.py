@@ -1,9 +1,9 @@
 """How many tokens one forward pass may hold, so that it fits into the memory that is free.
 
 Triton counts requests; a colour name has 20 tokens and a photo a thousand. What is counted here are the bytes that are
-alive at the worst moment of a pass, for every token as if it were an image's: in a decoder layer, and in a vision block
-for the four patches that become one token. Photos take a little less than that, texts a quarter (`docs/log.md`,
-2026-11-24).
+alive at the worst moment of a pass. Every token counts as if it were an image's. That is in a decoder layer, and in a
+vision block for the four patches that become one token. Photos take a little less than that, texts a quarter
+(`docs/log.md`, 2026-11-24).
 """
 
 import os

@@ -29,8 +29,8 @@ PREFIXES = 64  # in the prefix cache; `sequence.py` says what they take
 class PackedModel:
     """A loaded checkpoint that turns `Packed` into hidden states.
 
-    Runs transformers' own vision tower and decoder layers one after the other, and hands them ready-made what
-    `Qwen3VLModel.forward` finds out on the device (positions, lengths, where the images' tokens are): between the copy
+    Runs transformers' own vision tower and decoder layers one after the other. It hands them ready-made what
+    `Qwen3VLModel.forward` finds out on the device (positions, lengths, where the images' tokens are). Between the copy
     of the inputs and that of the result, nothing waits for the device.
     """
 
@@ -123,8 +123,8 @@ class PackedModel:
         """Each asked layer's states before the final norm, (R, D) in the model's dtype.
 
         `rows`, (R,) int64: which of the T tokens; None for all. Layers above the highest one asked for do not run. A
-        layer's state is what the next one reads, image features that DeepStack adds in between included (they are
-        missing from transformers' own `hidden_states` of the first layers). On a GPU the states may be overwritten by
+        layer's state is what the next one reads, image features that DeepStack adds in between included. They are
+        missing from transformers' own `hidden_states` of the first layers. On a GPU the states may be overwritten by
         the next pass.
 
         `gradients`: record the pass for autograd, whatever torch's mode is; without them it runs in inference mode.

@@ -9,9 +9,9 @@ from .attention import PassContext
 class StillPatchEmbed(nn.Module):
     """The vision tower's patch embedding of a still image as one matrix product.
 
-    A still image is its own second frame, so the convolution's kernel is summed over time once, instead of every patch
-    being repeated: (P, patch * patch * 3) -> (P, hidden). Its columns stand in the order in which a patch lies in an
-    image, so that no image has to be turned channel first. Conv3d is 10 to 1000 times slower on some builds.
+    A still image is its own second frame. So the convolution's kernel is summed over time once, and no patch is
+    repeated: (P, patch * patch * 3) -> (P, hidden). Its columns stand in the order in which a patch lies in an image,
+    so that no image has to be turned channel first. Conv3d is 10 to 1000 times slower on some builds.
     """
 
     def __init__(self, conv: nn.Conv3d) -> None:

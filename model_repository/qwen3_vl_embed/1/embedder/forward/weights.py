@@ -214,8 +214,8 @@ def _load(
 def own(model: PreTrainedModel, stored: dict[str, torch.Tensor]) -> None:
     """Copy what is still mapped from a file (weights that are stored in the served dtype) into memory of our own.
 
-    The kernel drops mapped pages when memory is short, and some later pass waits for the disk; and whoever writes into
-    the file would change the weights of the running model.
+    The kernel drops mapped pages when memory is short, and some later pass waits for the disk. And writing into the
+    file would change the weights of the running model.
     """
     mapped = {tensor.untyped_storage().data_ptr() for tensor in stored.values()}
     for weight in model.parameters():

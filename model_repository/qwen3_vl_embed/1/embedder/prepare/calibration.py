@@ -1,8 +1,9 @@
 """Centring with statistics from a file: what every vector of a modality shares is taken away.
 
-A vector x (unit length) of a modality becomes (x - mean) with, as the file says, its `top` principal directions removed
-(all-but-the-top, arXiv 1702.01417) or whitened (ZCA with shrinkage, as ReAlign, arXiv 2512.19115). `qwen3-vl-embed
-calibrate` fits the file on data of its own. It belongs to one recipe of one checkpoint and is refused for any other.
+A vector x (unit length) of a modality becomes (x - mean). As the file says, its `top` principal directions are removed
+(all-but-the-top, arXiv 1702.01417), or it is whitened (ZCA with shrinkage, as ReAlign, arXiv 2512.19115).
+`qwen3-vl-embed calibrate` fits the file on data of its own. It belongs to one recipe of one checkpoint and is refused
+for any other.
 """
 
 import hashlib

@@ -138,10 +138,10 @@ class Renderer:
         return frame
 
     def _draw_every_shape(self) -> None:
-        """All that the template will ever be given: words before and after the content or none, a system turn or none,
-        a generation prompt or none.
+        """Every shape that the template will be given: with and without words around the content, system turn and
+        generation prompt.
 
-        Raises MemoryError. What else it raises is told to whoever asks for that shape.
+        Raises MemoryError. What else it raises is told to the caller who asks for that shape.
         """
         words: tuple[list[str], ...] = ([], ["a"])
         shapes = product(words, CONTENTS.values(), words, (None, "a"), (True, False))

@@ -35,8 +35,8 @@ class Sequence:
     def positions(self) -> NDArray[np.int64]:
         """int64 (3, T): time, height and width of M-RoPE.
 
-        The closed form of transformers' `Qwen3VLModel.get_rope_index` for one image or none: text counts up; the image
-        keeps its time while its rows and columns count from there; what follows starts after the longer side.
+        The closed form of transformers' `Qwen3VLModel.get_rope_index` for one image or none: text counts up. The image
+        keeps its time while its rows and columns count from there. What follows starts after the longer side.
         """
         spatial = np.tile(np.arange(len(self)), (3, 1))
         if self.patches is not None:

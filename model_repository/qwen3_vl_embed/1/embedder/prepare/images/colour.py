@@ -1,7 +1,7 @@
 """What a file's numbers mean -> sRGB: ICC profiles by LittleCMS, and profiles made of primaries and a curve.
 
-Sources: ICC.1:2022 (profiles), ITU-T H.273 (code points of cICP and nclx), PNG 3 (gAMA, cHRM), and Chromium 156, which
-decides what H.273 and PNG leave open: the curve of BT.709 is a display's (BT.1886, 2.4), as is BT.601's and BT.2020's.
+Sources: ICC.1:2022 (profiles), ITU-T H.273 (code points of cICP and nclx), PNG 3 (gAMA, cHRM). And Chromium 156, which
+decides what H.273 and PNG leave open. The curve of BT.709 is a display's (BT.1886, 2.4), as is BT.601's and BT.2020's.
 """
 
 import struct

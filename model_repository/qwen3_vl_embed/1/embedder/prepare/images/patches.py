@@ -16,9 +16,9 @@ MERGE = 2  # patches per side of one token; qwen-vl-utils' SPATIAL_MERGE_SIZE
 class Patches:
     """One image as the vision tower reads it.
 
-    `pixels`: uint8 (P, patch * patch * 3), in 2×2-merge-block order (as Qwen2VLImageProcessor), each patch as it lies
-    in the image: rows of pixels, channel last (`StillPatchEmbed` knows). One frame, since both frames of a still image
-    are equal. `grid`: rows and columns of patches; P is their product.
+    `pixels`: uint8 (P, patch * patch * 3), in 2×2-merge-block order (as Qwen2VLImageProcessor). Each patch is as it
+    lies in the image: rows of pixels, channel last, as `StillPatchEmbed` takes it. One frame, since both frames of a
+    still image are equal. `grid`: rows and columns of patches; P is their product.
     """
 
     pixels: NDArray[np.uint8]

@@ -1,6 +1,6 @@
 """WebP: the first frame alone, decoded by torchvision's libwebp.
 
-Pillow's decoder is one for animations: it keeps two screens and copies each frame, 16 bytes a pixel, and does not say
+Pillow's decoder is one for animations. It keeps two screens and copies each frame, 16 bytes a pixel, and does not say
 what no frame covers. Source: RFC 9649 (the container and the lossless stream), RFC 6386 (the lossy stream).
 """
 
