@@ -17,7 +17,7 @@ def main() -> None:
         if settings.workers == 1:
             server.serve(settings)
             return
-        with TemporaryDirectory(prefix="adapter-metrics-") as folder:  # through which workers add up their figures
+        with TemporaryDirectory(prefix="adapter-metrics-") as folder:  # through which workers add up their metrics
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             server.serve(settings)
     except SettingsError as error:

@@ -336,7 +336,7 @@ async def info(request: Request) -> Response:
 
 
 async def figures(request: Request) -> Response:
-    """The adapter's figures for Prometheus, of all workers together."""
+    """The adapter's metrics for Prometheus, of all workers together."""
     state_of(request.scope).sampler.sample()
     return Response(metrics.exposition(), media_type=metrics.MEDIA_TYPE)
 

@@ -1,4 +1,4 @@
-"""Figures that are read off from time to time, so that no request pays for them: what is there now, and the cache's.
+"""Metrics that are read off from time to time, so that no request pays for them: what is there now, and the cache's.
 
 Every second, for the other workers' sake, and whenever this one is asked.
 """
@@ -25,7 +25,7 @@ class Sampler:
         self._hits = self._misses = 0  # that were told already
 
     def sample(self) -> None:
-        """Bring the figures up to date."""
+        """Bring the metrics up to date."""
         metrics.MODEL_UP.set(self._readiness.answers)
         metrics.IN_FLIGHT.set(self._admission.pending)
         metrics.ROOM.set(self._admission.room)

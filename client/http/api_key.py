@@ -1,7 +1,7 @@
 """The key that a caller must know, where the settings have one.
 
 Open without it are the health checks, which orchestrators make, and the contract. That is /openapi.json, which the
-benchmark reads without credentials, and /docs, which only shows it and to which / leads. The figures at /metrics are
+benchmark reads without credentials, and /docs, which only shows it and to which / leads. The values at /metrics are
 not: they tell who asks how much, and Prometheus can send a key. A key in a query string is no key, since addresses get
 logged.
 """

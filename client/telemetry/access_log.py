@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, its place in the figures, an answer even when our own code failed.
+"""Around every request: its id, one line in the log, its place in the metrics, an answer even when our own code failed.
 
 The line holds method, path, status, duration and id; never a query, a header or anything of a body.
 """

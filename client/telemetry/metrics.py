@@ -97,7 +97,7 @@ def embedded(items: int, body_bytes: int, stages_ms: dict[str, float]) -> None:
 
 
 def exposition() -> bytes:
-    """The figures of all workers, in Prometheus' text format."""
+    """The metrics of all workers, in Prometheus' text format."""
     if FOLDER not in os.environ:
         return generate_latest(registry)
     together = CollectorRegistry()

@@ -5,6 +5,7 @@ matplotlib, colour-science) is not installed where only the client is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,27 +48,20 @@ def subject(colours: Path | None, images: Path | None) -> Subject:
     if colours and images:
         raise SourceError("--colours and --images exclude each other.")
     try:
-        return _captioned(images) if images else _colours(colours)
+        if images:
+            pairs = read_folder(images)
+            texts = [Item.text(pair.caption, f"the caption of {pair.path}") for pair in pairs]
+            files = [Item.image(pair.path) for pair in pairs]
+            return Subject(str(images), texts, files, None, tuple(thumbnail(pair.path) for pair in pairs))
+        palette = read_palette(colours) if colours else xkcd()
     except (CaptionError, PaletteError) as error:
         raise SourceError(str(error)) from None
-
-
-def _colours(path: Path | None) -> Subject:
-    palette = read_palette(path) if path else xkcd()
-    texts = [Item.text(name) for name in palette.names]
     swatches = [
         Item("image", name, f'the swatch of "{name}"', content=png(swatch(rgb)))
         for name, rgb in zip(palette.names, palette.rgb, strict=True)
     ]
-    return Subject(str(path or "the 949 XKCD colours"), texts, swatches, palette.rgb)
-
-
-def _captioned(folder: Path) -> Subject:
-    pairs = read_folder(folder)
-    texts = [Item.text(pair.caption, f"the caption of {pair.path}") for pair in pairs]
-    return Subject(
-        str(folder), texts, [Item.image(pair.path) for pair in pairs], None, tuple(thumbnail(p.path) for p in pairs)
-    )
+    source = str(colours or "the 949 XKCD colours")
+    return Subject(source, [Item.text(name) for name in palette.names], swatches, palette.rgb)
 
 
 def embed_pairs(
@@ -78,7 +72,9 @@ def embed_pairs(
         batch = min(batch, list_limit(client.openapi(), endpoints))
     except ContractError as error:
         raise AdapterError(f"{client.url} is no server of the local-provider schema: {error}") from None
-    about = {"server": client.url, "model": _model(client), "options": options, "source": what.source}
+    about = {"server": client.url, "model": {}, "options": options, "source": what.source}
+    with suppress(AdapterError):  # another's server tells nothing of its model
+        about["model"] = client.model()
     items, stack = [*what.texts, *what.images], Stack()
     for results in progress(client.embed_each(items, batch_size=batch, **options), len(items)):
         stack.add(results)
@@ -124,11 +120,3 @@ def write(pairs: Pairs, name: str, folder: Path) -> Report:
         with replacing(folder / file_name) as file:
             file.write(content)
     return found
-
-
-def _model(client: Client) -> dict[str, Any]:
-    """What our adapter tells of its model; nothing for another's server."""
-    try:
-        return client.model()
-    except AdapterError:
-        return {}

@@ -41,7 +41,9 @@ def run(
             known_prompt(name)
         embedder = load(checkpoint)
         todo = blocks(prompts, [*resolutions] or [None])
-        with _progress() as bar:
+        columns = [TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs")]
+        columns += [TimeElapsedColumn(), TimeRemainingColumn()]
+        with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
             task = bar.add_task("", total=2 * len(palette) * len(todo))
             file = folder / f"sweep-{embedder.checkpoint.fingerprint[:12]}-{len(palette)}.jsonl"
             rows = sweep(embedder, palette, todo, file, lambda count: bar.advance(task, count))
@@ -56,13 +58,6 @@ def run(
         )
         console.out(json.dumps(row.options()))
     console.print(f"{folder / 'sweep.png'}, {file}", soft_wrap=True)
-
-
-def _progress() -> Progress:
-    columns = [TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs")]
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=terminal.err, disable=not terminal.err.is_terminal
-    )
 
 
 def _table(rows: list[Row], width: int, most: int = 15) -> Table:

@@ -69,7 +69,14 @@ def _from_csv(path: Path) -> list[Captioned]:
 def _from_texts(folder: Path) -> list[Captioned]:
     looks = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     images = [path for path in looks if path.is_file() and not path.name.startswith("._")]  # macOS's notes on a file
-    captioned = [Captioned(path, _text(path, folder)) for path in images if path.with_suffix(".txt").is_file()]
+    captioned = []
+    for image in images:
+        if (path := image.with_suffix(".txt")).is_file():
+            _check_inside(path, folder)
+            try:
+                captioned.append(Captioned(image, path.read_text(encoding="utf-8-sig").strip()))
+            except (OSError, UnicodeDecodeError) as error:
+                raise CaptionError(f"{path} cannot be read as UTF-8 text ({error}).") from None
     if not captioned:
         raise CaptionError(
             f"{folder} holds no captioned images: put a CSV file with the headings file,caption into it, "
@@ -86,15 +93,6 @@ def _check_inside(path: Path, folder: Path) -> None:
         inside = False
     if not inside:
         raise CaptionError(f"{path} leads out of {folder}: put the file itself into the folder.")
-
-
-def _text(image: Path, folder: Path) -> str:
-    path = image.with_suffix(".txt")
-    _check_inside(path, folder)
-    try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaptionError(f"{path} cannot be read as UTF-8 text ({error}).") from None
 
 
 def thumbnail(path: Path) -> str:

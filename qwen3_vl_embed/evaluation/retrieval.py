@@ -58,17 +58,11 @@ def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     for direction in ("text_to_image", "image_to_text"):
         rank = ranks(getattr(space, direction))
-        found |= {f"{direction}_{name}": figure for name, figure in _of_ranks(rank, resampling).items()}
+        places = np.arange(1, len(rank) + 1)
+        for k in KS:
+            near = partial(mean, values=(rank <= k).astype(float))
+            found[f"{direction}_recall_{k}"] = resampling.figure(near, min(k / len(rank), 1))
+        found[f"{direction}_mrr"] = resampling.figure(partial(mean, values=1 / rank), float((1 / places).mean()))
+        median_rank = partial(median, values=rank)
+        found[f"{direction}_median_rank"] = resampling.figure(median_rank, float(np.median(places)))
     return found
-
-
-def _of_ranks(rank: FloatArray, resampling: Resampling) -> dict[str, Figure]:
-    places = np.arange(1, len(rank) + 1)
-    recalls = {
-        f"recall_{k}": resampling.figure(partial(mean, values=(rank <= k).astype(float)), min(k / len(rank), 1))
-        for k in KS
-    }
-    return recalls | {
-        "mrr": resampling.figure(partial(mean, values=1 / rank), float((1 / places).mean())),
-        "median_rank": resampling.figure(partial(median, values=rank), float(np.median(places))),
-    }
