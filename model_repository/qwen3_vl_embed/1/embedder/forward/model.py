@@ -17,8 +17,10 @@ from ..prepare.renderer import Tokens
 from ..prepare.sequence import Sequence
 from .attention import PassContext, Prefix, use_packed_attention
 from .device import to_device
+from .fastest import fastest
+from .operations import TORCH
 from .packing import Packed, PackedImages, pack
-from .parts import StillPatchEmbed, add_image_features, at, fuse_norms, top_layer
+from .parts import StillPatchEmbed, add_image_features, at, decoder_layer, fuse, fuse_norms
 from .recordings import CudaGraph, Trace
 from .replay import Replay
 from .weights import load_model
@@ -34,10 +36,11 @@ class PackedModel:
     of the inputs and that of the result, nothing waits for the device.
     """
 
-    def __init__(self, model: PreTrainedModel, mean: list[float], std: list[float], replayed: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, mean: list[float], std: list[float], served: bool = False) -> None:
         """`mean`, `std`: of each colour channel, on the scale 0…1 (preprocessor_config.json).
 
-        `replayed`: capture the passes of lone inputs and replay them (`replay.py`), if the model allows it.
+        `served`: with fewer, larger products and fused operations, which rename its weights, and with replayed passes
+        of lone inputs (`replay.py`), if the model allows it.
         """
         self.attention = use_packed_attention(model)
         model.visual.patch_embed = StillPatchEmbed(model.visual.patch_embed.proj)
@@ -47,11 +50,15 @@ class PackedModel:
         per_value = [torch.tensor(v, device=self.device).repeat(patch_area) * 255 for v in (mean, std)]
         self._mean, self._std = per_value  # (patch * patch * 3,) float32, in the order of a patch's values
         fuse_norms(model.language_model)
+        self.operations = TORCH
+        if served:
+            self.operations = fastest(model)
+            fuse(model, self.operations)
         self._decoder, self._norm = list(model.language_model.layers), model.language_model.norm
         self._token_work, self._patch_work = map(numbers, (model.language_model.layers, model.visual.blocks))
         self._prefix_cache: dict[tuple[int, ...], Prefix] = {}  # the least recently used first
         capture = partial(CudaGraph, constants=self._constants) if self.device.type == "cuda" else Trace
-        self.replay = Replay(self._forward, capture) if replayed and replayable(model) else None
+        self.replay = Replay(self._forward, capture) if served and replayable(model) else None
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
@@ -64,7 +71,7 @@ class PackedModel:
 
         `pixels`: its image processor, transformers' own.
         """
-        packed = cls(model, list(pixels.image_mean), list(pixels.image_std), replayed=True)
+        packed = cls(model, list(pixels.image_mean), list(pixels.image_std), served=True)
         model.requires_grad_(False)
         return packed
 
@@ -139,7 +146,7 @@ class PackedModel:
             return run(packed, frozenset(layers), rows)
 
     def _forward(self, packed: Packed, asked: frozenset[Layer], rows: torch.Tensor | None) -> dict[Layer, torch.Tensor]:
-        return self._decode(packed, PassContext(packed.bounds, self._prefixes(packed)), asked, rows)
+        return self._decode(packed, PassContext(packed.bounds, self._prefixes(packed), packed.prefixed), asked, rows)
 
     def _decode(
         self, packed: Packed, context: PassContext, asked: frozenset[Layer], rows: torch.Tensor | None
@@ -158,10 +165,8 @@ class PackedModel:
         for index, layer in enumerate(self._decoder[:top]):
             if index in asked:
                 states[index] = at(hidden, rows)
-            if index < top - 1:
-                hidden = layer(hidden, position_embeddings=positions, context=context)
-            else:
-                before_mlp, hidden = top_layer(layer, hidden, rows if narrows else None, positions, context)
+            narrowed = rows if narrows and index == top - 1 else None
+            before_mlp, hidden = decoder_layer(layer, hidden, positions, context, self.operations, narrowed)
             if packed.images is not None and index < len(features):
                 hidden = add_image_features(hidden, packed.images.tokens, features[index])
         if not narrows:
@@ -202,7 +207,8 @@ class PackedModel:
         """What stands before each sequence, from the prefix cache; None where nothing does."""
         if not any(packed.prefixes):
             return None
-        return tuple(self._prefix(ids) if ids else None for ids in packed.prefixes)
+        kept = {ids: self._prefix(ids) for ids in dict.fromkeys(packed.prefixes) if ids}
+        return tuple(map(kept.get, packed.prefixes))
 
     def _prefix(self, ids: tuple[int, ...]) -> Prefix:
         """The keys and values that these tokens leave in every layer. Tokens only look back: nothing changes them."""

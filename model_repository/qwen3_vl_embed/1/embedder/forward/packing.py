@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..poolings import Span
 from ..prepare.sequence import Sequence
-from .attention import Bounds
+from .attention import Bounds, Prefixed
 from .device import to_device
 
 
@@ -36,6 +36,7 @@ class Packed:
     images: PackedImages | None
     starts: tuple[int, ...]  # where each sequence's token 0 is among the T, or would be if its prefix was not left out
     prefixes: tuple[tuple[int, ...], ...]  # the ids that were left out before each sequence; empty for most
+    prefixed: Prefixed | None = None  # where some were
 
     @cached_property
     def ends(self) -> list[int]:
@@ -82,7 +83,22 @@ def pack(sequences: SequenceOf[Sequence], device: torch.device | str = "cpu", re
         images=_pack_images(sequences, starts, device),
         starts=starts,
         prefixes=prefixes,
+        prefixed=prefixed(prefixes, lengths, device) if any(prefixes) else None,
     )
+
+
+def prefixed(prefixes: tuple[tuple[int, ...], ...], lengths: list[int], device: torch.device | str) -> Prefixed:
+    """`prefixes`: the ids before each sequence; `lengths`: of their own tokens; the index is on `device`."""
+    distinct = [prefix for prefix in dict.fromkeys(prefixes) if prefix]
+    starts = dict(zip(distinct, accumulate(map(len, distinct), initial=0), strict=False))
+    own = accumulate(lengths, initial=sum(map(len, distinct)))
+    index = [
+        part
+        for prefix, start, length in zip(prefixes, own, lengths, strict=False)
+        for part in (starts.get(prefix, 0) + np.arange(len(prefix)), start + np.arange(length))
+    ]
+    keys = [len(prefix) + length for prefix, length in zip(prefixes, lengths, strict=True)]
+    return Prefixed(Bounds.of(keys, device), to_device(np.concatenate(index), device))
 
 
 def _pack_images(
