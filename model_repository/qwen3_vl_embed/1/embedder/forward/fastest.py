@@ -57,7 +57,7 @@ def agrees(name: str, fused: Operations, model: PreTrainedModel) -> bool:
     return True
 
 
-def samples(name: str, model: PreTrainedModel) -> list[list[Any]]:
+def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[Any]]:
     """What the operation is given in this model's layers, with random numbers."""
     text, vision = model.config.text_config, model.config.vision_config
     like = {"device": model.device, "dtype": model.dtype}
@@ -67,26 +67,26 @@ def samples(name: str, model: PreTrainedModel) -> list[list[Any]]:
         return torch.randn(*shape, generator=generator, **like)
 
     def angles(width: int, dtype: torch.dtype) -> list[torch.Tensor]:
-        turned = torch.rand(ROWS, width // 2, generator=generator, device=model.device).repeat(1, 2) * 100
+        turned = torch.rand(rows, width // 2, generator=generator, device=model.device).repeat(1, 2) * 100
         return [turned.cos().to(dtype), turned.sin().to(dtype)]
 
     heads, keys, width = text.num_attention_heads, text.num_key_value_heads, text.head_dim
-    qkv = draw(ROWS, heads + 2 * keys, width)[:, : heads + keys]
+    qkv = draw(rows, heads + 2 * keys, width)[:, : heads + keys]
     side, count = vision.hidden_size // vision.num_heads, vision.num_heads
-    patches = draw(ROWS, 3 * count, side)[:, : 2 * count]
+    patches = draw(rows, 3 * count, side)[:, : 2 * count]
     return {
         "rotate": [
             [qkv, *angles(width, model.dtype), (draw(width), draw(width)), heads, text.rms_norm_eps],
             [patches, *angles(side, torch.float32), None, 0, 0.0],
         ],
         "add_norm": [
-            [*(draw(1, ROWS, text.hidden_size) for _ in range(2)), draw(text.hidden_size), None, text.rms_norm_eps],
-            [*(draw(ROWS, vision.hidden_size) for _ in range(2)), *(draw(vision.hidden_size) for _ in range(2)), 1e-6],
+            [*(draw(1, rows, text.hidden_size) for _ in range(2)), draw(text.hidden_size), None, text.rms_norm_eps],
+            [*(draw(rows, vision.hidden_size) for _ in range(2)), *(draw(vision.hidden_size) for _ in range(2)), 1e-6],
         ],
-        "silu_mul": [[draw(1, ROWS, 2 * text.intermediate_size)]],
+        "silu_mul": [[draw(1, rows, 2 * text.intermediate_size)]],
         "linear_gelu": [
             [
-                draw(ROWS, vision.hidden_size),
+                draw(rows, vision.hidden_size),
                 draw(vision.intermediate_size, vision.hidden_size),
                 draw(vision.intermediate_size),
             ]

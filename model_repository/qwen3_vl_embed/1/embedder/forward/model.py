@@ -1,6 +1,6 @@
 """The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import Any, Self
@@ -13,16 +13,19 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 
 from ..checkpoint import Checkpoint
 from ..options import Layer
+from ..prepare.images import MERGE
 from ..prepare.renderer import Tokens
 from ..prepare.sequence import Sequence
 from .attention import PassContext, Prefix, use_packed_attention
+from .buckets import Recorded, bucket_of
+from .budget import product_rate
 from .device import to_device
 from .fastest import fastest
 from .operations import TORCH
 from .packing import Packed, PackedImages, pack
 from .parts import StillPatchEmbed, add_image_features, at, decoder_layer, fuse, fuse_norms
-from .recordings import CudaGraph, Trace
-from .replay import Replay
+from .recordings import CudaGraph, States, Trace
+from .replay import Replay, single
 from .weights import load_model
 
 PREFIXES = 64  # in the prefix cache; `sequence.py` says what they take
@@ -42,6 +45,7 @@ class PackedModel:
         `served`: with fewer, larger products and fused operations, which rename its weights, and with replayed passes
         of lone inputs (`replay.py`), if the model allows it.
         """
+        torch.set_float32_matmul_precision("highest")  # TF32 would round transformers 5.17's rotary angles to 10 bits
         self.attention = use_packed_attention(model)
         model.visual.patch_embed = StillPatchEmbed(model.visual.patch_embed.proj)
         self.model = model
@@ -57,13 +61,27 @@ class PackedModel:
         self._decoder, self._norm = list(model.language_model.layers), model.language_model.norm
         self._token_work, self._patch_work = map(numbers, (model.language_model.layers, model.visual.blocks))
         self._prefix_cache: dict[tuple[int, ...], Prefix] = {}  # the least recently used first
-        capture = partial(CudaGraph, constants=self._constants) if self.device.type == "cuda" else Trace
-        self.replay = Replay(self._forward, capture) if served and replayable(model) else None
+        self.replay = self._replay() if served and replayable(model) else None
+
+    def _replay(self) -> Replay:
+        if self.device.type == "cpu":
+            return Replay(self._forward, Trace, single, self.final_norm)
+
+        def record(run: Callable[[], States], packed: Packed) -> CudaGraph:
+            return CudaGraph(run, self.device, self._constants(packed))
+
+        return Replay(self._forward, partial(Recorded, record=record), bucket_of, self.final_norm, fatal=True)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
-        """Raises: UnsupportedCheckpoint: see `load_model`."""
-        return cls.of(load_model(checkpoint, dtype, device), checkpoint.processor.image_processor)
+    def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str, replayed: bool = True) -> Self:
+        """`replayed`: whether passes may be captured.
+
+        Raises:
+            UnsupportedCheckpoint: see `load_model`.
+        """
+        packed = cls.of(load_model(checkpoint, dtype, device), checkpoint.processor.image_processor)
+        packed.replay = packed.replay if replayed else None
+        return packed
 
     @classmethod
     def of(cls, model: PreTrainedModel, pixels: Any) -> Self:
@@ -76,7 +94,7 @@ class PackedModel:
         return packed
 
     def capturing(self) -> AbstractContextManager[None]:
-        """Within it, lone passes are captured, to be replayed for every input of their shape."""
+        """Within it, passes are captured, to be replayed for every one of their shape: see `replay.py`."""
         return self.replay.capturing() if self.replay else nullcontext()
 
     @property
@@ -88,6 +106,12 @@ class PackedModel:
     def bytes(self) -> int:
         """Memory that its weights take."""
         return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+
+    def token_seconds(self) -> float:
+        """What an image's token takes this GPU at best, by the speed of its products; 0 on a CPU."""
+        if self.device.type != "cuda":
+            return 0.0
+        return (self._token_work + MERGE**2 * self._patch_work) / product_rate(self.device, self.model.dtype)
 
     def work(self, packed: Packed) -> int:
         """Multiply-adds of a pass, about: a token meets the language model's weights, a patch the vision tower's."""

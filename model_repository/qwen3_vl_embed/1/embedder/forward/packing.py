@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..poolings import Span
 from ..prepare.sequence import Sequence
 from .attention import Bounds, Prefixed
-from .device import to_device
+from .device import gather, to_device
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,10 @@ def pack(sequences: SequenceOf[Sequence], device: torch.device | str = "cpu", re
     skipped = list(map(len, prefixes))
     lengths = [len(sequence) - skip for sequence, skip in zip(sequences, skipped, strict=True)]
     starts = tuple(end - length - skip for end, length, skip in zip(accumulate(lengths), lengths, skipped, strict=True))
-    positions = np.concatenate([s.positions[:, skip:] for s, skip in zip(sequences, skipped, strict=True)], axis=1)
-    ids = np.concatenate([s.tokens.ids[skip:] for s, skip in zip(sequences, skipped, strict=True)])
+    own = list(zip(sequences, skipped, strict=True))
     return Packed(
-        input_ids=to_device(ids[None], device),
-        position_ids=to_device(positions[:, None], device),
+        input_ids=gather([sequence.tokens.ids[skip:] for sequence, skip in own], device)[None],
+        position_ids=gather([sequence.positions[:, skip:] for sequence, skip in own], device, axis=1)[:, None],
         bounds=Bounds.of(lengths, device),
         images=_pack_images(sequences, starts, device),
         starts=starts,
@@ -113,8 +112,8 @@ def _pack_images(
         if sequence.tokens.image is not None
     ]
     return PackedImages(
-        pixels=to_device(np.concatenate([each.pixels for each in patches]), device),
+        pixels=gather([each.pixels for each in patches], device),
         grids=tuple(each.grid for each in patches),
         bounds=Bounds.of([len(each.pixels) for each in patches], device),
-        tokens=to_device(np.concatenate(tokens), device),
+        tokens=gather(tokens, device),
     )
