@@ -3,11 +3,12 @@
     python -m lab.benchmarks.count
 
 The 4B's published configuration on torch's meta device, which has shapes and no numbers, by the very path that a GPU
-takes. Every operator that is no view is a kernel; it reads each of its inputs once and writes each output once, at the
+takes. Every operator that is no view is a kernel. It reads each of its inputs once and writes each output once, at the
 size in which they lie in memory. A fused kernel is an operator of our own and is counted alike. Real kernels may read
-more (a product that does not fit the caches); none reads less. `host ms` is CPU time of a pass of the same depth and
-almost no width on the CPU, where our kernels do nothing: what Python and torch's dispatcher cost, without CUDA's own
-launches (2 to 4 µs a kernel; Triton's launcher takes more).
+more (a product that does not fit the caches); none reads less.
+
+`host ms` is CPU time of a pass of the same depth and almost no width on the CPU, where our kernels do nothing. It is
+what Python and torch's dispatcher cost, without CUDA's own launches, 2 to 4 µs a kernel; Triton's launcher takes more.
 """
 
 import json

@@ -118,8 +118,8 @@ def flash(
     """FlashAttention 2 (arXiv 2307.08691), as torch has it, for packed sequences: (T, heads, head_dim).
 
     Fewer heads of keys than of queries are shared among them. With more keys than queries the last query sees the last
-    key. The operator below torch's `varlen_attn`, which costs 145 µs of CPU time a call; the first eleven parameters
-    are the same in torch 2.11 and 2.12.
+    key. It is the operator below torch's `varlen_attn`, which costs 145 µs of CPU time a call. Its first eleven
+    parameters are the same in torch 2.11 and 2.12.
     """
     offsets = [bounds.offsets.to(q.device) for bounds in (queries, keys)]  # elsewhere only in a spread checkpoint
     out: torch.Tensor = torch.ops.aten._flash_attention_forward(

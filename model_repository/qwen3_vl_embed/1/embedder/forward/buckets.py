@@ -1,8 +1,8 @@
-"""Small batches of any lengths in few sizes, so that one CUDA graph is good for many. Knows tensors; not the model.
+"""Small batches of any lengths in few sizes, so that one CUDA graph is good for many.
 
 A graph runs the same kernels over the same memory. What differs between two batches are numbers in it: ids, positions,
 and where each sequence ends. So a batch is put into the tensors of the smallest bucket that holds it. What is left over
-is one more sequence, which nobody reads, and after it sequences of no tokens; rows and images that are left over are
+is one more sequence, which nobody reads, and after it sequences of no tokens. Rows and images that are left over are
 computed and thrown away. A sequence attends to itself only, so nothing of it reaches the others.
 """
 

@@ -44,8 +44,9 @@ POLL_SECONDS = (
 class Arriving:
     """Rows on their way from the device: float32 (N, D). Others can be sent after them before anybody waits for these.
 
-    Whoever waits looks every tenth of a millisecond, which leaves a core to others. The looks are also the heartbeat by
-    which the watchdog knows a process that waits for its device from one that is frozen (`pipeline.BEATING`).
+    The thread that waits looks every tenth of a millisecond, which leaves a core to others. The looks are also the
+    heartbeat by which the watchdog knows a process that waits for its device from one that is frozen
+    (`pipeline.BEATING`).
     """
 
     def __init__(self, rows: torch.Tensor) -> None:

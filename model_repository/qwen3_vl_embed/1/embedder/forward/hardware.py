@@ -1,6 +1,6 @@
-"""What a device can do, and in one sentence what it cannot. Knows CUDA's numbers; no checkpoints.
+"""What a device can do, and in one sentence what it cannot.
 
-Nothing here needs a GPU but `Card.seen`: whoever asks hands over what was seen.
+Nothing here needs a GPU but `Card.seen`: the others are given what was seen.
 """
 
 import ctypes
@@ -43,8 +43,8 @@ class Card:
     def runs(self, architectures: list[str]) -> bool:
         """Whether torch has code for it: `architectures`, such as sm_80 and compute_90.
 
-        Machine code runs on the same major version, from its own minor version on; what is compiled at start (PTX) on
-        every later one (CUDA C++ Programming Guide, 3.1).
+        Machine code runs on the same major version, from its own minor version on. What is compiled at start (PTX) runs
+        on every later one (CUDA C++ Programming Guide, 3.1).
         """
         built = [(kind, digits.rstrip("af")) for kind, _, digits in (each.partition("_") for each in architectures)]
         return any(
@@ -86,8 +86,8 @@ def too_little(size: int, cards: list[Card]) -> str | None:
 def outdated(driver: int | None, devices: int, built: str | None) -> str | None:
     """Why torch sees no GPU though the driver has some; None for another reason.
 
-    `driver`: the newest CUDA that it runs, such as 12080, None without a driver; `devices`: GPUs that it lets this
-    process see; `built`: the CUDA of this torch, such as 13.0. Within a major version any driver will do (CUDA
+    `driver`: the newest CUDA that it runs, such as 12080; None without a driver. `devices`: GPUs that it lets this
+    process see. `built`: the CUDA of this torch, such as 13.0. Within a major version any driver will do (CUDA
     Compatibility, "minor version compatibility").
     """
     if driver is None or not devices or not built or driver // 1000 >= int(built.partition(".")[0]):

@@ -1,7 +1,7 @@
 """What lies between two matrix products, by torch's own operators. `kernels.py` has the same, one kernel each.
 
-Memory traffic is all that these cost on a GPU, and by transformers' own code it is a third of an image's time
-(docs/performance.md, "What a pass asks of a GPU"). Knows tensors and sizes; no layers.
+Memory traffic is all that these cost on a GPU. By transformers' own code it is a third of an image's time
+(docs/performance.md, "What a pass asks of a GPU").
 """
 
 from collections.abc import Callable

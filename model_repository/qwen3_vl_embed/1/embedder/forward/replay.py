@@ -2,9 +2,9 @@
 
 Launching the 4B's kernels one by one takes a CPU tens of milliseconds; computing a colour name takes a GPU two or
 three. A small model on a CPU spends half its time in Python. So passes are captured at warm-up, and replayed from then
-on: on a GPU small batches of any lengths, padded to a bucket's size (`buckets.py`), on a CPU single inputs of one
-length. The operations are those of an ordinary pass: the same numbers. A capture takes as long as six passes and more,
-so no caller's pass is captured.
+on. On a GPU these are small batches of any lengths, padded to a bucket's size (`buckets.py`); on a CPU single inputs of
+one length. The operations are those of an ordinary pass: the same numbers. A capture takes as long as six passes and
+more, so no caller's pass is captured.
 """
 
 import logging
