@@ -6,9 +6,8 @@
 # BASE_IMAGE  26.08 or newer (before, the dynamic batcher could starve). The driver must run CUDA 13 (R580 or newer),
 #             whatever the image: torch is pinned with CUDA libraries of its own. Pin the image by digest where builds
 #             must repeat (docs/security.md).
-# FLASH_ATTN  empty: attention from torch. Or what pip shall install for it: a wheel's address (built for this image's
-#             Python, torch's version and CUDA 13), or `flash-attn==2.8.3`, which compiles for an hour and needs the
-#             CUDA compiler in the base image (it is there since 26.10).
+# TORCH_INDEX, TORCH_PINS   empty: the pinned torch, for CUDA 13. For an older driver: an index and what pip shall
+#             install from it in its place, such as "torch==2.12.1+cu126 torchvision==0.27.1+cu126" (2.11 or newer).
 # REQUIREMENTS  server, or lora: with peft too, which merges the LoRA adapter of a checkpoint.
 ARG BASE_IMAGE=nvcr.io/nvidia/tritonserver:26.11-py3
 FROM ${BASE_IMAGE}
@@ -20,11 +19,17 @@ ARG REQUIREMENTS=server
 COPY requirements/${REQUIREMENTS}.txt /opt/requirements.txt
 RUN python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir --require-hashes -r /opt/requirements.txt
 
-ARG FLASH_ATTN=
-RUN if [ -n "${FLASH_ATTN}" ]; then \
-      python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir ninja wheel \
-      && python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir --no-build-isolation "${FLASH_ATTN}"; \
+ARG TORCH_INDEX=
+ARG TORCH_PINS=
+RUN if [ -n "${TORCH_PINS}" ]; then \
+      python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} ${TORCH_PINS}; \
     fi
+
+# What launches the fused kernels is compiled at the first pass on a GPU (into HOME's cache), by the image's own compiler;
+# the kernels themselves by what torch brings. Without it passes would take longer, so the build ends here.
+RUN include=$(/opt/venv/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("include", "posix_prefix"))'); \
+    echo '#include <Python.h>' | gcc -fsyntax-only -I"$include" -xc - \
+    || { echo "the base image has no gcc, or no Python.h in $include: install gcc and python3-dev in it" >&2; exit 1; }
 
 # A named volume that is mounted here first takes over this owner.
 RUN install -d -o 1000 -g 1000 /cache/huggingface

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "deploy" / "stand-in" / "Dockerfile"
 WHEEL = ROOT / "requirements" / "tritonserver.txt"
 TOOLS = ("podman", "podman-compose", "buildah", "runc", "debootstrap", "iptables")
-PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,libpython3.11,ca-certificates"
+PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,libpython3.11,ca-certificates,gcc,libc6-dev,python3-dev"
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("EMBED_", "ADAPTER_"))},
     "BUILDAH_ISOLATION": "chroot",  # builds inside a container too

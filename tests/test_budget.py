@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoConfig
 
 from embedder import Embedder, EmbedderConfig, EmbedInput
-from embedder.forward.budget import MOST, free_bytes, text_bytes, token_budget, vision_bytes
+from embedder.forward.budget import FEWEST, MOST, free_bytes, product_rate, text_bytes, token_budget, vision_bytes
 from tests.reference import png, random_checkpoint
 
 GIB = 2**30
@@ -29,6 +29,15 @@ def test_a_pass_fits_and_no_more_than_pays(size):
     assert budgets[1] >= 1024  # one image of the default bound fits into four gigabytes
     assert budgets[-1] == MOST
     assert token_budget(config(size), 2, 0) == 1
+
+
+def test_a_pass_is_no_longer_than_a_caller_wants_to_wait():
+    """On a GPU that was asked how quick it is: an H100 takes all that fits, an L4 less, nothing the fewest at least."""
+    flop = 9.7e9  # of an image's token through the 4B and its vision tower
+    for rate, tokens in ((650e12, MOST), (100e12, 2577), (10e12, FEWEST)):
+        assert token_budget(config("4B"), 2, 64 * GIB, flop / rate) == pytest.approx(tokens, rel=1e-3)
+    assert token_budget(config("4B"), 2, 1 * GIB, 1e-9) < FEWEST  # memory has the last word
+    assert product_rate(torch.device("cpu"), torch.float32, 64) > 0
 
 
 def peak_bytes() -> int:

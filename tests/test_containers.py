@@ -227,6 +227,69 @@ def test_a_sigterm_that_comes_while_the_watchdog_starts_is_passed_on(tmp_path, f
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+NOTED = """
+if [ "$EMBED_GRAPHS" = false ]; then echo "without, $WATCHDOG_NOTE"; exit 5; fi
+touch "$WATCHDOG_NOTE"; exec sleep 60
+"""
+
+
+def test_the_watchdog_starts_once_more_without_graphs_after_a_note():
+    """Whatever the command does after it: a Triton whose model is gone may stay."""
+    done = subprocess.run(
+        [sys.executable, WATCHDOG, "sh", "-c", NOTED], capture_output=True, text=True, timeout=LIMIT_SECONDS
+    )
+    assert done.returncode == 5
+    assert done.stdout == "without, \n"  # the second one can leave no note
+    assert "no CUDA graph could be captured: Triton starts again without" in done.stderr
+
+
+def test_the_watchdog_starts_nothing_more_after_a_sigterm():
+    script = 'trap "exit 7" TERM; touch "$WATCHDOG_NOTE"; echo ready; kill -TERM $PPID; while :; do sleep 0.05; done'
+    with subprocess.Popen([sys.executable, WATCHDOG, "sh", "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.wait(LIMIT_SECONDS) == 7
+
+
+BEATS = """
+import sys
+from threading import Thread
+from time import sleep
+sys.path.insert(0, {path!r})
+from embedder.pipeline import BEATING, PR_SET_NAME
+import ctypes
+def look():
+    ctypes.CDLL(None).prctl(PR_SET_NAME, BEATING, 0, 0, 0)
+    while True: sleep({seconds})
+Thread(target=look, daemon=True).start()
+print("ready", flush=True)
+sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "works"), [(1e-4, True), (60, False)], ids=["waits for its GPU", "is frozen"])
+def test_a_quiet_process_that_looks_at_its_gpu_is_no_hang(seconds, works):
+    """Waiting takes next to no CPU time; the looks are counted by the kernel."""
+    watchdog = loaded_watchdog()
+    program = BEATS.format(path=str(ROOT / "model_repository" / "qwen3_vl_embed" / "1"), seconds=seconds)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.readline()
+            time.sleep(0.3)  # imports are over
+            watch = watchdog.Watch(watchdog.Triton(os.getpid(), "", 0))
+            before = {process.pid: watch._triton.workers()[process.pid]}
+            time.sleep(watchdog.PROBE_SECONDS)
+            after = watch._triton.workers()[process.pid]
+            assert (after - before[process.pid] > watchdog.WORKING * watchdog.PROBE_SECONDS) == works
+        finally:
+            process.kill()
+
+
+def loaded_watchdog():
+    spec = spec_from_file_location("watchdog", WATCHDOG)
+    watchdog = module_from_spec(spec)
+    spec.loader.exec_module(watchdog)
+    return watchdog
+
+
 def test_the_watchdog_reads_any_name_that_a_process_has(tmp_path):
     """Of a name in UTF-8 the kernel keeps 15 bytes, and may cut a character."""
     named = tmp_path / "sleeps-in-größe"

@@ -28,8 +28,9 @@ from embedder import Embedder, EmbedderConfig, EmbedInput
 from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
 from qwen3_vl_embed.evaluation.retrieval import cosine
 from qwen3_vl_embed.serving import stack as serving_stack
-from qwen3_vl_embed.serving.reaper import SHARED_MEMORY
+from qwen3_vl_embed.serving.reaper import SHARED_MEMORY, remove_regions
 from qwen3_vl_embed.serving.settings import ROOT
+from qwen3_vl_embed.serving.tritonserver import Tritonserver
 from tests.benchmark_client import LocalProvider
 from tests.conftest import CHECKPOINT, running, serve_settings
 from tests.in_process import adapter, line_to, png64, refused
@@ -335,3 +336,60 @@ def test_a_batch_too_large_for_memory_is_halved(monkeypatch):
         assert float(answer.vector @ before.vector) >= SAME
     assert sizes[0] == 16
     assert sizes.count(2) == 8
+
+
+OURS = f"import sys; sys.path.insert(0, {str(ROOT / 'model_repository' / 'qwen3_vl_embed' / '1')!r})\n"
+PLANTED = """
+
+load_well = load
+
+
+def load(config):
+    if config.graphs:
+        raise CaptureFailed("a forward pass could not be captured: planted")
+    return load_well(config)
+"""
+
+
+def test_a_failed_capture_ends_triton_which_starts_again_without_graphs(tmp_path):
+    """The real one, under the watchdog that `make serve` and the container run it by."""
+    copied = copytree(ROOT / "model_repository" / "qwen3_vl_embed", tmp_path / "models" / "qwen3_vl_embed")
+    glue = copied / "1" / "model.py"
+    glue.write_text(OURS + glue.read_text() + PLANTED)
+    settings, regions = serve_settings(), f"embed_{os.getpid()}_planted"
+    server = Tritonserver.find(settings)
+    own = f"--model-repository={ROOT / 'model_repository'}"
+    command = [
+        f"--model-repository={tmp_path / 'models'}" if word == own else word
+        for word in server.command(settings, regions)
+    ]
+    assert own not in command
+    environment = server.environment(str(CHECKPOINT), regions)
+    url = f"http://localhost:{settings.triton_http_port}/v2/models/qwen3_vl_embed"
+    with (tmp_path / "log").open("w+") as log:
+        watchdog = subprocess.Popen(
+            [sys.executable, serving_stack.WATCHDOG, *command], env=environment, stdout=log, stderr=log
+        )
+        try:
+            deadline = time.monotonic() + 120 * SLOWER
+            while not answers(f"{url}/ready"):
+                assert watchdog.poll() is None, (tmp_path / "log").read_text()[-3000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            stats = httpx.get(f"http://localhost:{settings.triton_metrics_port}/metrics").text
+        finally:
+            watchdog.terminate()
+            assert watchdog.wait(LIMIT_SECONDS) == 0
+            remove_regions(regions)
+    said = (tmp_path / "log").read_text()
+    assert "a forward pass could not be captured: planted: ending; EMBED_GRAPHS=false does without" in said
+    assert "watchdog: no CUDA graph could be captured: Triton starts again without" in said
+    assert said.count('loading: qwen3_vl_embed:1"') == 2
+    assert "qwen3_vl_embed_recordings_total 0" in stats
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from embedder.forward import buckets, fastest
 from embedder.forward.attention import Bounds, PassContext, packed_attention
 from tests.reference import TEXTS, cosine, png, random_checkpoint
 
@@ -51,8 +52,35 @@ def test_a_replayed_pass_is_an_ordinary_one(embedder, options):
         for one, together in zip(alone, batched, strict=True):
             assert cosine(one.vector, together.vector) >= 0.999
     assert embedder.model.replay.works
-    lengths = {len(embedder.prepare(item).sequence) for item in inputs}
-    assert len(embedder.model.replay.captured) >= len(lengths)
+    assert embedder.model.replay.captured
+    assert embedder.model.replay.replayed >= len(inputs)
+
+
+def test_the_fused_operations_are_those_that_are_served(embedder):
+    """They compile here and agree with torch's own."""
+    assert embedder.model.operations == fastest.fused_operations()
+    assert all(fastest.agrees(name, embedder.model.operations, embedder.model.model) for name in fastest.NAMES)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_batches_of_any_lengths_are_replayed(embedder, count):
+    batch = [EmbedInput(text=text) for text in TEXTS[:count]]
+    with embedder.model.capturing():
+        first = embedder.embed(batch)
+    replayed = embedder.model.replay.replayed
+    for again, before in zip(embedder.embed(batch[::-1]), first[::-1], strict=True):
+        assert cosine(again.vector, before.vector) >= 0.999
+    tokens = sum(len(embedder.prepare(item).sequence) for item in batch)
+    assert embedder.model.replay.replayed == replayed + (tokens < max(buckets.TEXTS))
+
+
+def test_prefixes_are_those_of_whole_sequences(embedder, monkeypatch):
+    """By the varlen kernel, with more keys than queries."""
+    batch = [EmbedInput(item.text, item.image, Options(prompt="embedding")) for item in INPUTS]
+    kept = embedder.embed(batch)
+    monkeypatch.setattr("embedder.prepare.sequence.REUSED_FROM", 10**9)
+    for ours, whole in zip(kept, embedder.embed(batch), strict=True):
+        assert cosine(ours.vector, whole.vector) >= 0.999
 
 
 def test_a_replay_reads_its_own_input(embedder):

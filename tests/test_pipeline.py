@@ -7,12 +7,15 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from embedder import Abandoned, Embedder, EmbedderConfig, EmbedInput, InferenceFailed, InvalidInput
-from embedder.pipeline import LOST, Pipeline, Request
+from embedder.errors import LOST
+from embedder.forward.device import Arriving
+from embedder.pipeline import Pipeline, Request
 from tests.conftest import CHECKPOINT
 from tests.reference import cosine, png
-from tests.waits import LIMIT_SECONDS
+from tests.waits import LIMIT_SECONDS, until
 
 RED, SWATCH, BROKEN = EmbedInput(text="red"), EmbedInput(image=png()), EmbedInput(image=b"\x89PNG no")
 
@@ -72,14 +75,14 @@ def test_every_request_gets_its_own_answers(embedder):
 
 def held_back(embedder, monkeypatch):
     """Forward passes wait until the event is set; `passes` has the size of each."""
-    go, passes, forward = threading.Event(), [], embedder.embed_each
+    go, passes, forward = threading.Event(), [], embedder.start
 
     def waiting(prepared):
         go.wait(LIMIT_SECONDS)
         passes.append(len(prepared))
         return forward(prepared)
 
-    monkeypatch.setattr(embedder, "embed_each", waiting)
+    monkeypatch.setattr(embedder, "start", waiting)
     return go, passes
 
 
@@ -161,7 +164,7 @@ import sys, time
 from embedder import *
 from embedder.pipeline import *
 embedder = Embedder.load(EmbedderConfig(checkpoint={str(CHECKPOINT)!r}, device="cpu"))
-embedder.embed_each = lambda prepared: 1 / 0
+embedder.start = lambda prepared: 1 / 0
 Pipeline(embedder, 8).submit(Request([EmbedInput(text="red")], print, lambda: False))
 time.sleep(30)
 """
@@ -171,3 +174,109 @@ time.sleep(30)
     )
     assert done.returncode == LOST
     assert "the forward thread cannot go on" in done.stderr
+
+
+class Device:
+    """A device that computes beside the CPU, one pass after the other, as long as a pass is told to take."""
+
+    def __init__(self, seconds):
+        self.seconds, self.free_at, self.launched, self.waited = seconds, 0.0, [], []
+
+    def arriving(self, rows):
+        return Later(self, rows)
+
+
+class Later(Arriving):
+    def __init__(self, device, rows):
+        super().__init__(rows)
+        self.device, self.number = device, len(device.launched)
+        device.free_at = max(device.free_at, time.monotonic()) + device.seconds
+        self.ends = device.free_at
+        device.launched.append((time.monotonic(), len(rows)))
+
+    def there(self):
+        return time.monotonic() >= self.ends
+
+    def wait(self):
+        rows = super().wait()
+        self.device.waited.append(time.monotonic())
+        return rows
+
+
+def test_the_next_pass_is_launched_before_the_one_under_way_has_ended(embedder, monkeypatch):
+    """Once as much is ready; its callers are answered as soon as each is done."""
+    device = Device(1.0)
+    monkeypatch.setattr("embedder.embedder.Arriving", device.arriving)
+    pipeline = Pipeline(embedder, 100)
+    caller = Caller(pipeline)
+    caller.send(0, [RED])
+    until(lambda: device.launched)
+    caller.send(1, [RED])  # as much as the first pass has
+    pipeline.close()
+    assert [items for _, items in device.launched] == [1, 1]
+    assert device.launched[1][0] < device.waited[0]
+    assert sorted(caller.answers) == [0, 1]
+    expected = embedder.embed([RED])[0].vector
+    assert all(cosine(answer.vector, expected) >= 0.99999 for (answer,) in caller.answers.values())
+
+
+def test_a_few_wait_for_company_while_a_larger_pass_is_under_way(embedder, monkeypatch):
+    device = Device(1.5)
+    monkeypatch.setattr("embedder.embedder.Arriving", device.arriving)
+    go, _ = held_back(embedder, monkeypatch)
+    pipeline = Pipeline(embedder, 100)
+    caller = Caller(pipeline)
+    caller.send(0, [RED])
+    until(lambda: not pipeline._ready)  # taken, and held back
+    for n in range(1, 9):
+        caller.send(n, [RED])
+    go.set()
+    until(lambda: len(device.launched) == 2)
+    caller.send(9, [RED])
+    caller.send(10, [RED])
+    pipeline.close()
+    assert [items for _, items in device.launched] == [1, 8, 2]
+    assert device.launched[2][0] >= device.waited[1]
+    assert len(caller.answers) == 11
+
+
+def test_a_pass_that_ran_out_of_memory_makes_later_ones_smaller(embedder, monkeypatch, caplog):
+    """And everybody gets a vector all the same."""
+    monkeypatch.setattr("embedder.embedder.LEAST", 16)
+    texts = [EmbedInput(text=f"shade {n}") for n in range(16)]
+    expected = embedder.embed(texts)
+    budget, hidden = embedder.batch_tokens, embedder.model.hidden
+
+    def little_memory(packed, *given):
+        if packed.input_ids.shape[1] > 120:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(packed, *given)
+
+    monkeypatch.setattr(embedder.model, "hidden", little_memory)
+    pipeline = Pipeline(embedder, 100)
+    caller = Caller(pipeline)
+    caller.send(0, texts)
+    caller.send(1, texts)
+    pipeline.close()
+    for answers in caller.answers.values():
+        assert all(
+            cosine(ours.vector, theirs.vector) >= 0.99999 for ours, theirs in zip(answers, expected, strict=True)
+        )
+    assert 16 <= embedder.batch_tokens < budget
+    assert embedder.info["batch_tokens"] == embedder.batch_tokens
+    assert f"passes have at most {embedder.batch_tokens} tokens from now on" in caplog.text
+    halved = embedder.counts["halved_passes"]
+    embedder.embed(texts)
+    assert embedder.counts["halved_passes"] == halved
+
+
+def test_a_lost_device_is_told_where_nothing_is_pipelined(embedder, monkeypatch):
+    """By an exception, which Triton's glue ends its process for: no request after it could be served."""
+
+    def lost(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(embedder.model, "hidden", lost)
+    monkeypatch.setattr(embedder.model, "recover", lost)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        embedder.embed_each([RED])

@@ -7,6 +7,7 @@ for. The same property is what lets a CUDA graph capture the pass.
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,11 +39,11 @@ def model(request):
     config = json.loads((CONFIGS / f"Qwen3-VL-{request.param}-Instruct" / "config.json").read_text())
     with torch.device("meta"):
         model = Qwen3VLModel(Qwen3VLConfig(**{k: v for k, v in config.items() if k != "model_type"})).bfloat16()
-    return PackedModel(model.eval(), [0.5] * 3, [0.5] * 3)
+    return PackedModel.of(model.eval(), SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3))
 
 
-def text(length: int) -> Sequence:
-    return Sequence(Tokens(np.arange(length), ((3, length - 5),)))
+def text(length: int, prefix: int = 0) -> Sequence:
+    return Sequence(Tokens(np.arange(length), ((prefix + 3, length - 5),), prefix=prefix))
 
 
 def image(rows: int, columns: int) -> Sequence:
@@ -51,7 +52,10 @@ def image(rows: int, columns: int) -> Sequence:
     return Sequence(Tokens(np.arange(tokens + 20), ((4, 4 + tokens),), (4, 4 + tokens)), patches)
 
 
-@pytest.mark.parametrize("sequences", [[text(20)], [image(16, 16)], [text(20), text(24), image(16, 16), image(8, 12)]])
+MIXED = [text(20), text(24), text(40, 12), text(50, 14), image(16, 16), image(8, 12)]
+
+
+@pytest.mark.parametrize("sequences", [[text(20)], [text(40, 12)], [image(16, 16)], MIXED])
 def test_a_forward_pass_waits_for_nothing(model, sequences):
     packed = pack(sequences, "meta")
     rows = torch.zeros(len(sequences), dtype=torch.long, device="meta")

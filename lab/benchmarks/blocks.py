@@ -50,6 +50,19 @@ def forward(results: Results) -> str:
     return markdown("checkpoint|kind|batch|tokens each|items/s|tokens/s|TFLOP/s|MFU", rows)
 
 
+def count(results: Results) -> str:
+    """Bytes are an input's."""
+
+    def cells(row: dict) -> tuple[object, ...]:
+        kinds = ("products", "attention", "elementwise")
+        kernels = (str(row[f"{kind}_kernels"]) for kind in kinds)
+        return row["case"], *kernels, *(number(row[f"{kind}_bytes"] / 1e9) for kind in kinds), number(row["host_ms"])
+
+    rows = (cells(row) for _, figures in of(results, "count") for row in figures["rows"])
+    head = "a pass of|kernels: products|attention|elementwise|GB an input: products|attention|elementwise|host ms"
+    return markdown(head, rows)
+
+
 def peers(results: Results) -> str:
     def cells(figures: dict, name: str, row: dict) -> tuple[str, ...]:
         least = figures["cosines"].get(name)
@@ -164,5 +177,6 @@ def machines(results: Results) -> str:
 
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
-    each.__name__: each for each in (targets, short, forward, peers, replay, loops, growth, overload, soak, machines)
+    each.__name__: each
+    for each in (targets, short, forward, count, peers, replay, loops, growth, overload, soak, machines)
 }

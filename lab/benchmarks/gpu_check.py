@@ -2,12 +2,11 @@
 
     python -m lab.benchmarks.gpu_check --json gpu.json
 
-The 4B's configuration with weights drawn on the device, in eleven checks (gpu_checks/), about six minutes on an H100.
+The 4B's configuration with weights drawn on the device, in twelve checks (gpu_checks/), about six minutes on an H100.
 Each line says at once what was found and what was expected: `ok`, `SLOW` (right, and not as fast as predicted), `FAIL`.
 No check stops another. One that raises, hangs or ends its process is a FAIL, and a fresh process goes on with the next
 one. After some errors a GPU is lost to the process that made them. `--device cpu` runs the same code with small shapes
-in a minute; there, what only CUDA has says `skipped`. (9 is not given out: the comparison of what could be faster, once
-there is something to compare.)
+in a minute; there, what only CUDA has says `skipped`.
 """
 
 import json

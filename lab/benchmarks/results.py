@@ -39,6 +39,7 @@ class Run:
     quick: bool = False
     results: Path | None = None
     options: str = ""  # those of this program alone, as they are typed
+    chosen: bool = True  # whether the program has options for its checkpoint and device
     commit: str | None = field(default_factory=lambda: _commit())  # when it starts
 
     @property
@@ -52,7 +53,8 @@ class Run:
 
     @property
     def command(self) -> str:
-        words = [f"python -m lab.benchmarks.{self.program} --checkpoint {self.checkpoint} --device {self.device}"]
+        words = [f"python -m lab.benchmarks.{self.program}"]
+        words += [f"--checkpoint {self.checkpoint} --device {self.device}"] if self.chosen else []
         return " ".join([*words, *filter(None, [self.options, "--quick" if self.quick else ""])])
 
     def ceiling(self) -> Ceiling:

@@ -5,9 +5,13 @@ restarts what is unhealthy. So this looks every second. Are the model processes 
 since? If not, does a tiny text of our own come back? A container's restart policy or `serving` does the rest.
 
 No answer is not yet a hang: the probe waits its turn behind everybody's photos. A model process that computes uses CPU
-time, on a GPU too (it polls the device); one that is frozen or deadlocked does not. So an idle silence ends Triton
-within 10 s. A busy one ends it after `BUSY_SECONDS`, or ten times the longest pass that the model showed at its
-warm-up. A livelock cannot be told from a very long pass.
+time. One that waits for its GPU looks at it ten thousand times a second, in its thread `forward`: the kernel counts
+how often that wakes. One that is frozen or deadlocked does neither. So an idle silence ends Triton within 10 s.
+A busy one ends it after `BUSY_SECONDS`, or ten times the longest pass that the model showed at its warm-up. A livelock
+cannot be told from a very long pass.
+
+A model whose CUDA graph could not be captured is of no use any more. It leaves a note (an empty file, whose name is in
+its environment) and ends; then Triton is started once more, with EMBED_GRAPHS=false.
 
 A model may need half a minute for a text. So the probe of each second passes by the model's layers, which takes any
 model a moment. One through all of them follows beside it, so seldom that it takes a hundredth of the time.
@@ -36,9 +40,11 @@ from contextlib import closing
 from glob import glob
 from http.client import HTTPConnection, HTTPException
 from secrets import token_hex
+from tempfile import gettempdir
 from threading import Thread
 from time import monotonic, sleep
 
+NOTE = "WATCHDOG_NOTE"  # the variable that names the file
 MODEL = "/v2/models/qwen3_vl_embed"
 PATH = f"{MODEL}/infer"
 UNUSED = "shared-memory,model-repository,logging,trace"  # of Triton's APIs
@@ -50,6 +56,7 @@ COUNT_SECONDS = 1.0
 PROBE_SECONDS = 2.5
 STRIKES = 2  # a process that was frozen for a moment fails once
 WORKING = 0.02  # of one core; an idle model process uses a tenth of that
+BEATING, BEAT = b"forward", 1e-3  # the thread that waits for a GPU; what one look of it is worth, in seconds of CPU
 BUSY_SECONDS = 300  # at least; a batch of 64 photos on a slow CPU takes a minute or two
 BUSY_PASSES = 10  # times the longest pass of short inputs: others may be long
 RARE = 100  # a text through all layers is sent after so many times what one takes
@@ -100,7 +107,7 @@ class Triton:
             return -1
 
     def workers(self) -> dict[int, float]:
-        """The CPU seconds that each living model process has used."""
+        """What each living model process has done: the CPU seconds that it used, and its beats at a thousandth each."""
         found = {}
         for path in glob("/proc/[0-9]*/stat"):
             try:
@@ -110,7 +117,8 @@ class Triton:
                 continue  # it ended just now
             state, parent, *fields = rest.split()
             if int(parent) == self.pid and state not in b"ZX":
-                found[int(head.split()[0])] = (int(fields[9]) + int(fields[10])) / TICKS  # utime and stime
+                process = int(head.split()[0])
+                found[process] = (int(fields[9]) + int(fields[10])) / TICKS + BEAT * beats(process)  # utime and stime
         return found
 
     def _learn(self, seconds: float) -> None:
@@ -128,6 +136,19 @@ class Triton:
             connection.request(method, path, body, {"content-type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read()
+
+
+def beats(process: int) -> int:
+    """How often its threads named `forward` have woken."""
+    woken = 0
+    for folder in glob(f"/proc/{process}/task/[0-9]*"):
+        try:
+            with open(f"{folder}/comm", "rb") as name, open(f"{folder}/status", "rb") as status:
+                if name.read().strip() == BEATING:
+                    woken += int(status.read().partition(b"\nvoluntary_ctxt_switches:")[2].split()[0])
+        except (OSError, LookupError, ValueError):
+            continue  # it ended just now
+    return woken
 
 
 class Whole(Thread):
@@ -208,17 +229,27 @@ def run(command: list[str]) -> int:
         signal.signal(sign, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     keep_private()
-    process = subprocess.Popen(command)
-    if stopping:  # a signal came before there was a process to pass it on to
-        process.terminate()
-    watch = Watch(Triton(process.pid, *address(command)))
-    while (status := wait(process, PAUSE_SECONDS)) is None:
-        reason = None if stopping else watch.look()
-        if reason and not stopping:
-            print(f"watchdog: {reason}: ending Triton", file=sys.stderr, flush=True)
-            process.kill()  # nothing of what is under way can be answered
-            return 1
-    return status if status >= 0 else 128 - status
+    note = os.path.join(gettempdir(), f"watchdog-{token_hex(8)}")
+    status = 0
+    for setting in ({NOTE: note}, {"EMBED_GRAPHS": "false"}):
+        process = subprocess.Popen(command, env=os.environ | setting)
+        if stopping:  # a signal came before there was a process to pass it on to
+            process.terminate()
+        watch = Watch(Triton(process.pid, *address(command)))
+        while (ended := wait(process, PAUSE_SECONDS)) is None:
+            reason = None if stopping else watch.look()
+            if os.path.exists(note) and not stopping:
+                process.kill()  # a Triton without its model may take its time
+            elif reason and not stopping:
+                print(f"watchdog: {reason}: ending Triton", file=sys.stderr, flush=True)
+                process.kill()  # nothing of what is under way can be answered
+                return 1
+        status = ended if ended >= 0 else 128 - ended
+        if stopping or not os.path.exists(note):
+            break
+        os.unlink(note)
+        print("watchdog: no CUDA graph could be captured: Triton starts again without", file=sys.stderr, flush=True)
+    return status
 
 
 def address(command: list[str]) -> tuple[str, int]:

@@ -7,7 +7,7 @@ own failure. On a CPU the same functions run with small shapes; what only CUDA h
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lab.benchmarks.gpu_checks import attention, machine, memory, passes, serving, throughput, vectors
+from lab.benchmarks.gpu_checks import attention, levers, machine, memory, passes, serving, throughput, vectors
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure
 
@@ -32,6 +32,7 @@ CHECKS = (
     Check(6, "passes replayed", 120, passes.graphs),
     Check(7, "the token budget, and beyond it", 120, memory.memory),
     Check(8, "throughput, and where the time goes", 200, throughput.throughput),
+    Check(9, "what is served against what could be", 120, levers.levers),
     Check(10, "the pipeline under load", 120, serving.pipeline),
     Check(11, "a lost GPU", 100, serving.lost_device),
 )

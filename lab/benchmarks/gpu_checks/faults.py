@@ -1,6 +1,7 @@
 """What may end a process, so it is done in one of its own: `python -m lab.benchmarks.gpu_checks.faults FAULT DEVICE`.
 
-    capture  a pass fails while it is captured; the last line on stdout says what became of later ones
+    capture  a pass fails while it is captured: on CUDA the process' end; elsewhere the last line on stdout says what
+             became of later passes
     lost     a pass fails with an error after which the GPU is lost to the process; the pipeline must end it
 
 A CPU cannot be lost. There the same pass fails for the same reason, and the device is said to be lost.
@@ -13,7 +14,8 @@ from time import sleep
 
 import torch
 
-from embedder import Answer, Embedder, EmbedInput
+from embedder import Answer, CaptureFailed, Embedder, EmbedInput
+from embedder.errors import CAPTURE_FAILED
 from embedder.pipeline import Pipeline, Request
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.checkpoints import TINY
@@ -48,8 +50,12 @@ def capture(device: str) -> None:
             raise RuntimeError("planted: this cannot be captured")
 
     embedder.model.model.language_model.rotary_emb.register_forward_pre_hook(fail)
-    with embedder.model.capturing():
-        vectors(embedder, [item])
+    try:
+        with embedder.model.capturing():
+            vectors(embedder, [item])
+    except CaptureFailed as failure:
+        print(failure, file=sys.stderr)
+        sys.exit(CAPTURE_FAILED)
     embedder.model.recover()  # what comes after any failed pass: memory is given back
     later = vectors(embedder, [item]), vectors(embedder, batch)
     least = min(least_cosine(*pair) for pair in zip(later, expected, strict=True))

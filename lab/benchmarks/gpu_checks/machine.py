@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 
 import embedder
-from embedder.forward.attention import TORCH_HAS_GQA, varlen_kernel
+from embedder.forward.attention import varlen_kernel
 from embedder.forward.budget import free_bytes
 from lab import benchmarks
 from lab.benchmarks.gpu_checks.bench import Bench
@@ -42,8 +42,7 @@ def surroundings(bench: Bench) -> Iterator[Figure]:
     yield right("float32 products rounded to TF32 (1: unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE)", float(tf32), most=0)
     yield told("free memory", free_bytes(torch.device(bench.device)) / 1e9, "GB")
     kernel = varlen_kernel(torch.device(bench.device), bench.dtype)
-    name = getattr(kernel, "__name__", "SDPA, grouped by length").strip("_")
-    yield told("attention over packed sequences", f"{name}; torch's varlen_attn has enable_gqa: {TORCH_HAS_GQA}")
+    yield told("attention over packed sequences", getattr(kernel, "__name__", "SDPA, grouped by length"))
     if bench.on_gpu:
         yield from _device(bench)
     else:

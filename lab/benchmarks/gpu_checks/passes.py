@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from embedder import Embedder, EmbedInput, Options
+from embedder.errors import CAPTURE_FAILED
 from embedder.forward.device import to_device
 from embedder.forward.packing import pack
 from embedder.forward.replay import CAPACITY, Replay
@@ -37,7 +38,7 @@ def one_pass(bench: Bench) -> Iterator[Figure]:
         (f"{count} images of {kind}", inputs.batch(kind, count), bench.card(h100=620, h200=565)),
     )
     for what, items, most in cases:
-        work = _pass(bench.embedder, items)
+        work = prepared_pass(bench.embedder, items)
         with eager(bench.embedder.model), torch.inference_mode():
             took = device_seconds(work, bench.device, budget=1.0) * 1e3
             host = host_seconds(work, bench.device) * 1e3
@@ -45,7 +46,9 @@ def one_pass(bench: Bench) -> Iterator[Figure]:
             profiled = profile(work, bench.device)
         yield fast(f"{what}: time on the device", took, "ms", most=most)
         yield told(f"{what}: host time to launch it", host, "ms", "20 to 35 while the queue is not full")
-        yield told(f"{what}: operators asked for", calls, "", "texts 990, images 1,690")
+        yield told(
+            f"{what}: operators asked for", calls, "", "kernels by count: texts 378, images 638; views come on top"
+        )
         if bench.on_gpu:
             yield told(f"{what}: kernels", profiled.kernels)
             yield told(f"{what}: in no kernel", 1 - profiled.seconds * 1e3 / took, "of the time")
@@ -53,7 +56,7 @@ def one_pass(bench: Bench) -> Iterator[Figure]:
             yield skipped(f"{what}: kernels and gaps")
 
 
-def _pass(embedder: Embedder, items: list[EmbedInput]) -> Work:
+def prepared_pass(embedder: Embedder, items: list[EmbedInput]) -> Work:
     """The forward pass over inputs that are on the device already, without the copy of its result."""
     model = embedder.model
     packed = pack([embedder.prepare(item).sequence for item in items], model.device)
@@ -67,7 +70,7 @@ def graphs(bench: Bench) -> Iterator[Figure]:
     replayed_ms = yield from _captured(bench, "a name", name, bench.card(h100=5, h200=5))
     yield from _captured(bench, "a swatch", swatch)
     yield from _captured(bench, "a name after a prefix", EmbedInput(name.text, None, INSTRUCTION))
-    yield from _in_turn(bench, replayed_ms)
+    yield from _together(bench, replayed_ms)
     yield from _many_shapes(bench)
     yield from _failed_capture(bench)
 
@@ -93,14 +96,15 @@ def _captured(bench: Bench, what: str, item: EmbedInput, most: float | None = No
     return replayed
 
 
-def _in_turn(bench: Bench, replayed_ms: float) -> Iterator[Figure]:
-    """Where a batch that is called kernel by kernel overtakes its inputs replayed one after the other."""
+def _together(bench: Bench, replayed_ms: float) -> Iterator[Figure]:
+    """A small batch is replayed too (on a GPU), so that company is never slower than a turn for each."""
     for count in (2, 4, 8, 16):
         batch = inputs.batch("name", count)
-        vectors(bench.embedder, batch)
+        with bench.embedder.model.capturing():
+            vectors(bench.embedder, batch)
         together = median(subject.timed(bench.embedder, batch)[1] for _ in range(5)) * 1e3
         what = f"{count} names together: {together:.3g} ms, that over {count} replays"
-        yield told(what, together / (count * replayed_ms), "", "above 1 up to about 6 names")
+        yield fast(what, together / (count * replayed_ms), "", most=1.0 if bench.on_gpu else None)
 
 
 def _many_shapes(bench: Bench) -> Iterator[Figure]:
@@ -116,7 +120,8 @@ def _many_shapes(bench: Bench) -> Iterator[Figure]:
     shapes = len({len(embedder.prepare(text).sequence) for text in texts})
     yield right(f"{shapes} lengths in turn: least cosine to a pass as it is", least_cosine(found, expected), least=SAME)
     captured = len(_replay(embedder).captured)
-    yield right("captured passes held", captured, least=min(CAPACITY, shapes), most=CAPACITY)
+    least = 1 if bench.on_gpu else min(CAPACITY, shapes)  # there a bucket is good for many lengths
+    yield right("captured passes held", captured, least=least, most=CAPACITY)
     yield told("all of it", perf_counter() - started, "s")
     if bench.on_gpu:
         yield fast("memory of the captured passes", (_held(bench) - held) / 2**20, "MiB", most=1024)
@@ -125,12 +130,13 @@ def _many_shapes(bench: Bench) -> Iterator[Figure]:
 
 
 def _failed_capture(bench: Bench) -> Iterator[Figure]:
-    """A capture that is made to fail, in a process of its own: does that process go on, and rightly?"""
+    """A capture that is made to fail, in a process of its own: it ends on CUDA, and elsewhere goes on, and rightly."""
     command = faults.command("capture", bench.device)
     child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
     status = child.returncode
     became = faults.last_line(child.stderr) if status else "the process goes on"
-    yield right(f"a failed capture ({became}): exit status", status, least=0, most=0)
+    wanted = CAPTURE_FAILED if bench.on_gpu else 0  # on CUDA nothing that comes after it can be trusted
+    yield right(f"a failed capture ({became}): exit status", status, least=wanted, most=wanted)
     if status == 0:
         told_by_it: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
         yield right("after a failed capture: captured passes", told_by_it["captured"], most=0)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from embedder import Abandoned, Answer, Embedding, EmbedInput
+from embedder.errors import LOST
 from embedder.forward.model import PackedModel
-from embedder.pipeline import LOST, Pipeline, Request
+from embedder.pipeline import Pipeline, Request
 from lab.benchmarks import gpu, inputs, subject
 from lab.benchmarks.gpu_checks import faults
 from lab.benchmarks.gpu_checks.bench import Bench

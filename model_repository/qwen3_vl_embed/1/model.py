@@ -17,6 +17,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
+from typing import NoReturn
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from embedder import (
     Abandoned,
     Answer,
+    CaptureFailed,
     Description,
     Embedder,
     EmbedderConfig,
@@ -36,6 +38,7 @@ from embedder import (
     Rendering,
 )
 from embedder.embedder import COUNTS
+from embedder.errors import CAPTURE_FAILED, LOST
 from embedder.pipeline import Pipeline, Request
 from embedder.prepare.encoded import HEAD, SENT_AS_TEXT, image_file, is_image
 
@@ -80,6 +83,8 @@ class TritonPythonModel:
             if config.device in ("auto", "cuda") and args["model_instance_kind"] == "GPU":  # one instance on each
                 config = config.model_copy(update={"device": f"cuda:{args['model_instance_device_id']}"})
             self.embedder = load(config)
+        except CaptureFailed as failure:
+            end_without_graphs(failure)
         except (EmbedError, ValueError) as error:
             sentence = str(error).encode("utf-8", "surrogateescape").decode(errors="replace")  # names of files
             raise pb_utils.TritonModelException(sentence) from error
@@ -125,7 +130,12 @@ class TritonPythonModel:
         self.pipeline.submit(Request(rows, partial(self._send, sender), sender.is_cancelled))
 
     def _respond_together(self, requests: list[list[EmbedInput | EmbedError]]) -> list["pb_utils.InferenceResponse"]:
-        answers = iter(self.embedder.embed_each([row for request in requests for row in request]))
+        try:
+            answers = iter(self.embedder.embed_each([row for request in requests for row in request]))
+        except BaseException:
+            # A lost GPU, or a fault of ours: it would be the same for every later request.
+            pb_utils.Logger.log_error(traceback.format_exc())
+            os._exit(LOST)
         return [self._respond([next(answers) for _ in request]) for request in requests]
 
     def _send(self, sender: "pb_utils.InferenceResponseSender", answers: list[Answer]) -> None:
@@ -185,6 +195,14 @@ def load(config: EmbedderConfig) -> Embedder:
         "{image:.2g} s more for each small image".format(monotonic() - read, **embedder.info["warm_up"])
     )
     return embedder
+
+
+def end_without_graphs(failure: CaptureFailed) -> NoReturn:
+    """End this process, and leave word to the watchdog, which starts Triton once more without graphs."""
+    pb_utils.Logger.log_error(f"{failure}: ending; EMBED_GRAPHS=false does without")
+    if note := os.environ.get("WATCHDOG_NOTE"):
+        Path(note).touch()
+    os._exit(CAPTURE_FAILED)
 
 
 def keep_private() -> None:

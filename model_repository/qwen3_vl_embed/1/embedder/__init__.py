@@ -16,9 +16,15 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # Of the default, 16 MB, each thread that decodes keeps up to a gigabyte (docs/log.md, 2026-11-25).
 os.environ.setdefault("PILLOW_BLOCK_SIZE", "256m")
 
+# torch reads it at its first CUDA allocation: passes of ever other sizes grow segments in place of leaving gaps between
+# them. (The second name is the older one, which a user may have set.)
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
 from .config import EmbedderConfig
 from .embedder import Answer, Embedder, Embedding
 from .errors import Abandoned, EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
+from .forward.replay import CaptureFailed
 from .inputs import EmbedInput
 from .options import Options
 from .prepare.preparer import Description, Rendering, Warnings
@@ -26,6 +32,7 @@ from .prepare.preparer import Description, Rendering, Warnings
 __all__ = [
     "Abandoned",
     "Answer",
+    "CaptureFailed",
     "Description",
     "EmbedError",
     "EmbedInput",

@@ -113,6 +113,12 @@ class Checkpoint:
         return config
 
     @property
+    def dtype(self) -> str:
+        """Of its weights, as config.json says: bfloat16, float32 …; empty where it says none."""
+        given = self.config.dtype or self.config.text_config.dtype
+        return str(given or "").removeprefix("torch.")
+
+    @property
     def model_type(self) -> str:
         return str(self.raw_config["model_type"])
 

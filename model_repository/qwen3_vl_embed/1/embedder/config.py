@@ -23,7 +23,10 @@ class EmbedderConfig(BaseSettings, ImageOptions):
 
     checkpoint: str = Field(description="a folder, or a hub id such as Qwen/Qwen3-VL-4B-Instruct")
     revision: str | None = Field(None, description="the hub revision: a branch, a tag or (best) a commit")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="auto: bfloat16 on CUDA, and of weights stored so on a CPU with AVX512-BF16 or AMX; else float32",
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one")
     calibration: str | None = Field(None, description="a file that `qwen3-vl-embed calibrate` wrote")
     max_text_tokens: int = Field(8192, ge=1, description="longer texts are refused, never truncated")
@@ -42,6 +45,10 @@ class EmbedderConfig(BaseSettings, ImageOptions):
 
     pipeline: bool | None = Field(
         None, description="prepare inputs while others are computed, on threads of their own; unset: on a GPU"
+    )
+
+    graphs: bool = Field(
+        True, description="replay passes of small batches: CUDA graphs on a GPU, traces of single inputs on a CPU"
     )
 
     @field_validator("*", mode="before")

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
 from traceback import clear_frames
@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from .config import EmbedderConfig
 from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from .forward.budget import free_bytes, token_budget
-from .forward.device import to_device
+from .forward.device import Arriving, gather, usable
 from .forward.model import PackedModel
 from .forward.packing import Packed, pack, plan
 from .forward.pooling import finish, pool
@@ -46,6 +46,8 @@ COUNTS = {
     "decoded_pixels": "Pixels of large images that were decoded.",
     "halved_passes": "Passes that failed, for want of memory or by a fault, and were tried again in halves.",
     "failed_inputs": "Inputs on which the model failed even alone.",
+    "recordings": "Passes that were recorded, to be replayed.",
+    "replayed_passes": "Passes that were replayed.",
 }
 WORKERS = min(8, os.cpu_count() or 1)  # threads that prepare: each holds a decoded image, and a few feed a GPU
 
@@ -68,6 +70,9 @@ class Embedding:
     warnings: Warnings = Warnings.NONE
 
 
+LEAST = 1024  # tokens, to which the budget shrinks when memory runs out
+
+logger = logging.getLogger(__name__)
 Answer = Embedding | Rendering | Description | EmbedError  # the second and third are for those who ask for them
 
 
@@ -82,10 +87,11 @@ class Embedder:
         self.config, self.published, self.renderer = preparer.config, preparer.published, preparer.renderer
         config = self.config
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
-        self._device = Lock()  # one pass at a time, until its vectors are on the CPU
+        self._device = Lock()  # one pass at a time is launched, and on a CPU computed
         self._threads = torch.get_num_threads()
+        self._arrived = 0.0  # when the last pass did
         self.batch_tokens = config.max_batch_tokens or token_budget(
-            model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices))
+            model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices)), model.token_seconds()
         )
         self.counts = dict.fromkeys(COUNTS, 0)
         self.info = self._describe()
@@ -98,8 +104,7 @@ class Embedder:
             UnsupportedCheckpoint: it is not there, incomplete, or not a Qwen3-VL one.
         """
         checkpoint = open_checkpoint(config.checkpoint, config.revision)
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-        dtype = ("bfloat16" if device.startswith("cuda") else "float32") if config.dtype == "auto" else config.dtype
+        device, dtype = usable(config, checkpoint.dtype)
         merge = checkpoint.config.vision_config.spatial_merge_size
         if merge != images.MERGE:
             raise UnsupportedCheckpoint(f"{checkpoint.name} merges {merge}×{merge} patches; Qwen3-VL merges 2×2")
@@ -108,7 +113,7 @@ class Embedder:
         config = config.model_copy(update={"dtype": dtype, "device": device, **said(config, own.options)})
         preparer = Preparer(config, checkpoint, own, Renderer(tokenizer, config.max_text_tokens))
         preparer.check()
-        return cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device), preparer)
+        return cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device, config.graphs), preparer)
 
     def embed(self, inputs: SequenceOf[EmbedInput]) -> list[Embedding]:
         """One vector for each input, in order.
@@ -128,40 +133,58 @@ class Embedder:
     def embed_each(self, inputs: SequenceOf[EmbedInput | Prepared | EmbedError]) -> list[Answer]:
         """One answer for each input, in order; an input never changes another's answer beyond rounding.
 
-        Computed in batches of similar length, of one layer each, within the token budget. What is prepared or refused
-        already goes on so.
+        Computed in batches of similar length, of one layer each, within the token budget: prepare → pack → hidden →
+        pool → finish. What is prepared or refused already goes on so.
         """
         many_images = sum(isinstance(item, EmbedInput) and item.image is not None for item in inputs) > 1
         prepare = self.threads.map if many_images else map  # Pillow decodes and resizes without the GIL
-        prepared = dict(enumerate(prepare(self.preparer.attempt, inputs)))
-        answers: dict[int, Answer] = {i: item for i, item in prepared.items() if not isinstance(item, Prepared)}
-        ready = {i: item for i, item in prepared.items() if isinstance(item, Prepared)}
+        return self.start(list(prepare(self.preparer.attempt, inputs))).answers()
 
-        def one_pass(batch: list[int]) -> list[Answer]:
-            items = [ready[i] for i in batch]
-            recipes = [item.recipe for item in items]
-            started = perf_counter()
-            packed = pack([item.sequence for item in items], self.model.device)
-            if self.model.device.type == "cpu":
-                torch.set_num_threads(1 if self.model.work(packed) < SHORT else self._threads)
-            pooled = packed.indices([item.pooled for item in items])
-            rows = to_device(np.concatenate(pooled), self.model.device)
-            states = self.model.hidden(packed, {recipe.layer for recipe in recipes}, rows)
-            vectors = pool(states, list(map(len, pooled)), recipes, self.model.final_norm)
-            took_ms = (perf_counter() - started) * 1e3
-            self._count(items, packed)
-            return [
-                self._finish(vector, item, took_ms, len(items)) for vector, item in zip(vectors, items, strict=True)
-            ]
-
+    def start(self, prepared: SequenceOf[Prepared | Answer]) -> "UnderWay":
+        """Launch the passes of what is prepared; on a CPU they are computed by then. Nothing waits for a GPU."""
         layers: dict[Layer, dict[int, Sequence]] = defaultdict(dict)  # in company, a low one would go through them all
-        for i, item in ready.items():
-            layers[item.recipe.layer][i] = item.sequence
-        for sequences in layers.values():
-            for batch in plan(sequences, self.batch_tokens):
-                with self._device:
-                    answers |= zip(batch, self._or_in_halves(one_pass, batch), strict=True)
-        return [answers[i] for i in range(len(inputs))]
+        for i, item in enumerate(prepared):
+            if isinstance(item, Prepared):
+                layers[item.recipe.layer][i] = item.sequence
+        passes = [
+            (batch, self._start([item for i in batch if isinstance(item := prepared[i], Prepared)]))
+            for sequences in layers.values()
+            for batch in plan(sequences, self.batch_tokens)
+        ]
+        return UnderWay(prepared, passes)
+
+    def _start(self, items: list[Prepared]) -> "Pass":
+        """One pass: pack → hidden → pool, then its rows are sent to the CPU."""
+        launched = Pass(self, items)
+        try:
+            with self._device:
+                packed = pack([item.sequence for item in items], self.model.device)
+                if self.model.device.type == "cpu":
+                    torch.set_num_threads(1 if self.model.work(packed) < SHORT else self._threads)
+                pooled = packed.indices([item.pooled for item in items])
+                rows = gather(pooled, self.model.device)
+                recipes = [item.recipe for item in items]
+                states = self.model.hidden(packed, {recipe.layer for recipe in recipes}, rows)
+                launched.rows = Arriving(pool(states, list(map(len, pooled)), recipes, self.model.final_norm))
+            self._count(items, packed)
+        except Exception as error:  # out of memory, or our fault
+            launched.error = error
+        return launched
+
+    def _finish_pass(self, launched: "Pass") -> list[Answer]:
+        """Its rows → finish, as soon as they are there; two passes over its halves where it failed."""
+        try:
+            if launched.error:
+                raise launched.error
+            assert launched.rows is not None
+            vectors = launched.rows.wait()
+        except Exception as error:
+            return self._in_halves(launched.items, error)
+        arrived = perf_counter()
+        took_ms = (arrived - max(launched.started, self._arrived)) * 1e3  # it may have waited for the one before
+        self._arrived = arrived
+        timed = (took_ms, len(launched.items))
+        return [self._finish(vector, item, *timed) for vector, item in zip(vectors, launched.items, strict=True)]
 
     def warm_up(self) -> None:
         """What is slow only once is done now, and `info` says what inputs take: see `warmup.warm_up`."""
@@ -180,21 +203,30 @@ class Embedder:
         """
         return self.preparer.prepare(item)
 
-    def _or_in_halves(self, one_pass: Callable[[list[int]], list[Answer]], batch: list[int]) -> list[Answer]:
-        """One pass; two over its halves where it fails, so that an input fails alone or not at all."""
-        try:
-            return one_pass(batch)
-        except Exception as error:  # out of memory, or our fault
-            failure = InferenceFailed("the model failed on this input; the fault is the server's")
-            failure.__cause__ = error
-            clear_frames(error.__traceback__)  # which hold the pass's tensors
+    def _in_halves(self, items: list[Prepared], error: Exception) -> list[Answer]:
+        """After a pass that failed, so that an input fails alone or not at all.
+
+        Raises:
+            RuntimeError: the GPU is lost to this process.
+        """
+        failure = InferenceFailed("the model failed on this input; the fault is the server's")
+        failure.__cause__ = error
+        clear_frames(error.__traceback__)  # which hold the pass's tensors
         self.model.recover()
-        if len(batch) == 1:
+        if len(items) == 1:
             self.counts["failed_inputs"] += 1
             return [failure]
         self.counts["halved_passes"] += 1
-        half = len(batch) // 2
-        return self._or_in_halves(one_pass, batch[:half]) + self._or_in_halves(one_pass, batch[half:])
+        half = len(items) // 2
+        if isinstance(error, torch.OutOfMemoryError):
+            self._shrink(sum(len(item.sequence) for item in items) // 2)
+        return [answer for part in (items[:half], items[half:]) for answer in self._finish_pass(self._start(part))]
+
+    def _shrink(self, tokens: int) -> None:
+        """Passes that ran out of memory once would do so again, each time after most of their work."""
+        if max(tokens, LEAST) < self.batch_tokens:
+            logger.warning("out of memory: passes have at most %d tokens from now on", max(tokens, LEAST))
+            self.batch_tokens = self.info["batch_tokens"] = max(tokens, LEAST)
 
     def _count(self, prepared: list[Prepared], packed: Packed) -> None:
         self.counts["passes"] += 1
@@ -202,6 +234,8 @@ class Embedder:
         self.counts["tokens"] += sum(len(item.sequence) for item in prepared)
         self.counts["patches"] += sum(packed.images.bounds.lengths) if packed.images else 0
         self.counts["reused_tokens"] += sum(map(len, packed.prefixes))
+        if self.model.replay:
+            self.counts["recordings"], self.counts["replayed_passes"] = self.model.replay.counts
 
     def _finish(self, row: NDArray[np.float32], prepared: Prepared, forward_ms: float, items: int) -> Answer:
         recipe, sequence, calibration = prepared.recipe, prepared.sequence, self.preparer.calibration
@@ -240,3 +274,37 @@ class Embedder:
         identity = json.dumps(info | {"weights": self.checkpoint.fingerprint}, sort_keys=True)
         identifier = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return {"id": identifier, **info, "batch_tokens": self.batch_tokens, "warnings": self.published.warnings}
+
+
+@dataclass(eq=False)
+class Pass:
+    """One that is launched; `error` says why not."""
+
+    embedder: Embedder
+    items: list[Prepared]
+    rows: Arriving | None = None
+    error: Exception | None = None
+    started: float = field(default_factory=perf_counter)
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """Passes that are launched over what was prepared, and the answers of what was not."""
+
+    prepared: SequenceOf[Prepared | Answer]
+    passes: list[tuple[list[int], Pass]]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(item.sequence) for _, launched in self.passes for item in launched.items)
+
+    def there(self) -> bool:
+        """Whether `answers` would not wait. Raises RuntimeError: the GPU is lost to this process."""
+        return all(launched.rows is None or launched.rows.there() for _, launched in self.passes)
+
+    def answers(self) -> list[Answer]:
+        """One for each input, in order. Raises RuntimeError: the GPU is lost to this process."""
+        found = {i: item for i, item in enumerate(self.prepared) if not isinstance(item, Prepared)}
+        for batch, launched in self.passes:
+            found |= zip(batch, launched.embedder._finish_pass(launched), strict=True)
+        return [found[i] for i in range(len(self.prepared))]

@@ -7,6 +7,9 @@ EmbedError
 └── UnsupportedCheckpoint   at start: this checkpoint cannot be served, and why
 """
 
+LOST = 70  # the exit status of a process that lost its GPU, or cannot go on for a fault of ours (EX_SOFTWARE)
+CAPTURE_FAILED = 71  # that of one in which a CUDA graph could not be captured: start it again with EMBED_GRAPHS=false
+
 
 class EmbedError(Exception):
     """Base of all errors that the embedder raises or returns; `str(error)` is a sentence for a person."""

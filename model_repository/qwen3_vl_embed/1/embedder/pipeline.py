@@ -1,11 +1,13 @@
 """Preparing and computing at the same time: while one batch is on the device, the next inputs are made ready.
 
 A request comes in through `submit`, and its inputs are prepared on a few threads. One thread runs the forward passes,
-each over what is ready by then: first come, first served, within the token budget. Another hands the answers out. Large
-images are decoded on threads of their own, within the budget of pixels: nothing waits for them. Worth its threads where
-the device is not the CPU that prepares, and for large images everywhere (docs/log.md, 2026-11-24 and 25).
+each over what is ready by then: first come, first served, within the token budget. On a GPU the next pass is launched
+before the one under way has ended, once as much is ready. Another thread hands the answers out. Large images are
+decoded on threads of their own, within the budget of pixels: nothing waits for them. Worth its threads where the device
+is not the CPU that prepares, and for large images everywhere (docs/log.md, 2026-11-24 and 25).
 """
 
+import ctypes
 import logging
 import os
 from collections import deque
@@ -15,18 +17,20 @@ from dataclasses import dataclass, field
 from threading import Condition, Semaphore, Thread
 from time import monotonic
 
-from .embedder import WORKERS, Answer, Embedder
-from .errors import Abandoned, EmbedError
+from .embedder import WORKERS, Answer, Embedder, UnderWay
+from .errors import LOST, Abandoned, EmbedError
+from .forward.device import POLL_SECONDS
 from .inputs import EmbedInput
 from .prepare.pixels import SMALL, Budget, cost
 from .prepare.preparer import Prepared
 
 logger = logging.getLogger(__name__)
 
+# The thread that waits for the device, as the kernel shows it: the watchdog counts how often it wakes.
+PR_SET_NAME, BEATING = 15, b"forward"  # prctl(2)
 ASK_AFTER = (
     0.25  # seconds inside; a younger request is not asked whether its caller still waits, which costs a round trip
 )
-LOST = 70  # the exit status when the forward thread cannot go on (EX_SOFTWARE)
 
 
 @dataclass(eq=False)
@@ -62,7 +66,7 @@ class Pipeline:
         `pass_tokens`: of one forward pass, if fewer than the embedder's own.
         """
         self._embedder = embedder
-        self._pass_tokens = min(pass_tokens or embedder.batch_tokens, embedder.batch_tokens)
+        self._pass_tokens = pass_tokens
         self._room = Semaphore(capacity)
         self._budget = Budget(embedder.config.max_concurrent_pixels)
         self._large = ThreadPoolExecutor(WORKERS, thread_name_prefix="large")
@@ -123,11 +127,16 @@ class Pipeline:
 
     def _run(self) -> None:
         try:
-            while self._wait():
-                batch = self._take()
-                answers = self._embedder.embed_each([item.prepared for item in batch])
-                for item, answer in zip(batch, answers, strict=True):
-                    self._answer(item.request, item.index, answer)
+            ctypes.CDLL(None).prctl(PR_SET_NAME, BEATING, 0, 0, 0)
+            under_way: tuple[list[Ready], UnderWay] | None = None
+            while under_way or self._wait():
+                following = None
+                if (under_way is None or self._enough_beside(under_way[1])) and (batch := self._take()):
+                    following = batch, self._embedder.start([item.prepared for item in batch])
+                if under_way is not None:
+                    for item, answer in zip(under_way[0], under_way[1].answers(), strict=True):
+                        self._answer(item.request, item.index, answer)
+                under_way = following
         except BaseException:
             logger.exception("the forward thread cannot go on")
             # A lost GPU, or a fault of ours. Callers would wait for ever; a process that is gone is started again.
@@ -139,10 +148,29 @@ class Pipeline:
             self._changed.wait_for(lambda: self._ready or self._closing)
             return bool(self._ready)
 
+    def _enough_beside(self, under_way: UnderWay) -> bool:
+        """Wait for the passes under way, or for as much to be ready as they have: then it is launched before they end.
+
+        Less than that is worth waiting for company.
+        """
+        wanted = min(under_way.tokens, self._most)
+        while not under_way.there():
+            with self._changed:
+                if sum(len(item.prepared.sequence) for item in self._ready) >= wanted:
+                    return True
+                self._changed.wait(POLL_SECONDS)
+        return False
+
+    @property
+    def _most(self) -> int:
+        """Tokens of one pass."""
+        most = self._embedder.batch_tokens  # which shrinks when memory runs out
+        return min(self._pass_tokens or most, most)
+
     def _take(self) -> list[Ready]:
         """What is ready, in the order in which it became so, up to one forward pass; what was given up is left out."""
         batch: list[Ready] = []
-        room = self._pass_tokens
+        room = self._most
         with self._changed:
             while self._ready and (not batch or len(self._ready[0].prepared.sequence) <= room):
                 item = self._ready.popleft()

@@ -4,23 +4,25 @@ Those who wait for this model (the adapter, the watchdog) cannot know whether a 
 minute. The model says so itself, in the description that goes with every answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from .forward import buckets
 from .inputs import EmbedInput
 
 if TYPE_CHECKING:
     from .embedder import Embedder
 
 WORTH_SECONDS = 0.1  # capturing saves the calls, tens of milliseconds at most: nothing of a pass that takes longer
-WORDS = 16  # texts up to so many tokens are captured; the benchmark's longest name has ten
-CAPTURING_SECONDS = 5
+WORDS = 16  # on a CPU texts up to so many tokens are captured; the benchmark's longest name has ten
+CAPTURING_SECONDS, CAPTURING_SECONDS_ON_A_GPU = 5, 60
 TOGETHER = 4
 REPEATED_SECONDS = 1  # what takes less is measured again, up to three times
+SWATCH, LARGE = (244, 244), (1024, 1024)  # pixels: the benchmark's, and what images are brought to by default
 
 
 def warm_up(embedder: "Embedder") -> dict[str, float]:
@@ -28,25 +30,50 @@ def warm_up(embedder: "Embedder") -> dict[str, float]:
 
     Raises:
         EmbedError: the model fails on a text or an image of our own.
+        CaptureFailed: this process is of no use any more; see `replay.py`.
     """
-    text, image = EmbedInput(text="red"), EmbedInput(image=swatch())
+    text, image = EmbedInput(text="red"), EmbedInput(image=picture(SWATCH))
+    on_gpu = embedder.model.device.type == "cuda"
+    if on_gpu:
+        embedder.embed(full_pass(embedder))  # takes the memory that passes will need, and finds out whether it is there
     embedder.embed([text])  # the first pass of all is a cold one
     lone = quickest(embedder, [text])
     if lone < WORTH_SECONDS:
-        capture(embedder, [image, *(EmbedInput(text=" ".join(["a"] * words)) for words in range(1, WORDS + 1))])
+        if on_gpu:
+            capture(embedder, of_every_bucket(embedder, text, image), CAPTURING_SECONDS_ON_A_GPU)
+        else:
+            words = (EmbedInput(text=" ".join(["a"] * count)) for count in range(1, WORDS + 1))
+            capture(embedder, ([item] for item in (image, *words)), CAPTURING_SECONDS)
         lone = quickest(embedder, [text])
     another = max(0.0, (quickest(embedder, [text] * TOGETHER) - lone) / (TOGETHER - 1))
     whole = max(0.0, lone - another)
     return {"pass": whole, "text": another, "image": max(0.0, quickest(embedder, [image]) - whole)}
 
 
-def capture(embedder: "Embedder", items: Sequence[EmbedInput]) -> None:
-    """The passes of these, each alone; not all of them where that would hold up the start."""
-    until = perf_counter() + CAPTURING_SECONDS
+def full_pass(embedder: "Embedder") -> list[EmbedInput]:
+    """As many large images as one pass may hold."""
+    large = EmbedInput(image=picture(LARGE))
+    return [large] * max(1, embedder.batch_tokens // len(embedder.prepare(large).sequence))
+
+
+def of_every_bucket(embedder: "Embedder", text: EmbedInput, image: EmbedInput) -> Iterator[list[EmbedInput]]:
+    """A batch for each bucket of small images and of texts, the largest first: the others find room in its memory."""
+    sequence = embedder.prepare(text).sequence
+    tokens = len(sequence) - len(sequence.prefix)
+    for count in reversed(buckets.IMAGES):
+        yield [image] * count
+    for size in reversed(buckets.TEXTS):
+        if count := (size - 1) // max(tokens, buckets.FEWEST):
+            yield [text] * count
+
+
+def capture(embedder: "Embedder", batches: Iterable[list[EmbedInput]], seconds: float) -> None:
+    """The passes of these; not all of them where that would hold up the start for longer than so many seconds."""
+    until = perf_counter() + seconds
     with embedder.model.capturing():
-        for item in items:
+        for batch in batches:
             if perf_counter() < until:
-                embedder.embed([item])
+                embedder.embed(batch)
 
 
 def quickest(embedder: "Embedder", items: Sequence[EmbedInput]) -> float:
@@ -59,8 +86,8 @@ def quickest(embedder: "Embedder", items: Sequence[EmbedInput]) -> float:
     return min(took)
 
 
-def swatch() -> bytes:
-    """A PNG of the benchmark's size."""
+def picture(size: tuple[int, int]) -> bytes:
+    """A PNG of that width and height."""
     file = BytesIO()
-    Image.new("RGB", (244, 244), "red").save(file, "PNG")
+    Image.new("RGB", size, "red").save(file, "PNG")
     return file.getvalue()

@@ -8,6 +8,7 @@ vision block for the four patches that become one token. Photos take a little le
 
 import os
 from pathlib import Path
+from time import perf_counter
 
 import psutil
 import torch
@@ -17,13 +18,31 @@ from ..prepare.images import MERGE
 
 SHARE = 0.5  # of the free memory: the rest is for images being decoded, CUDA graphs and fragmentation
 MOST = 16384  # tokens; a longer pass is no faster, and the next caller waits for it
+FEWEST, PASS_SECONDS = 2048, 0.25  # on a GPU a pass need not take longer, and shorter ones than the former are slower
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def token_budget(config: PretrainedConfig, item_bytes: int, free_bytes: int) -> int:
-    """Tokens of one pass of a Qwen3-VL of this configuration, `item_bytes` to a number; at least 1."""
+def token_budget(config: PretrainedConfig, item_bytes: int, free_bytes: int, seconds: float = 0.0) -> int:
+    """Tokens of one pass of a Qwen3-VL of this configuration, `item_bytes` to a number; at least 1.
+
+    `seconds`: what a token of an image takes on this GPU at best; 0 where nobody asked.
+    """
     per_token = text_bytes(config.text_config, item_bytes) + MERGE**2 * vision_bytes(config.vision_config, item_bytes)
-    return max(1, min(MOST, int(SHARE * free_bytes) // per_token))
+    most = min(MOST, max(FEWEST, int(PASS_SECONDS / seconds))) if seconds else MOST
+    return max(1, min(most, int(SHARE * free_bytes) // per_token))
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, side: int = 4096) -> float:
+    """Multiply-adds a second of a square product of that many rows: the quickest of five."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    took = []
+    for _ in range(6):
+        started = perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        took.append(perf_counter() - started)
+    return side**3 / min(took[1:])
 
 
 def text_bytes(config: PretrainedConfig, item_bytes: int) -> int:

@@ -1,9 +1,84 @@
-"""From the CPU's numbers to the device's."""
+"""Which device computes, and how the CPU's numbers get there."""
 
+from time import sleep
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from ..config import EmbedderConfig
+from ..errors import UnsupportedCheckpoint
+from .hardware import Card, automatic_dtype, driver, outdated, refusal
+
+
+def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
+    """(device, dtype) of these settings, `auto` resolved; `own`: the dtype of the checkpoint's weights.
+
+    Raises:
+        UnsupportedCheckpoint: the device is not there, or cannot compute in that dtype.
+    """
+    there = torch.cuda.is_available()
+    device = ("cuda" if there else "cpu") if config.device == "auto" else config.device
+    if not there and config.device != "cpu" and (why := outdated(*driver(), torch.version.cuda)):
+        raise UnsupportedCheckpoint(why)
+    dtype = automatic_dtype(device, own) if config.dtype == "auto" else config.dtype
+    if device != "cpu":
+        cards = Card.seen() if there else []
+        index = torch.device(device).index or 0
+        if index >= len(cards):
+            raise UnsupportedCheckpoint(
+                f"EMBED_DEVICE={config.device}: torch sees {len(cards)} GPUs here (CUDA_VISIBLE_DEVICES and the "
+                "container's own list may hide some); set EMBED_DEVICE=cpu to do without"
+            )
+        if why := refusal(cards[index], dtype, torch.cuda.get_arch_list()):
+            raise UnsupportedCheckpoint(why)
+    return device, dtype
+
+
+POLL_SECONDS = (
+    1e-4  # a tenth of a millisecond later than it could be, for some hundredths of a core in place of all of it
+)
+
+
+class Arriving:
+    """Rows on their way from the device: float32 (N, D). Others can be sent after them before anybody waits for these.
+
+    The thread that waits looks every tenth of a millisecond, which leaves a core to others. The looks are also the
+    heartbeat by which the watchdog knows a process that waits for its device from one that is frozen
+    (`pipeline.BEATING`).
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows, self._event = rows, None
+        if rows.is_cuda:
+            self._rows = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            self._rows.copy_(rows, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(rows.device))
+
+    def there(self) -> bool:
+        """Raises: RuntimeError: the device is lost to this process."""
+        return self._event is None or bool(self._event.query())
+
+    def wait(self) -> NDArray[np.float32]:
+        """Raises: RuntimeError: the device is lost to this process."""
+        while not self.there():
+            sleep(POLL_SECONDS)
+        rows: NDArray[np.float32] = self._rows.numpy()
+        return rows
+
+
+def gather(arrays: list[NDArray[Any]], device: torch.device | str, axis: int = 0) -> torch.Tensor:
+    """They, joined; on the way to a GPU straight into page-locked memory."""
+    if torch.device(device).type != "cuda":
+        return torch.from_numpy(np.concatenate(arrays, axis)).to(device)
+    shape = list(arrays[0].shape)
+    shape[axis] = sum(array.shape[axis] for array in arrays)
+    dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+    pinned = torch.empty(shape, dtype=dtype, pin_memory=True)
+    np.concatenate(arrays, axis, out=pinned.numpy())
+    return pinned.to(device, non_blocking=True)
 
 
 def to_device(array: NDArray[Any], device: torch.device | str) -> torch.Tensor:

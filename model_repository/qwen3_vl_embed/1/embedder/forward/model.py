@@ -1,6 +1,6 @@
 """The forward pass: transformers' own Qwen3-VL over packed sequences, without language-model head."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from typing import Any, Self
@@ -13,14 +13,19 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 
 from ..checkpoint import Checkpoint
 from ..options import Layer
+from ..prepare.images import MERGE
 from ..prepare.renderer import Tokens
 from ..prepare.sequence import Sequence
 from .attention import PassContext, Prefix, use_packed_attention
+from .buckets import Recorded, bucket_of
+from .budget import product_rate
 from .device import to_device
+from .fastest import fastest
+from .operations import TORCH
 from .packing import Packed, PackedImages, pack
-from .parts import StillPatchEmbed, add_image_features, at, fuse_norms, top_layer
-from .recordings import CudaGraph, Trace
-from .replay import Replay
+from .parts import StillPatchEmbed, add_image_features, at, decoder_layer, fuse, fuse_norms
+from .recordings import CudaGraph, States, Trace
+from .replay import Replay, single
 from .weights import load_model
 
 PREFIXES = 64  # in the prefix cache; `sequence.py` says what they take
@@ -34,11 +39,13 @@ class PackedModel:
     of the inputs and that of the result, nothing waits for the device.
     """
 
-    def __init__(self, model: PreTrainedModel, mean: list[float], std: list[float], replayed: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, mean: list[float], std: list[float], served: bool = False) -> None:
         """`mean`, `std`: of each colour channel, on the scale 0…1 (preprocessor_config.json).
 
-        `replayed`: capture the passes of lone inputs and replay them (`replay.py`), if the model allows it.
+        `served`: with fewer, larger products and fused operations, which rename its weights, and with replayed passes
+        of lone inputs (`replay.py`), if the model allows it.
         """
+        torch.set_float32_matmul_precision("highest")  # TF32 would round transformers 5.17's rotary angles to 10 bits
         self.attention = use_packed_attention(model)
         model.visual.patch_embed = StillPatchEmbed(model.visual.patch_embed.proj)
         self.model = model
@@ -47,16 +54,34 @@ class PackedModel:
         per_value = [torch.tensor(v, device=self.device).repeat(patch_area) * 255 for v in (mean, std)]
         self._mean, self._std = per_value  # (patch * patch * 3,) float32, in the order of a patch's values
         fuse_norms(model.language_model)
+        self.operations = TORCH
+        if served:
+            self.operations = fastest(model)
+            fuse(model, self.operations)
         self._decoder, self._norm = list(model.language_model.layers), model.language_model.norm
         self._token_work, self._patch_work = map(numbers, (model.language_model.layers, model.visual.blocks))
         self._prefix_cache: dict[tuple[int, ...], Prefix] = {}  # the least recently used first
-        capture = partial(CudaGraph, constants=self._constants) if self.device.type == "cuda" else Trace
-        self.replay = Replay(self._forward, capture) if replayed and replayable(model) else None
+        self.replay = self._replay() if served and replayable(model) else None
+
+    def _replay(self) -> Replay:
+        if self.device.type == "cpu":
+            return Replay(self._forward, Trace, single, self.final_norm)
+
+        def record(run: Callable[[], States], packed: Packed) -> CudaGraph:
+            return CudaGraph(run, self.device, self._constants(packed))
+
+        return Replay(self._forward, partial(Recorded, record=record), bucket_of, self.final_norm, fatal=True)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> Self:
-        """Raises: UnsupportedCheckpoint: see `load_model`."""
-        return cls.of(load_model(checkpoint, dtype, device), checkpoint.processor.image_processor)
+    def load(cls, checkpoint: Checkpoint, dtype: torch.dtype, device: str, replayed: bool = True) -> Self:
+        """`replayed`: whether passes may be captured.
+
+        Raises:
+            UnsupportedCheckpoint: see `load_model`.
+        """
+        packed = cls.of(load_model(checkpoint, dtype, device), checkpoint.processor.image_processor)
+        packed.replay = packed.replay if replayed else None
+        return packed
 
     @classmethod
     def of(cls, model: PreTrainedModel, pixels: Any) -> Self:
@@ -64,12 +89,12 @@ class PackedModel:
 
         `pixels`: its image processor, transformers' own.
         """
-        packed = cls(model, list(pixels.image_mean), list(pixels.image_std), replayed=True)
+        packed = cls(model, list(pixels.image_mean), list(pixels.image_std), served=True)
         model.requires_grad_(False)
         return packed
 
     def capturing(self) -> AbstractContextManager[None]:
-        """Within it, lone passes are captured, to be replayed for every input of their shape."""
+        """Within it, passes are captured, to be replayed for every one of their shape: see `replay.py`."""
         return self.replay.capturing() if self.replay else nullcontext()
 
     @property
@@ -81,6 +106,12 @@ class PackedModel:
     def bytes(self) -> int:
         """Memory that its weights take."""
         return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+
+    def token_seconds(self) -> float:
+        """What an image's token takes this GPU at best, by the speed of its products; 0 on a CPU."""
+        if self.device.type != "cuda":
+            return 0.0
+        return (self._token_work + MERGE**2 * self._patch_work) / product_rate(self.device, self.model.dtype)
 
     def work(self, packed: Packed) -> int:
         """Multiply-adds of a pass, about: a token meets the language model's weights, a patch the vision tower's."""
@@ -139,7 +170,7 @@ class PackedModel:
             return run(packed, frozenset(layers), rows)
 
     def _forward(self, packed: Packed, asked: frozenset[Layer], rows: torch.Tensor | None) -> dict[Layer, torch.Tensor]:
-        return self._decode(packed, PassContext(packed.bounds, self._prefixes(packed)), asked, rows)
+        return self._decode(packed, PassContext(packed.bounds, self._prefixes(packed), packed.prefixed), asked, rows)
 
     def _decode(
         self, packed: Packed, context: PassContext, asked: frozenset[Layer], rows: torch.Tensor | None
@@ -158,10 +189,8 @@ class PackedModel:
         for index, layer in enumerate(self._decoder[:top]):
             if index in asked:
                 states[index] = at(hidden, rows)
-            if index < top - 1:
-                hidden = layer(hidden, position_embeddings=positions, context=context)
-            else:
-                before_mlp, hidden = top_layer(layer, hidden, rows if narrows else None, positions, context)
+            narrowed = rows if narrows and index == top - 1 else None
+            before_mlp, hidden = decoder_layer(layer, hidden, positions, context, self.operations, narrowed)
             if packed.images is not None and index < len(features):
                 hidden = add_image_features(hidden, packed.images.tokens, features[index])
         if not narrows:
@@ -202,7 +231,8 @@ class PackedModel:
         """What stands before each sequence, from the prefix cache; None where nothing does."""
         if not any(packed.prefixes):
             return None
-        return tuple(self._prefix(ids) if ids else None for ids in packed.prefixes)
+        kept = {ids: self._prefix(ids) for ids in dict.fromkeys(packed.prefixes) if ids}
+        return tuple(map(kept.get, packed.prefixes))
 
     def _prefix(self, ids: tuple[int, ...]) -> Prefix:
         """The keys and values that these tokens leave in every layer. Tokens only look back: nothing changes them."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..poolings import Span
 from ..prepare.sequence import Sequence
-from .attention import Bounds
-from .device import to_device
+from .attention import Bounds, Prefixed
+from .device import gather, to_device
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Packed:
     images: PackedImages | None
     starts: tuple[int, ...]  # where each sequence's token 0 is among the T, or would be if its prefix was not left out
     prefixes: tuple[tuple[int, ...], ...]  # the ids that were left out before each sequence; empty for most
+    prefixed: Prefixed | None = None  # where some were
 
     @cached_property
     def ends(self) -> list[int]:
@@ -73,16 +74,30 @@ def pack(sequences: SequenceOf[Sequence], device: torch.device | str = "cpu", re
     skipped = list(map(len, prefixes))
     lengths = [len(sequence) - skip for sequence, skip in zip(sequences, skipped, strict=True)]
     starts = tuple(end - length - skip for end, length, skip in zip(accumulate(lengths), lengths, skipped, strict=True))
-    positions = np.concatenate([s.positions[:, skip:] for s, skip in zip(sequences, skipped, strict=True)], axis=1)
-    ids = np.concatenate([s.tokens.ids[skip:] for s, skip in zip(sequences, skipped, strict=True)])
+    own = list(zip(sequences, skipped, strict=True))
     return Packed(
-        input_ids=to_device(ids[None], device),
-        position_ids=to_device(positions[:, None], device),
+        input_ids=gather([sequence.tokens.ids[skip:] for sequence, skip in own], device)[None],
+        position_ids=gather([sequence.positions[:, skip:] for sequence, skip in own], device, axis=1)[:, None],
         bounds=Bounds.of(lengths, device),
         images=_pack_images(sequences, starts, device),
         starts=starts,
         prefixes=prefixes,
+        prefixed=prefixed(prefixes, lengths, device) if any(prefixes) else None,
     )
+
+
+def prefixed(prefixes: tuple[tuple[int, ...], ...], lengths: list[int], device: torch.device | str) -> Prefixed:
+    """`prefixes`: the ids before each sequence; `lengths`: of their own tokens; the index is on `device`."""
+    distinct = [prefix for prefix in dict.fromkeys(prefixes) if prefix]
+    starts = dict(zip(distinct, accumulate(map(len, distinct), initial=0), strict=False))
+    own = accumulate(lengths, initial=sum(map(len, distinct)))
+    index = [
+        part
+        for prefix, start, length in zip(prefixes, own, lengths, strict=False)
+        for part in (starts.get(prefix, 0) + np.arange(len(prefix)), start + np.arange(length))
+    ]
+    keys = [len(prefix) + length for prefix, length in zip(prefixes, lengths, strict=True)]
+    return Prefixed(Bounds.of(keys, device), to_device(np.concatenate(index), device))
 
 
 def _pack_images(
@@ -97,8 +112,8 @@ def _pack_images(
         if sequence.tokens.image is not None
     ]
     return PackedImages(
-        pixels=to_device(np.concatenate([each.pixels for each in patches]), device),
+        pixels=gather([each.pixels for each in patches], device),
         grids=tuple(each.grid for each in patches),
         bounds=Bounds.of([len(each.pixels) for each in patches], device),
-        tokens=to_device(np.concatenate(tokens), device),
+        tokens=gather(tokens, device),
     )

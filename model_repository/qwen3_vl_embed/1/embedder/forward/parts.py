@@ -2,8 +2,10 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from .attention import PassContext
+from .attention import PassContext, packed_attention
+from .operations import Operations
 
 
 class StillPatchEmbed(nn.Module):
@@ -40,27 +42,128 @@ def fuse_norms(module: nn.Module) -> None:
             fuse_norms(child)
 
 
-def top_layer(
+def joined(*linears: nn.Linear) -> nn.Linear:
+    """One product in place of several of the same inputs: (R, I) -> (R, the sum of their outputs), in their order."""
+    first = linears[0]
+    one = nn.Linear(first.in_features, sum(each.out_features for each in linears), first.bias is not None, "meta")
+    one.weight = nn.Parameter(torch.cat([each.weight.detach() for each in linears]))
+    if first.bias is not None:
+        one.bias = nn.Parameter(torch.cat([each.bias.detach() for each in linears]))
+    return one
+
+
+class TextAttention(nn.Module):
+    """transformers' `Qwen3VLTextAttention` (and its MoE twin) with one product for queries, keys and values."""
+
+    def __init__(self, theirs: nn.Module, operations: Operations) -> None:
+        super().__init__()
+        self.qkv, self.o_proj = joined(theirs.q_proj, theirs.k_proj, theirs.v_proj), theirs.o_proj
+        self.q_norm, self.k_norm = theirs.q_norm, theirs.k_norm
+        self.head_dim, self.scaling, self.layer_idx = theirs.head_dim, theirs.scaling, theirs.layer_idx
+        self.is_causal, self.operations = True, operations
+        outputs = (theirs.q_proj.out_features, theirs.k_proj.out_features)
+        self.queries, self.keys = (each // self.head_dim for each in outputs)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        context: PassContext,
+        **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        """(1, T, D) -> (1, T, D)"""
+        qkv = self.qkv(hidden_states[0]).unflatten(1, (-1, self.head_dim))  # (T, heads, head_dim)
+        turning, value = qkv.split([self.queries + self.keys, self.keys], dim=1)
+        cosines, sines = (each[0] for each in position_embeddings)
+        norms = self.q_norm.weight, self.k_norm.weight
+        turned = self.operations.rotate(turning, cosines, sines, norms, self.queries, self.q_norm.eps)
+        query, key = turned.split([self.queries, self.keys], dim=1)
+        return self.o_proj(attend(self, query, key, value, context)[None]), None
+
+
+class GatedMLP(nn.Module):
+    """transformers' `Qwen3VLTextMLP`, whose activation is SiLU, with one product for gate and up."""
+
+    def __init__(self, theirs: nn.Module, operations: Operations) -> None:
+        super().__init__()
+        self.gate_up, self.down_proj = joined(theirs.gate_proj, theirs.up_proj), theirs.down_proj
+        self.operations = operations
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.operations.silu_mul(self.gate_up(hidden)))
+
+
+class VisionBlock(nn.Module):
+    """transformers' `Qwen3VLVisionBlock` (and its MoE twin), whose activation is tanh's GELU."""
+
+    def __init__(self, theirs: nn.Module, operations: Operations) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.attn, self.mlp = theirs.norm1, theirs.norm2, theirs.attn, theirs.mlp
+        self.operations = operations
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        context: PassContext,
+        **_: object,
+    ) -> torch.Tensor:
+        """(P, D) -> (P, D)"""
+        qkv = self.attn.qkv(self.norm1(hidden_states)).unflatten(1, (3, self.attn.num_heads, -1))
+        turning, value = qkv[:, :2].flatten(1, 2), qkv[:, 2]
+        query, key = self.operations.rotate(turning, *position_embeddings, None, 0, 0.0).chunk(2, dim=1)
+        attended = self.attn.proj(attend(self.attn, query, key, value, context))
+        norm, fc1 = self.norm2, self.mlp.linear_fc1
+        hidden, normed = self.operations.add_norm(hidden_states, attended, norm.weight, norm.bias, norm.eps)
+        return hidden + self.mlp.linear_fc2(self.operations.linear_gelu(normed, fc1.weight, fc1.bias))
+
+
+def attend(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: PassContext
+) -> torch.Tensor:
+    """(T, heads, head_dim) each -> (T, heads * head_dim)."""
+    q, k, v = (each.transpose(0, 1)[None] for each in (query, key, value))
+    out, _ = packed_attention(module, q, k, v, None, module.scaling, context)
+    return out[0].flatten(1)
+
+
+def fuse(model: PreTrainedModel, operations: Operations) -> None:
+    """Put these parts in, in place. What a checkpoint's config.json does otherwise (another activation) stays."""
+    text, vision = model.config.text_config, model.config.vision_config
+    for layer in model.language_model.layers:
+        layer.self_attn = TextAttention(layer.self_attn, operations)
+        if hasattr(layer.mlp, "gate_proj") and text.hidden_act == "silu":  # experts have none
+            layer.mlp = GatedMLP(layer.mlp, operations)
+    if vision.hidden_act == "gelu_pytorch_tanh":
+        blocks = [VisionBlock(block, operations) for block in model.visual.blocks]
+        model.visual.blocks = nn.ModuleList(blocks)
+
+
+def decoder_layer(
     layer: nn.Module,
     hidden: torch.Tensor,
-    rows: torch.Tensor | None,
     positions: tuple[torch.Tensor, torch.Tensor],
     context: PassContext,
+    operations: Operations,
+    rows: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A decoder layer after which only some tokens are read: its MLP runs for those alone, which is exact.
+    """The three steps of transformers' `Qwen3VLTextDecoderLayer.forward` (and its MoE twin's).
 
-    The three steps of transformers' `Qwen3VLTextDecoderLayer.forward` (and its MoE twin's). Keys and values need every
-    token; what follows the attention works token by token.
-
-    `rows`: (R,) int64, which tokens; None for all. (1, T, D) -> before the MLP and after it, (1, R, D) each.
+    `rows`: (R,) int64, the only tokens that are read afterwards; None for all. Keys and values need every token; what
+    follows the attention works token by token, so it runs for those alone, which is exact.
+    (1, T, D) -> before the MLP and after it, (1, R, D) each.
     """
-    device = layer.input_layernorm.weight.device  # elsewhere only where a checkpoint is spread over several GPUs
+    norm = layer.post_attention_layernorm
+    device = norm.weight.device  # elsewhere only where a checkpoint is spread over several GPUs
     hidden, (cosines, sines) = hidden.to(device), (each.to(device) for each in positions)
     attended, _ = layer.self_attn(
-        layer.input_layernorm(hidden), position_embeddings=(cosines, sines), attention_mask=None, context=context
+        hidden_states=layer.input_layernorm(hidden),
+        position_embeddings=(cosines, sines),
+        attention_mask=None,
+        context=context,
     )
-    before = at(hidden + attended, rows)
-    return before, before + layer.mlp(layer.post_attention_layernorm(before))
+    before, normed = operations.add_norm(at(hidden, rows), at(attended, rows), norm.weight, None, norm.eps)
+    return before, before + layer.mlp(normed)
 
 
 def at(states: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:

@@ -11,14 +11,13 @@ from ..errors import InferenceFailed
 from ..options import Layer
 from ..poolings import POOLINGS
 from ..prepare.recipes import Recipe
+from .device import to_device
 
 Norm = Callable[[torch.Tensor], torch.Tensor]  # (R, D) -> (R, D): the model's final norm
 
 
-def pool(
-    states: dict[Layer, torch.Tensor], counts: list[int], recipes: list[Recipe], final_norm: Norm
-) -> NDArray[np.float32]:
-    """The states of the pooled tokens -> one row for each sequence, float32 (N, D).
+def pool(states: dict[Layer, torch.Tensor], counts: list[int], recipes: list[Recipe], final_norm: Norm) -> torch.Tensor:
+    """The states of the pooled tokens -> one row for each sequence, float32 (N, D), on their device.
 
     `states`: (R, D) for each layer that a recipe asks for, sequence after sequence. `counts`: of the R rows, how many
     are each sequence's.
@@ -30,28 +29,29 @@ def pool(
     if len(groups) == 1:
         ((layer, normed),) = groups
         return average(states[layer], weights, final_norm if normed else None)
-    rows = np.empty((len(recipes), next(iter(states.values())).shape[1]), dtype=np.float32)
+    rows = []
     for (layer, normed), members in groups.items():
         parts = states[layer].split(counts)
         chosen = torch.cat([parts[row] for row in members])
-        rows[members] = average(chosen, [weights[row] for row in members], final_norm if normed else None)
-    return rows
+        rows.append(average(chosen, [weights[row] for row in members], final_norm if normed else None))
+    order = np.argsort([row for members in groups.values() for row in members])
+    return torch.cat(rows).index_select(0, to_device(order, rows[0].device))
 
 
-def average(states: torch.Tensor, weights: list[NDArray[np.float32]], norm: Norm | None) -> NDArray[np.float32]:
-    """The weighted mean of each sequence's states: (R, D) -> (N, D) float32.
+def average(states: torch.Tensor, weights: list[NDArray[np.float32]], norm: Norm | None) -> torch.Tensor:
+    """The weighted mean of each sequence's states: (R, D) -> (N, D) float32, on their device.
 
     `weights`: float32 (n,) for each sequence, whose n states lie in a row; only their proportions count. Summed per
-    sequence in float32: a bfloat16 cumulative sum loses the vector (cosine 0.84, seen in SGLang).
+    sequence in float32, always in the same order: a bfloat16 cumulative sum loses the vector (cosine 0.84, seen in
+    SGLang).
     """
-    states = (states if norm is None else norm(states)).float().cpu()
+    states = (states if norm is None else norm(states)).float()
     if len(states) > len(weights):
-        owner = torch.arange(len(weights)).repeat_interleave(torch.tensor(list(map(len, weights))))
-        weighted = states * torch.from_numpy(np.concatenate(weights))[:, None]
-        sums = torch.zeros(len(weights), states.shape[1]).index_add_(0, owner, weighted)
-        states = sums / torch.tensor([float(each.sum()) for each in weights])[:, None]
-    means: NDArray[np.float32] = states.numpy()
-    return means
+        shares = to_device(np.concatenate([each / each.sum() for each in weights]), states.device)
+        lengths = to_device(np.array(list(map(len, weights))), states.device)
+        # unsafe: it does not wait for the device to check the lengths
+        states = torch.segment_reduce(states * shares[:, None], "sum", lengths=lengths, unsafe=True)
+    return states
 
 
 def finish(row: NDArray[np.float32], recipe: Recipe) -> NDArray[np.float32]:

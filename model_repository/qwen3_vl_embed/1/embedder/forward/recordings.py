@@ -1,7 +1,4 @@
-"""Two ways to run one forward pass again without the Python around its operations: a CUDA graph, and a trace.
-
-Each is captured from one pass and replays any other of the same shape, whose tensors it is given.
-"""
+"""Two ways to run one forward pass again without the Python around its operations: a CUDA graph, and a trace."""
 
 import warnings
 from collections.abc import Callable
@@ -25,37 +22,25 @@ def shared_memory() -> Any:
 
 
 class CudaGraph:
-    """On a GPU: the kernels with their arguments, launched as one. It writes where it wrote when it was captured."""
+    """On a GPU: the kernels with their arguments, launched as one. It reads and writes where it did when captured."""
 
-    def __init__(
-        self,
-        run: Pass,
-        packed: Packed,
-        layers: frozenset[Layer],
-        rows: torch.Tensor | None,
-        constants: Callable[[Packed], object],
-    ) -> None:
-        """`constants`: what `run` reads for an input beside the input itself and the weights.
-
-        All of it is kept: the graph reads its memory, so nobody else may get it.
-        """
-        self._packed, self._rows, self._constants = packed, rows, constants(packed)
-        self._device = packed.input_ids.device  # a thread's current device is the first one, whatever it works on
+    def __init__(self, run: Callable[[], States], device: torch.device, constants: object) -> None:
+        """`constants`: what `run` reads beside inputs and weights; kept, so that nobody else gets its memory."""
+        self._constants, self._device = constants, device  # a thread's current device is the first one, whatever it is
+        run()  # what is compiled and cached at a first pass of these sizes is not captured
         self._graph = torch.cuda.CUDAGraph()
         with (
-            torch.cuda.device(self._device),
-            torch.cuda.stream(torch.cuda.current_stream(self._device)),  # to come back to it from a failed capture
+            torch.cuda.device(device),
+            torch.cuda.stream(torch.cuda.current_stream(device)),  # to come back to it from a failed capture
             torch.cuda.graph(self._graph, pool=shared_memory(), capture_error_mode="thread_local"),
         ):
-            self._states = run(packed, layers, rows)
+            self._states = run()
         for state in self._states.values():
             state.zero_()  # or a graph that replays nothing would leave what is right for this one input
 
-    def replay(self, packed: Packed, rows: torch.Tensor | None) -> States:
-        """The states are overwritten by the next `replay`."""
+    def __call__(self) -> States:
+        """The states are overwritten by the next call."""
         with torch.cuda.device(self._device):
-            for mine, given in zip(tensors(self._packed, self._rows), tensors(packed, rows), strict=True):
-                mine.copy_(given, non_blocking=True)
             self._graph.replay()
         return self._states
 

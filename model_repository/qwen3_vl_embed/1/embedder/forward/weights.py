@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 
 from ..checkpoint import ADAPTER, ADAPTER_CONFIG, MODELS, Checkpoint, line, listed
 from ..errors import UnsupportedCheckpoint
+from .hardware import Card, too_little
 
 HEAD = "lm_head."  # the language-model head: the only part of a checkpoint that an embedding has no use for
+EMBEDDINGS = ("language_model", "embed_tokens")  # ends of the names of what holds the token embeddings
 SCALE = "_scale_inv"  # what a dequantising factor's name adds to its weight's, in the fine-grained FP8 format
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INSTEAD = "give the unquantised checkpoint, or Qwen's own FP8 one"
@@ -51,12 +53,12 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTr
     scales = {name: stored.pop(name) for name in list(stored) if block and name.endswith(SCALE)}
     _check_dtypes(checkpoint, stored, scales)
     size = sum(tensor.numel() for tensor in stored.values()) * dtype.itemsize
+    cards = Card.seen() if device.startswith("cuda") else []
+    if cards and (why := too_little(size, cards)):
+        raise UnsupportedCheckpoint(f"{checkpoint.name}: {why}")
     model = _load(checkpoint, stored, dtype, placement(size, device, _free_bytes(device)))
-    if {"cpu", "disk"} & set(map(str, getattr(model, "hf_device_map", {}).values())) and device != "cpu":
-        raise UnsupportedCheckpoint(
-            f"{checkpoint.name} has {size / 1e9:.1f} GB of weights, more than the GPUs here have free: give it more or "
-            "larger ones, or set EMBED_DEVICE=cpu"
-        )
+    if device != "cpu" and (why := scattered(getattr(model, "hf_device_map", {}))):
+        raise UnsupportedCheckpoint(f"{checkpoint.name} {why}: give it more or larger GPUs, or set EMBED_DEVICE=cpu")
     with torch.no_grad():
         for name, scale in scales.items():
             if not name.startswith(HEAD):
@@ -75,6 +77,20 @@ def placement(weight_bytes: int, device: str, free_bytes: int | None) -> str:
     A tenth of the free memory is left for activations. `free_bytes` is None where it does not limit (CPU).
     """
     return device if free_bytes is None or weight_bytes <= 0.9 * free_bytes else "auto"
+
+
+def scattered(places: dict[str, int | str]) -> str | None:
+    """Why a model that accelerate spread over `places` (parts' names, and a GPU's number each) is not served.
+
+    The parts that are replaced lose the hooks that move their inputs. So what comes before the decoder layers, which
+    move theirs, must be in one place.
+    """
+    if {"cpu", "disk"} & set(map(str, places.values())):
+        return "fits on the GPUs here only in part"
+    first = {place for name, place in places.items() if name.startswith("visual") or name.endswith(EMBEDDINGS)}
+    if len(first) > 1:
+        return "would have its vision tower and token embeddings on several GPUs"
+    return None
 
 
 def _free_bytes(device: str) -> int | None:

@@ -1,0 +1,156 @@
+"""Check 9: what is served against what could be: fused operations, larger products, and other attention kernels."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch.nn.functional import linear
+
+from embedder.forward import fastest
+from embedder.forward.attention import Bounds, flash
+from embedder.forward.operations import TORCH, Operations, linear_gelu_at_once
+from lab.benchmarks import inputs
+from lab.benchmarks.gpu_checks.attention import TEXT, VISION, error, exact
+from lab.benchmarks.gpu_checks.bench import Bench, eager
+from lab.benchmarks.gpu_checks.figures import Figure, fast, skipped, told
+from lab.benchmarks.gpu_checks.passes import prepared_pass
+from lab.benchmarks.gpu_checks.timing import device_seconds, host_seconds
+
+TIMES = {"rotate": 2.0, "add_norm": 1.2, "silu_mul": 1.5, "linear_gelu": 1.05}  # by the bytes that each form moves
+
+
+@torch.inference_mode()
+def levers(bench: Bench) -> Iterator[Figure]:
+    """Check 9."""
+    yield from _operations(bench)
+    yield from _whole_passes(bench)
+    yield from _products(bench)
+    yield from _attention(bench)
+
+
+def _operations(bench: Bench) -> Iterator[Figure]:
+    """Each, at the model's widths and a full pass' rows: torch's form over the fused one."""
+    model = bench.embedder.model
+    fused = fastest.fused_operations() if bench.on_gpu else TORCH
+    for name in fastest.NAMES:
+        for given in fastest.samples(name, model.model, bench.sizes.rows[-1]):
+            took = [device_seconds(partial(getattr(each, name), *given), bench.device) for each in (TORCH, fused)]
+            what = f"{name}, {given[0].shape[-1]} wide, {bench.sizes.rows[-1]:,} rows"
+            if bench.on_gpu:
+                host = host_seconds(partial(getattr(fused, name), *given), bench.device) * 1e6
+                what += f": fused {took[1] * 1e6:.0f} µs, host {host:.0f} µs; torch's form"
+                yield fast(what, took[0] / took[1], "times as long", least=TIMES[name])
+            else:
+                yield skipped(f"{what}: fused")
+    names = [name for name in fastest.NAMES if getattr(model.operations, name) is getattr(TORCH, name)]
+    yield told("served by torch's own operators", ", ".join(names) or "none", expected="a GPU: none")
+
+
+def _whole_passes(bench: Bench) -> Iterator[Figure]:
+    embedder = bench.embedder
+    served = embedder.model.operations
+    without = replace(TORCH, linear_gelu=linear_gelu_at_once if bench.on_gpu else TORCH.linear_gelu)
+    kind, count = bench.sizes.large
+    for what, items in (
+        ("a name", inputs.batch("name", 1)),
+        (f"{bench.sizes.batch} swatches", inputs.batch("swatch", bench.sizes.batch)),
+        (f"{count} images of {kind}", inputs.batch(kind, count)),
+    ):
+        work = prepared_pass(embedder, items)
+        with eager(embedder.model):
+            ours = device_seconds(work, bench.device, budget=1.0)
+            with _by(bench, without):
+                theirs = device_seconds(work, bench.device, budget=1.0)
+        assert embedder.model.operations is served
+        yield told(f"{what}: a pass by torch's operators, over one as served", theirs / ours, "", "images 1.2 to 1.4")
+
+
+@contextmanager
+def _by(bench: Bench, operations: Operations) -> Iterator[None]:
+    model = bench.embedder.model
+    parts = [part for part in (model, *model.model.modules()) if hasattr(part, "operations")]
+    before = [part.operations for part in parts]
+    for part in parts:
+        part.operations = operations
+    try:
+        yield
+    finally:
+        for part, own in zip(parts, before, strict=True):
+            part.operations = own
+
+
+def _products(bench: Bench) -> Iterator[Figure]:
+    """Queries, keys and values; gate and up: one product each, and one for each matrix."""
+    text = bench.config["text_config"]
+    width, head = text["hidden_size"], text["head_dim"]
+    queries, keys = (text[f"num_{name}_heads"] * head for name in ("attention", "key_value"))
+    like = {"device": bench.device, "dtype": bench.dtype}
+    for name, sizes in (("q, k, v", [queries, keys, keys]), ("gate, up", [text["intermediate_size"]] * 2)):
+        whole = torch.randn(sum(sizes), width, **like)
+        parts = whole.split(sizes)
+        for rows in bench.sizes.rows:
+            given = torch.randn(rows, width, **like)
+            one = device_seconds(partial(linear, given, whole), bench.device)
+            several = sum(device_seconds(partial(linear, given, part), bench.device) for part in parts)
+            yield told(f"{name}, {rows:,} rows: separate products, over one", several / one, "", "a few rows 1.1 to 2")
+
+
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Other = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float, bool], torch.Tensor]
+
+
+def _cudnn(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float, causal: bool
+) -> torch.Tensor:
+    """It has no shared heads, and plans anew for every shape."""
+    cudnn = torch.ops.aten._cudnn_attention_forward
+    each = (bounds.offsets, bounds.offsets, bounds.longest, bounds.longest)
+    return cudnn(q, k, v, None, *each, False, 0.0, causal, False, scale=scale)[0]
+
+
+def _flash_4(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float, causal: bool
+) -> torch.Tensor:
+    """FlashAttention 4 for Hopper and Blackwell; of the package flash-attn-4, a beta."""
+    from flash_attn.cute import flash_attn_varlen_func
+
+    offsets = {"cu_seqlens_q": bounds.offsets, "cu_seqlens_k": bounds.offsets}
+    out = flash_attn_varlen_func(q, k, v, **offsets, softmax_scale=scale, causal=causal)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _attention(bench: Bench) -> Iterator[Figure]:
+    """Over four long sequences: TFLOP/s, the error against float64 and host time."""
+    for heads in (VISION, TEXT):
+        what = f"{heads.name}, 4 sequences of {bench.sizes.long:,}"
+        if not bench.on_gpu:
+            yield skipped(f"{what}: FlashAttention 2, cuDNN, FlashAttention 4")
+            continue
+        lengths = [bench.sizes.long] * 4
+        drawn = heads.draw(sum(lengths), bench, bench.dtype)
+        q, k, v = (each[0].transpose(0, 1) for each in drawn)
+        bounds = Bounds.of(lengths, bench.device)
+        flop = 4 * heads.queries * heads.width * sum(length**2 for length in lengths) / (2 if heads.causal else 1)
+        first_q, first_k, first_v = (each[0][:, : lengths[0]] for each in drawn)
+        exactly = [exact(first_q, first_k, first_v, heads)]
+        kernels: dict[str, Other] = {"FlashAttention 2, as served": _served, "FlashAttention 4": _flash_4}
+        kernels |= {} if heads.causal else {"cuDNN": _cudnn}
+        for name, kernel in kernels.items():
+            work = partial(kernel, q, k, v, bounds, heads.scale, heads.causal)
+            try:
+                off = error(work()[: lengths[0]], exactly)
+                rate = flop / device_seconds(work, bench.device) / 1e12
+                host = host_seconds(work, bench.device) * 1e6
+            except Exception as problem:  # nothing that is served depends on it
+                yield told(f"{what}: {name}", f"not here: {(str(problem).splitlines() or [type(problem).__name__])[0]}")
+            else:
+                yield told(f"{what}: {name}, error {off:.2g}, host {host:.3g} µs", rate, "TFLOP/s")
+            torch.cuda.synchronize(bench.device)  # raises, when the device is lost to this process
+
+
+def _served(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float, causal: bool
+) -> torch.Tensor:
+    return flash(q, k, v, bounds, bounds, scale, causal)

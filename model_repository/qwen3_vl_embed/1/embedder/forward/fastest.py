@@ -1,0 +1,106 @@
+"""Which way each operation takes on this device: the fused one where it runs and agrees with torch's, else torch's."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .operations import TORCH, Operations, linear_gelu_at_once
+
+logger = logging.getLogger(__name__)
+
+ROWS = 5  # that are compared
+# ‖fused − exact‖ / ‖exact‖ at most; exact is torch's in float32. A bfloat16 has 8 bits, and is rounded once or twice.
+ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+def fastest(model: PreTrainedModel) -> Operations:
+    """For a model on a GPU; torch's own for one on a CPU. On the meta device, where nothing is computed, a GPU's."""
+    if model.device.type == "cpu" or model.dtype not in ERROR:
+        return TORCH
+    fused = fused_operations()
+    if model.device.type == "meta":
+        return fused
+    chosen = {name: getattr(fused if agrees(name, fused, model) else TORCH, name) for name in NAMES}
+    return Operations(**chosen)
+
+
+NAMES = tuple(field.name for field in fields(Operations))
+
+
+def fused_operations() -> Operations:
+    """The kernels, or without Triton's compiler what torch brings itself."""
+    try:
+        from .kernels import FUSED
+    except ImportError as error:
+        logger.warning("no fused kernels: %s; passes will take longer", error)
+        return Operations(TORCH.rotate, TORCH.add_norm, TORCH.silu_mul, linear_gelu_at_once)
+    return FUSED
+
+
+def agrees(name: str, fused: Operations, model: PreTrainedModel) -> bool:
+    """Whether a fused operation computes what torch's does, at this model's own widths."""
+    for given in samples(name, model):
+        exact = results(getattr(TORCH, name), [_float(each) for each in given])
+        try:
+            ours = results(getattr(fused, name), given)
+        except Exception as error:  # no compiler, no headers, no such instruction: each raises its own
+            logger.warning("%s runs as torch's own operators, which takes longer: %.300s", name, error)
+            return False
+        off = max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in zip(ours, exact, strict=True))
+        if not off <= ERROR[model.dtype]:
+            logger.warning("%s runs as torch's own operators: fused, it was off by %.2g", name, off)
+            return False
+    return True
+
+
+def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[Any]]:
+    """What the operation is given in this model's layers, with random numbers."""
+    text, vision = model.config.text_config, model.config.vision_config
+    like = {"device": model.device, "dtype": model.dtype}
+    generator = torch.Generator(model.device).manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, **like)
+
+    def angles(width: int, dtype: torch.dtype) -> list[torch.Tensor]:
+        turned = torch.rand(rows, width // 2, generator=generator, device=model.device).repeat(1, 2) * 100
+        return [turned.cos().to(dtype), turned.sin().to(dtype)]
+
+    heads, keys, width = text.num_attention_heads, text.num_key_value_heads, text.head_dim
+    qkv = draw(rows, heads + 2 * keys, width)[:, : heads + keys]
+    side, count = vision.hidden_size // vision.num_heads, vision.num_heads
+    patches = draw(rows, 3 * count, side)[:, : 2 * count]
+    return {
+        "rotate": [
+            [qkv, *angles(width, model.dtype), (draw(width), draw(width)), heads, text.rms_norm_eps],
+            [patches, *angles(side, torch.float32), None, 0, 0.0],
+        ],
+        "add_norm": [
+            [*(draw(1, rows, text.hidden_size) for _ in range(2)), draw(text.hidden_size), None, text.rms_norm_eps],
+            [*(draw(rows, vision.hidden_size) for _ in range(2)), *(draw(vision.hidden_size) for _ in range(2)), 1e-6],
+        ],
+        "silu_mul": [[draw(1, rows, 2 * text.intermediate_size)]],
+        "linear_gelu": [
+            [
+                draw(rows, vision.hidden_size),
+                draw(vision.intermediate_size, vision.hidden_size),
+                draw(vision.intermediate_size),
+            ]
+        ],
+    }[name]
+
+
+def results(operation: Callable[..., Any], given: list[Any]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        out = operation(*given)
+    return list(out) if isinstance(out, tuple) else [out]
+
+
+def _float(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_float, value))
+    return value.float() if isinstance(value, torch.Tensor) else value

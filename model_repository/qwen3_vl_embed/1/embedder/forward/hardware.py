@@ -1,0 +1,125 @@
+"""What a device can do, and in one sentence what it cannot.
+
+Nothing here needs a GPU but `Card.seen`: the others are given what was seen.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+BFLOAT16_FROM = (8, 0)  # Ampere: tensor cores and FlashAttention compute in it (CUDA C++ Programming Guide, 5.3)
+# What a CPU says of itself when it multiplies bfloat16 in hardware (Linux, arch/x86: AVX512-BF16 and AMX). Without it
+# oneDNN widens every number, and float32 is faster.
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+CPUINFO = Path("/proc/cpuinfo")
+OTHERWISE = "or set EMBED_DEVICE=cpu"
+OWN_TORCH = "build the image with another torch (TORCH_INDEX and TORCH_PINS, docs/operations.md)"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU, or a slice of one (MIG), as this process sees it."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int  # bytes in all
+    free: int  # bytes
+
+    @classmethod
+    def seen(cls) -> list["Card"]:
+        """Those of this process; with MIG one slice at most, whatever the machine has."""
+        found = []
+        for index in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(index)
+            free, memory = torch.cuda.mem_get_info(index)
+            found.append(cls(about.name, (about.major, about.minor), memory, free))
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.name} (sm_{self.capability[0]}{self.capability[1]}, {self.free / 1e9:.1f} GB free)"
+
+    def runs(self, architectures: list[str]) -> bool:
+        """Whether torch has code for it: `architectures`, such as sm_80 and compute_90.
+
+        Machine code runs on the same major version, from its own minor version on. What is compiled at start (PTX) runs
+        on every later one (CUDA C++ Programming Guide, 3.1).
+        """
+        built = [(kind, digits.rstrip("af")) for kind, _, digits in (each.partition("_") for each in architectures)]
+        return any(
+            (int(version[:-1]), int(version[-1])) <= self.capability
+            and (kind == "compute" or int(version[:-1]) == self.capability[0])
+            for kind, version in built
+        )
+
+
+def refusal(card: Card, dtype: str, architectures: list[str]) -> str | None:
+    """Why this card cannot serve in this dtype; None where it can."""
+    if not card.runs(architectures):
+        known = ", ".join(architectures) or "none"
+        return (
+            f"torch {torch.__version__} has no code for {card}, only for {known}: take another GPU, {OWN_TORCH}, "
+            f"{OTHERWISE}"
+        )
+    if dtype == "bfloat16" and card.capability < BFLOAT16_FROM:
+        return (
+            f"{card} has no bfloat16 (sm_80, Ampere, is the first with it): set EMBED_DTYPE=float32, which takes twice "
+            f"the memory, take another GPU, {OTHERWISE}"
+        )
+    return None
+
+
+def too_little(size: int, cards: list[Card]) -> str | None:
+    """Why `size` bytes of weights do not fit on these cards; None where they do. A tenth is left for activations."""
+    if size <= 0.9 * sum(card.free for card in cards):
+        return None
+    several = f"{len(cards)} GPUs here, {', '.join(map(str, cards))}, have together" if len(cards) > 1 else ""
+    one = f"{cards[0]} has" if cards else "no GPU here has"
+    mig = ": a MIG slice is all that this process sees of its GPU" if any("MIG" in card.name for card in cards) else ""
+    return (
+        f"its weights take {size / 1e9:.1f} GB, more than {several or one} free{mig}; end what else runs there, give "
+        f"it more or larger ones, {OTHERWISE}"
+    )
+
+
+def outdated(driver: int | None, devices: int, built: str | None) -> str | None:
+    """Why torch sees no GPU though the driver has some; None for another reason.
+
+    `driver`: the newest CUDA that it runs, such as 12080; None without a driver. `devices`: GPUs that it lets this
+    process see. `built`: the CUDA of this torch, such as 13.0. Within a major version any driver will do (CUDA
+    Compatibility, "minor version compatibility").
+    """
+    if driver is None or not devices or not built or driver // 1000 >= int(built.partition(".")[0]):
+        return None
+    return (
+        f"the NVIDIA driver here runs CUDA {driver // 1000}.{driver % 1000 // 10}, and this torch is built for CUDA "
+        f"{built}: update the driver (R580 or newer runs CUDA 13), {OWN_TORCH}, {OTHERWISE}"
+    )
+
+
+def driver() -> tuple[int | None, int]:
+    """(the newest CUDA that the driver runs, GPUs that it lets this process see); (None, 0) without a driver."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None, 0
+    version, count = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return version.value, 0
+    return version.value, count.value
+
+
+def multiplies_bfloat16(cpuinfo: str) -> bool:
+    """Whether a CPU multiplies bfloat16 in hardware; `cpuinfo`: the text of Linux's /proc/cpuinfo."""
+    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split()
+    return any(flag in flags for flag in CPU_BFLOAT16)
+
+
+def automatic_dtype(device: str, own: str) -> str:
+    """What EMBED_DTYPE=auto means; `own`: the dtype that the weights are stored in."""
+    if device != "cpu":
+        return "bfloat16"
+    quick = CPUINFO.is_file() and multiplies_bfloat16(CPUINFO.read_text(errors="replace"))
+    return "bfloat16" if own == "bfloat16" and quick else "float32"

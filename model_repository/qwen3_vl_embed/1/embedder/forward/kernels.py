@@ -1,0 +1,177 @@
+"""What lies between two matrix products, one kernel each: norm and rotation, sum and norm, SiLU and product.
+
+The kernels are in Triton's language (which has nothing to do with the server) and are compiled on the machine at the
+first pass. `operations.py` has what they compute and is what runs where they do not: they are compared at start. Each
+is an operator of torch's, so that a pass can be counted and captured like any other. Everything is computed in float32
+and rounded once.
+"""
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from .operations import Norms, Operations, Pair, linear_gelu_at_once
+
+HEADS = 8  # of a token, in one program
+COLUMNS = 1024  # of an MLP's row, in one program
+
+_library = torch.library.Library("qwen3_vl_embed", "DEF")
+_library.define("rotate(Tensor heads, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps) -> Tensor")
+_library.define("add_norm(Tensor hidden, Tensor update, Tensor weight, Tensor? bias, float eps) -> (Tensor, Tensor)")
+_library.define("silu_mul(Tensor gate_up) -> Tensor")
+
+
+@triton.jit
+def rotate_kernel(
+    heads, cosines, sines, query_norm, key_norm, out, stride, positions_stride, count, queries, eps,
+    HALF: tl.constexpr, BLOCK: tl.constexpr, BLOCK_HEADS: tl.constexpr, NORMS: tl.constexpr,
+):  # fmt: skip
+    """One token's next `BLOCK_HEADS` heads."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
+    column = tl.arange(0, BLOCK)
+    inside = (head < count)[:, None] & (column < HALF)[None, :]
+    place = head[:, None] * (2 * HALF) + column[None, :]
+    a = tl.load(heads + token * stride + place, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(heads + token * stride + place + HALF, mask=inside, other=0.0).to(tl.float32)
+    if NORMS:
+        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)
+        known = column < HALF
+        is_query = (head < queries)[:, None]
+        q_a = tl.load(query_norm + column, mask=known, other=0.0).to(tl.float32)
+        q_b = tl.load(query_norm + HALF + column, mask=known, other=0.0).to(tl.float32)
+        k_a = tl.load(key_norm + column, mask=known, other=0.0).to(tl.float32)
+        k_b = tl.load(key_norm + HALF + column, mask=known, other=0.0).to(tl.float32)
+        a = a * scale[:, None] * tl.where(is_query, q_a[None, :], k_a[None, :])
+        b = b * scale[:, None] * tl.where(is_query, q_b[None, :], k_b[None, :])
+    c = tl.load(cosines + token * positions_stride + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+    s = tl.load(sines + token * positions_stride + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+    target = out + token * count * (2 * HALF) + place
+    tl.store(target, (a * c - b * s).to(out.dtype.element_ty), mask=inside)
+    tl.store(target + HALF, (b * c + a * s).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_norm_kernel(
+    hidden, update, weight, bias, total, normed, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr
+):
+    """One row. The sum is rounded before it is normalised, as the next layer will read it."""
+    row = tl.program_id(0).to(tl.int64) * WIDTH
+    column = tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    x = tl.load(hidden + row + column, mask=inside, other=0.0).to(tl.float32)
+    x += tl.load(update + row + column, mask=inside, other=0.0).to(tl.float32)
+    rounded = x.to(total.dtype.element_ty)
+    tl.store(total + row + column, rounded, mask=inside)
+    x = rounded.to(tl.float32)
+    if BIAS:
+        x = tl.where(inside, x - tl.sum(x, 0) / WIDTH, 0.0)
+    x = x * tl.rsqrt(tl.sum(x * x, 0) / WIDTH + eps)
+    x = x * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        x += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + row + column, x.to(normed.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr):
+    """A part of one row."""
+    row = tl.program_id(0).to(tl.int64) * width
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(gate_up + 2 * row + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + 2 * row + width + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row + column, (gate / (1 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
+
+
+def _rotate(
+    heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: list[torch.Tensor], queries: int, eps: float
+) -> torch.Tensor:
+    tokens, count, width = heads.shape
+    out = heads.new_empty(heads.shape)
+    query_norm, key_norm = norms or (cosines, cosines)  # nobody reads them
+    half, block = width // 2, triton.next_power_of_2(width // 2)
+    sizes = {"HALF": half, "BLOCK": block, "BLOCK_HEADS": HEADS, "NORMS": bool(norms), "num_warps": 4}
+    given = (heads, cosines, sines, query_norm, key_norm, out, heads.stride(0), cosines.stride(0), count, queries, eps)
+    _launch(rotate_kernel, (tokens, triton.cdiv(count, HEADS)), given, sizes)
+    return out
+
+
+def _add_norm(
+    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+) -> Pair:
+    total, normed, width = torch.empty_like(hidden), torch.empty_like(hidden), hidden.shape[-1]
+    sizes = {"WIDTH": width, "BLOCK": triton.next_power_of_2(width), "BIAS": bias is not None, "num_warps": 8}
+    given = (hidden, update, weight, weight if bias is None else bias, total, normed, eps)
+    _launch(add_norm_kernel, (hidden.numel() // width,), given, sizes)
+    return total, normed
+
+
+def _silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    width = gate_up.shape[-1] // 2
+    out = gate_up.new_empty((*gate_up.shape[:-1], width))
+    grid = (out.numel() // width, triton.cdiv(width, COLUMNS))
+    _launch(silu_mul_kernel, grid, (gate_up, out, width), {"BLOCK": COLUMNS, "num_warps": 4})
+    return out
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], given: tuple[Any, ...], sizes: dict[str, Any]) -> None:
+    """On the tensors' own device, which is not always the thread's current one. Nothing for no rows."""
+    if grid[0] == 0:
+        return
+    if given[0].is_cuda:
+        with torch.cuda.device(given[0].device):
+            kernel[grid](*given, **sizes)
+    else:
+        kernel[grid](*given, **sizes)  # in Triton's interpreter (TRITON_INTERPRET=1)
+
+
+def _like_rotated(heads: torch.Tensor, *_: object) -> torch.Tensor:
+    return heads.new_empty(heads.shape)
+
+
+def _like_added(hidden: torch.Tensor, *_: object) -> Pair:
+    return torch.empty_like(hidden), torch.empty_like(hidden)
+
+
+def _like_gated(gate_up: torch.Tensor) -> torch.Tensor:
+    return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
+
+
+for _name, _launches, _shapes in (
+    ("rotate", _rotate, _like_rotated),
+    ("add_norm", _add_norm, _like_added),
+    ("silu_mul", _silu_mul, _like_gated),
+):
+    _library.impl(_name, _launches, "CUDA")
+    _library.impl(_name, _launches, "CPU")
+    _library.impl(_name, _shapes, "Meta")
+
+
+def rotate(
+    heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: Norms | None, queries: int, eps: float
+) -> torch.Tensor:
+    """See `operations.rotate`."""
+    turned: torch.Tensor = torch.ops.qwen3_vl_embed.rotate(heads, cosines, sines, list(norms or ()), queries, eps)
+    return turned
+
+
+def add_norm(
+    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+) -> Pair:
+    """See `operations.add_norm`."""
+    both: Pair = torch.ops.qwen3_vl_embed.add_norm(hidden, update.contiguous(), weight, bias, eps)
+    return both
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """See `operations.silu_mul`."""
+    product: torch.Tensor = torch.ops.qwen3_vl_embed.silu_mul(gate_up)
+    return product
+
+
+FUSED = Operations(rotate, add_norm, silu_mul, linear_gelu_at_once)

@@ -1,0 +1,84 @@
+"""What lies between two matrix products, by torch's own operators. `kernels.py` has the same, one kernel each.
+
+Memory traffic is all that these cost on a GPU. By transformers' own code it is a third of an image's time
+(docs/performance.md, "What a pass asks of a GPU").
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import gelu, layer_norm, linear, rms_norm, silu
+
+Norms = tuple[torch.Tensor, torch.Tensor]  # the RMSNorms' weights of the queries' and of the keys' heads, (D,) each
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """One way to do each; the tensors' dtype in and out."""
+
+    rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norms | None, int, float], torch.Tensor]
+    add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], Pair]
+    silu_mul: Callable[[torch.Tensor], torch.Tensor]
+    linear_gelu: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def rotate(
+    heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: Norms | None, queries: int, eps: float
+) -> torch.Tensor:
+    """Queries and keys, each head normalised (where there are `norms`) and turned by its token's position.
+
+    `heads`: (T, H, D), the queries' heads first, `queries` of them; the last dimension is dense. `cosines`, `sines`:
+    (T, D), whose two halves are equal, in float32 or in the heads' dtype. RoFormer (arXiv 2104.09864), in the form of
+    transformers' `apply_rotary_pos_emb`: a number and the one half a head further are a plane. By `addcmul` into the
+    two halves of the result: no half is turned, joined or widened in memory.
+    """
+    if norms is not None:
+        q, k = heads.split([queries, heads.shape[1] - queries], dim=1)
+        parts = [rms_norm(part, weight.shape, weight, eps) for part, weight in zip((q, k), norms, strict=True)]
+    else:
+        parts = [heads]
+    half = heads.shape[2] // 2
+    c, s = cosines[:, None, :half], sines[:, None, :half]
+    if torch.is_grad_enabled() and heads.requires_grad:  # what is written into a given tensor has no gradient
+        turned = [torch.cat([a * c - b * s, b * c + a * s], dim=2) for a, b in (part.chunk(2, 2) for part in parts)]
+        return torch.cat(turned, dim=1).to(heads.dtype)
+    out, first = heads.new_empty(heads.shape), 0
+    for part in parts:
+        a, b = part.chunk(2, dim=2)
+        target = out[:, first : first + part.shape[1]]
+        torch.addcmul(a * c, b, s, value=-1, out=target[..., :half])  # in the promoted dtype, rounded on the way out
+        torch.addcmul(b * c, a, s, out=target[..., half:])
+        first += part.shape[1]
+    return out
+
+
+def add_norm(
+    hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+) -> Pair:
+    """hidden + update, and that sum normalised: (…, D) each. RMSNorm (arXiv 1910.07467); LayerNorm with a `bias`."""
+    hidden = hidden + update
+    if bias is None:
+        return hidden, rms_norm(hidden, weight.shape, weight, eps)
+    return hidden, layer_norm(hidden, weight.shape, weight, bias, eps)
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """SiLU of the first half of each row, times its second half: (…, 2 F) -> (…, F). SwiGLU (arXiv 2002.05202)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return silu(gate) * up
+
+
+def linear_gelu(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """GELU in tanh's form (arXiv 1606.08415) of a product and its bias: (R, I), (O, I), (O,) -> (R, O)."""
+    return gelu(linear(inputs, weight, bias), approximate="tanh")
+
+
+def linear_gelu_at_once(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The same by cuBLASLt's epilogue, which writes the product once. Only CUDA's is tanh's form."""
+    out: torch.Tensor = torch._addmm_activation(bias, inputs, weight.t(), use_gelu=True)
+    return out
+
+
+TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu)

@@ -1,0 +1,49 @@
+"""The kernels against torch's form of them in Triton's interpreter: `TRITON_INTERPRET=1 python -m tests.interpreted`.
+
+(`tests/test_operations.py` runs it: the interpreter must be asked for before the kernels are defined.)
+"""
+
+import torch
+
+from embedder.forward.kernels import FUSED
+from embedder.forward.operations import TORCH
+from tests.test_operations import EPS, ROUNDED, TOKENS, angles, draw, off, text
+
+
+def samples(dtype: torch.dtype) -> list[tuple[str, tuple]]:
+    """Widths that are powers of two and others, one row and several, parts of a wider tensor, no rows at all."""
+    vision = draw(TOKENS, 3 * 16, 72, dtype=dtype)[:, : 2 * 16]
+    hidden, update = draw(1, 3, 2560, dtype=dtype), draw(1, 3, 2560, dtype=dtype).flip(0, 2)
+    patches = draw(5, 96, dtype=dtype), draw(5, 96, dtype=dtype).flip(1)
+    return [
+        ("rotate", text(dtype)),
+        ("rotate", (vision, *angles(72, torch.float32), None, 0, 0.0)),
+        ("rotate", (draw(TOKENS, 3, 16, dtype=dtype), *angles(16, dtype), (draw(16, dtype=dtype),) * 2, 2, EPS)),
+        ("add_norm", (hidden, update, draw(2560, dtype=dtype), None, EPS)),
+        ("add_norm", (*patches, draw(96, dtype=dtype), draw(96, dtype=dtype) + 1, EPS)),
+        ("silu_mul", (draw(1, 3, 2 * 1500, dtype=dtype) * 10,)),
+        ("silu_mul", (draw(1, 128, dtype=dtype),)),
+    ]
+
+
+def main() -> None:
+    compared = 0
+    for dtype, most in ROUNDED.items():
+        for name, given in samples(dtype):
+            wide = [each.double() if isinstance(each, torch.Tensor) else each for each in given]
+            wide = [tuple(t.double() for t in each) if isinstance(each, tuple) else each for each in wide]
+            ours, exact = (
+                out if isinstance(out, tuple) else (out,)
+                for out in (getattr(FUSED, name)(*given), getattr(TORCH, name)(*wide))
+            )
+            for mine, other in zip(ours, exact, strict=True):
+                assert (mine.dtype, mine.shape) == (dtype, other.shape), name
+                assert off(mine, other) <= most, (name, dtype, off(mine, other))
+                compared += 1
+    nothing = FUSED.silu_mul(torch.empty(0, 128))
+    assert nothing.shape == (0, 64)
+    print(f"{compared} compared")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What lies between the products: torch's form against transformers', the kernels against torch's, and who is chosen.
+
+The kernels run in Triton's interpreter (in a process of its own: it must be asked for before they are defined), and are
+compiled for every kind of GPU that is served. Neither needs one.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import gelu, layer_norm, linear, rms_norm, silu
+from transformers import Qwen3VLModel
+from transformers.models.qwen3_vl import modeling_qwen3_vl as theirs
+
+from embedder.forward import fastest
+from embedder.forward.operations import TORCH, Operations, add_norm, linear_gelu, rotate, silu_mul
+from tests.reference import random_checkpoint
+
+TOKENS, EPS = 7, 1e-6
+ROUNDED = {torch.float32: 2e-6, torch.bfloat16: 6e-3}  # ‖ours − exact‖ / ‖exact‖
+
+
+def off(ours: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((ours.double() - exact.double()).norm() / exact.double().norm())
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
+
+
+def angles(width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    turned = draw(TOKENS, width // 2).repeat(1, 2) * 100
+    return turned.cos().to(dtype), turned.sin().to(dtype)
+
+
+def text(dtype: torch.dtype) -> tuple:
+    """Queries and keys of the 4B's heads, a part of one tensor; their norms."""
+    heads = draw(TOKENS, 48, 128, dtype=dtype)[:, :40]
+    return heads, *angles(128, dtype), (1 + draw(128, dtype=dtype), draw(128, dtype=dtype) - 1), 32, EPS
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_text_is_turned_as_by_transformers(dtype):
+    """No further from the exact numbers than transformers' own, which rounds four times more often."""
+
+    def reference(heads, cosines, sines, norms, queries, eps):
+        q, k = heads[:, :queries], heads[:, queries:]
+        parts = (rms_norm(part, (128,), weight, eps)[None] for part, weight in zip((q, k), norms, strict=True))
+        turned = theirs.apply_rotary_pos_emb(*parts, cosines[None], sines[None], unsqueeze_dim=2)
+        return torch.cat(turned, dim=2)[0]
+
+    given = text(dtype)
+    wide = [each.double() if isinstance(each, torch.Tensor) else each for each in given]
+    exact = reference(*wide[:3], tuple(each.double() for each in given[3]), *wide[4:])
+    ours = rotate(*given)
+    assert ours.dtype == dtype
+    assert off(ours, exact) <= max(ROUNDED[dtype], 1.05 * off(reference(*given), exact))
+    assert off(ours, reference(*given)) <= 2 * ROUNDED[dtype]
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_patches_are_turned_as_by_transformers(dtype):
+    q, k = draw(2, TOKENS, 16, 72, dtype=dtype).unbind()
+    cosines, sines = angles(72, torch.float32)
+    expected = torch.cat(theirs.apply_rotary_pos_emb_vision(q, k, cosines, sines), dim=1)
+    ours = rotate(torch.cat([q, k], dim=1), cosines, sines, None, 0, 0.0)
+    torch.testing.assert_close(ours, expected, atol=1e-6 if dtype == torch.float32 else 0.04, rtol=0)
+    assert (ours != expected).float().mean() < (
+        1 if dtype == torch.float32 else 1e-3
+    )  # the same, but where a tie falls
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_the_others_are_their_formulas(dtype):
+    hidden, update, weight, bias = (draw(*shape, dtype=dtype) for shape in ((3, 64), (3, 64), (64,), (64,)))
+    total = hidden + update
+    for found, exact in zip(
+        [*add_norm(hidden, update, weight, None, EPS), *add_norm(hidden, update, weight, bias, EPS)],
+        [total, rms_norm(total, (64,), weight, EPS), total, layer_norm(total, (64,), weight, bias, EPS)],
+        strict=True,
+    ):
+        assert torch.equal(found, exact)
+    pair, matrix = draw(3, 128, dtype=dtype), draw(32, 128, dtype=dtype)
+    assert torch.equal(silu_mul(pair), silu(pair[:, :64]) * pair[:, 64:])
+    expected = gelu(linear(pair, matrix, weight[:32]), approximate="tanh")
+    assert torch.equal(linear_gelu(pair, matrix, weight[:32]), expected)
+
+
+def test_gradients_are_those_of_the_same_formula():
+    heads, cosines, sines, norms, queries, eps = text(torch.float32)
+    plain = rotate(heads, cosines, sines, norms, queries, eps)
+    wanted = heads.clone().requires_grad_(True)
+    turned = rotate(wanted, cosines, sines, norms, queries, eps)
+    torch.testing.assert_close(turned.detach(), plain, atol=1e-5, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(turned.square().sum(), wanted)
+    assert gradient.abs().min() > 0
+
+
+def test_the_kernels_compute_what_torch_does():
+    """In the interpreter. Its last line says how many samples of how many operations were compared."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tests.interpreted"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "18 compared"
+
+
+@pytest.mark.parametrize("capability", [80, 89, 90, 100])
+def test_the_kernels_compile_for(capability):
+    """By the compiler and the assembler that torch brings: from Triton's language to machine code."""
+    compiler = pytest.importorskip("triton.compiler")
+    target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", capability, 32)
+    from embedder.forward import kernels
+
+    pointer, number = "*bf16", "i32"
+    rotated = dict.fromkeys(("heads", "query_norm", "key_norm", "out"), pointer)
+    counts = dict.fromkeys(("stride", "positions_stride", "count", "queries"), number)
+    text_heads = rotated | {"cosines": pointer, "sines": pointer} | counts | {"eps": "fp32"}
+    sizes = {"HALF": 64, "BLOCK": 64, "BLOCK_HEADS": kernels.HEADS, "NORMS": True}
+    patches = text_heads | {"cosines": "*fp32", "sines": "*fp32"}
+    rows = dict.fromkeys(("hidden", "update", "weight", "bias", "total", "normed"), pointer) | {"eps": "fp32"}
+    wide = {"WIDTH": 2560, "BLOCK": 4096, "BIAS": False}
+    for kernel, signature, constants in (
+        (kernels.rotate_kernel, text_heads, sizes),
+        (kernels.rotate_kernel, patches, sizes | {"HALF": 36, "NORMS": False}),
+        (kernels.add_norm_kernel, rows, wide),
+        (kernels.add_norm_kernel, rows, wide | {"BIAS": True}),
+        (kernels.silu_mul_kernel, {"gate_up": pointer, "out": pointer, "width": number}, {"BLOCK": kernels.COLUMNS}),
+    ):
+        names = kernel.arg_names
+        kinds = {name: "constexpr" if name in constants else signature[name] for name in names}
+        source = compiler.ASTSource(kernel, kinds, {(names.index(name),): value for name, value in constants.items()})
+        compiled = compiler.compile(source, target=target, options={"num_warps": 4})
+        assert compiled.asm["cubin"][:4] == b"\x7fELF"
+        assert f".target sm_{capability}" in compiled.asm["ptx"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return Qwen3VLModel.from_pretrained(random_checkpoint(tmp_path_factory.mktemp("random"))).eval()
+
+
+@pytest.mark.parametrize("name", fastest.NAMES)
+def test_what_disagrees_or_fails_is_not_chosen(model, name, caplog):
+    def wrong(*given):
+        out = getattr(TORCH, name)(*given)
+        return (out[0], out[1] * 1.02) if isinstance(out, tuple) else out * 1.02
+
+    def failing(*_):
+        raise RuntimeError("Failed to find C compiler")
+
+    def chosen(operation) -> bool:
+        return fastest.agrees(name, Operations(**{**vars(TORCH), name: operation}), model)
+
+    assert chosen(getattr(TORCH, name))
+    assert not caplog.text
+    assert not chosen(wrong)
+    assert "fused, it was off by 0.02" in caplog.text
+    assert not chosen(failing)
+    assert f"{name} runs as torch's own operators, which takes longer: Failed to find C compiler" in caplog.text
+
+
+def test_a_cpu_runs_torchs_own(model):
+    assert fastest.fastest(model) is TORCH
