@@ -77,7 +77,7 @@ def test_a_place_that_the_text_has_not_is_refused(embedder, at):
 
 @pytest.mark.parametrize("item", [placed(-1, text=None), EmbedInput("red", options=Options(image_at=1))])
 def test_alone_nothing_has_a_place(embedder, item):
-    with pytest.raises(InvalidInput, match="image_at.*send both"):
+    with pytest.raises(InvalidInput, match=r"image_at: .* send both"):
         embedder.prepare(item)
 
 

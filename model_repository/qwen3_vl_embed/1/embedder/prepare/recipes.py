@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from ..options import ImageOptions, Options, Layer, Sizes, resolve
+from ..options import ImageOptions, Layer, Options, Sizes, resolve
 from ..poolings import PoolingName
 from ..published import Published
 from .prompts import Prompt, prompt

@@ -100,7 +100,7 @@ class Renderer:
             place = image_at if image_at >= 0 else len(text) + 1 + image_at
             if not 0 <= place <= len(text):
                 raise InvalidInput(
-                    f"options.image_at: 0 (before the text) … {len(text)} (after it), or -1 (after it) … -{len(text) + 1}"
+                    f"options.image_at: 0 (before this text) … {len(text)} (after it), or -1 (after it) and below"
                 )
             texts = [part for part in (text[:place], text[place:]) if part]
             content = BOTH if not place else "{text}{image}" if place == len(text) else "{text}{image}{text}"
