@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 # Parsing, base64 and hashing of a body above this would hold up the other requests for more than half a millisecond.
 OFF_LOOP_BYTES = 256 * 1024
+OFF_LOOP_SHORT = 8 * 1024  # the same of schemas whose lists may hold thousands of short texts
 OFF_LOOP_NUMBERS = 256 * 2560  # of an answer; longer lists are written in pieces, between which others get their turn
 LIMITS = {
     "max_items",
@@ -330,7 +331,7 @@ async def _embed(
     media_type = accepted(", ".join(request.headers.getlist("accept")), offered)
     context = Context(max_items, media_type, state.readiness.model)
     async with _received(request, untyped) as (body, seconds):
-        if len(body) > OFF_LOOP_BYTES:
+        if len(body) > (OFF_LOOP_BYTES if ours else OFF_LOOP_SHORT):
             asked = await asyncio.to_thread(_parsed, body, model, context)
         else:
             asked = _parsed(body, model, context)
@@ -397,9 +398,8 @@ async def info(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """The model by the names that a request may have for it, as OpenAI lists them; none while it is not known."""
     state = state_of(request.scope)
-    known = state.readiness.model
-    name = state.served.name(known)
-    about = {"object": "model", "created": 0, "owned_by": "qwen3-vl-embed", "root": known and known["checkpoint"]}
+    name = state.served.name(state.readiness.model)
+    about = {"object": "model", "created": 0, "owned_by": "qwen3-vl-embed"}
     names = [name, *state.served.aliases] if name else []
     return _json({"object": "list", "data": [{"id": each, **about} for each in names]})
 

@@ -63,6 +63,7 @@ def user(*parts, **more):
         (f"data:;base64,{RED64}", [IMAGE]),
         (f"red {URL}", [AFTER]),
         ([f"red\n{URL} "], [AFTER]),
+        (f" red  {URL}", [(" red ", RED, {"image_at": -1})]),
         ({"text": "red"}, [TEXT]),
         ([{"text": "red"}, {"image": RED64}, {"image": URL}], [TEXT, IMAGE, IMAGE]),
         ([{"text": "red", "image": RED64}, {"image": URL, "text": "red"}], [BEFORE, BEFORE]),

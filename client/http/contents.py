@@ -20,7 +20,7 @@ Part = str | bytes  # a text, or an image's file
 
 # Where vLLM's callers write an image's place into the text beside it, in `messages`.
 MARK = "<|vision_start|><|image_pad|><|vision_end|>"
-DATA_URL = re.compile(r"data:([a-z]{1,20}/[^,\s]{0,100})?;base64,\S*", re.IGNORECASE)
+DATA_URL = re.compile(r"data:([a-z]{1,20}/[^,\s]{0,100})?;base64,", re.IGNORECASE)  # how one begins
 ONE_IMAGE = "More than one image in one vector is not supported (single images are served): send each as its own item."
 TOKEN_IDS = (
     "Token ids are not taken: they are those of another model's tokenizer. Send the texts themselves; LangChain's "
@@ -117,16 +117,17 @@ def of_item(value: Any, param: str, continued: bool = False) -> Content:
 
 
 def of_string(value: str, param: str) -> Content:
-    """A text; or an image, where a `data:` URL is the whole string or its last word, behind the text."""
-    bare = value.strip()
-    start = 0 if bare[:5] == "DATA:" else bare.rfind("data:")  # ":" is not in base64's alphabet
-    if start < 0 or not (start == 0 or bare[start - 1].isspace()) or not DATA_URL.fullmatch(bare, start):
+    """A text; or an image, where a `data:` URL is the whole string or its last word, behind the text and one space."""
+    whole = value.rstrip()
+    start = 0 if whole[:5] == "DATA:" else whole.rfind("data:")  # ":" is not in base64's alphabet
+    alone = start == 0 or (start > 0 and whole[start - 1].isspace())
+    if not alone or not DATA_URL.match(whole, start) or len(whole[start:].split(None, 1)) > 1:
         return of_text(value, param)
-    words = bare[:start].rstrip()
-    if DATA_URL.search(words):
+    words = whole[: max(0, start - 1)]
+    if ";base64," in words and DATA_URL.search(words):
         raise InvalidInput(ONE_IMAGE, param)
-    image = decode_image(bare[start:], param)
-    return Content(param, words, image, -1 if words else 0)
+    image = decode_image(whole[start:], param)
+    return Content(param, words, image, -1) if words.strip() else Content(param, image=image)
 
 
 def of_text(value: Any, param: str) -> Content:
