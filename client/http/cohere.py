@@ -1,4 +1,4 @@
-"""POST /v2/embed: Cohere's schema. Knows its JSON."""
+"""POST /v2/embed: Cohere's schema."""
 
 from typing import Any, Literal
 

@@ -1,8 +1,7 @@
 """What a text, an image, or both look like in other people's schemas, and where in its text an image stands.
 
 An item may be a string, an object of a text and an image, a list of typed parts, or a conversation. All of them become
-`Content`; what no vector could stand for is refused with a sentence of its own. Knows no schema as a whole, and nothing
-of how vectors are made.
+`Content`; what no vector could stand for is refused with a sentence of its own.
 """
 
 import re

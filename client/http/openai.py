@@ -1,6 +1,6 @@
 """POST /v1/embeddings: OpenAI's schema, with what vLLM, NIM, Jina, Elastic and SGLang let `input` and `messages` hold.
 
-Fields of theirs that change no vector are accepted by name, whatever else is unknown is refused. Knows its JSON.
+Fields of theirs that change no vector are accepted by name, whatever else is unknown is refused.
 """
 
 from typing import Annotated, Any, Literal

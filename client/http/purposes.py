@@ -1,7 +1,7 @@
 """What an input is for (`input_type`, `task`): a checkpoint's own prompt, where it has one for that.
 
-A checkpoint that was trained with a prompt for queries and none for documents gives other vectors without it, and its
-callers say which of the two they have. Where it has none, an input's purpose changes nothing. Knows names only.
+A checkpoint may have been trained with a prompt for queries and none for documents; without it, its vectors are others.
+Where it has none, an input's purpose changes nothing.
 """
 
 from typing import Any

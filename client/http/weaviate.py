@@ -1,4 +1,4 @@
-"""POST /vectorize: what Weaviate's multi2vec-clip asks of its inference container. Knows its JSON."""
+"""POST /vectorize: what Weaviate's multi2vec-clip asks of its inference container."""
 
 from pydantic import BaseModel, Field
 from starlette.responses import Response
