@@ -3,6 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := .cache/uv/bin/uv
 FUZZ_STAMP := .cache/fuzz/.installed
+CLIENTS := sdks llama-index aiperf mteb
 BENCH_STAMP := .venv/.bench-installed
 BENCH_PYTHON ?= $(BIN)/python
 BENCH = $(BENCH_PYTHON) -m lab.benchmarks
@@ -18,6 +19,12 @@ path = pathlib.Path("model_repository/qwen3_vl_embed/1").resolve()
 pathlib.Path(sysconfig.get_path("purelib"), "embedder.pth").write_text(f"{path}\n", "utf-8")
 endef
 export EMBEDDER
+
+define BESIDE
+import pathlib, sys, sysconfig
+pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text(f"{sys.argv[1]}\n", "utf-8")
+endef
+export BESIDE
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
@@ -37,19 +44,20 @@ serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=
 	@$(BIN)/python -m qwen3_vl_embed.serving
 
 test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (nine minutes)
-	@$(BIN)/python -m pytest -m "not (layouts or gateways or benchmarks or faults or installs or chromium or containers)"
+	@$(BIN)/python -m pytest -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or containers)"
 
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)
+test-clients: $(CLIENTS:%=.cache/clients/%/.installed)  ## OpenAI's, LangChain, LlamaIndex, LiteLLM, Haystack, Cohere, mteb, AIPerf
 test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt install chromium)
 test-layouts: setup  ## checkpoint folders as other libraries write them
 test-benchmarks: setup  ## the programs of lab run to their end, the check of a GPU on this CPU
 test-faults: setup  ## what starts, breaks or ends its own: faults, signals, workers, costly inputs, strangers, the pipelined model
 test-installs: setup  ## the wheel in an empty environment, and a Python of its own where none fits
 test-containers: setup  ## build and run the containers with podman (as root)
-test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs test-containers:
+test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers:
 	@$(BIN)/python -m pytest -m $(subst -,_,$(@:test-%=%))
 
-test-all: test test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs  ## all but the containers
+test-all: test test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs  ## all but the containers
 
 check: setup  ## format, lint, who imports whom, types: half a minute
 	@$(BIN)/ruff format --check .
@@ -111,6 +119,13 @@ $(FUZZ_STAMP): $(STAMP) requirements/fuzz.txt
 	@.cache/fuzz/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
+# mteb's environment has the project's packages too: torch is there once.
+.cache/clients/%/.installed: requirements/clients-%.txt $(STAMP)
+	@test -x .cache/clients/$*/bin/pip || $(BIN)/python -m venv .cache/clients/$*
+	@test $* != mteb || .cache/clients/mteb/bin/python -c "$$BESIDE" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@.cache/clients/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 audit:  ## known vulnerabilities of the pinned dependencies (asks the package index)
 	@test -x .cache/audit/bin/pip-audit || { python3 -m venv .cache/audit && .cache/audit/bin/python -m pip install --quiet pip-audit; }
 	@.cache/audit/bin/python -m pip_audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
@@ -123,6 +138,8 @@ lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) --group pyproject.toml:lora --group pyproject.toml:server -c requirements/dev.txt -o requirements/lora.txt
 	$(COMPILE) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) --group pyproject.toml:fuzz -c requirements/dev.txt -o requirements/fuzz.txt
+	for name in sdks llama-index aiperf; do $(COMPILE) --group pyproject.toml:clients-$$name -o requirements/clients-$$name.txt; done
+	$(COMPILE) --group pyproject.toml:clients-mteb -c requirements/dev.txt -o requirements/clients-mteb.txt
 	$(COMPILE) --group pyproject.toml:uv -o requirements/uv.txt
 
 $(UV): requirements/uv.txt  # any Python will do for it; Debian's may have pip and no venv, or no pip and a venv
@@ -136,4 +153,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-gateways test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

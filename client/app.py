@@ -5,7 +5,7 @@ A request is read within its limits, parsed into items, embedded and written, on
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,6 +25,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client import __version__
 from client.errors import (
+    COHERE_PATH,
+    WEAVIATE_PATH,
     ApiError,
     DeadlinePassed,
     InvalidInput,
@@ -34,14 +37,16 @@ from client.errors import (
     shaped,
 )
 from client.http import api_key, docs, openapi
-from client.http.answers import Form, accepted, answer, stages_ms
+from client.http.answers import JSON, MEDIA_TYPES, Done, accepted, stages_ms
 from client.http.api_key import ApiKey
 from client.http.body import Intake, cancelled_on_disconnect, parse_object, read_body
+from client.http.cohere import CohereRequest
 from client.http.framing import Drained, Unambiguous
+from client.http.openai import OpenAIRequest
 from client.http.openapi import Endpoint
-from client.http.schemas import ImageRequest, RenderRequest, TextRequest
+from client.http.schemas import Asked, Context, ImageRequest, RenderRequest, TextRequest
 from client.http.served import ByName, Served
-from client.items import EmbedInput
+from client.http.weaviate import WeaviateRequest
 from client.sampler import Sampler
 from client.settings import Settings
 from client.telemetry import metrics
@@ -52,13 +57,18 @@ from client.triton.dispatcher import Dispatcher
 from client.triton.readiness import Readiness
 from client.triton.triton_client import TritonClient
 
+Schema = TextRequest | ImageRequest | OpenAIRequest | CohereRequest | WeaviateRequest
+
 if TYPE_CHECKING:
     from client.telemetry.traces import Traces
 
 # Parsing, base64 and hashing of a body above this would hold up the other requests for more than half a millisecond.
 OFF_LOOP_BYTES = 256 * 1024
+OFF_LOOP_SHORT = 8 * 1024  # the same of schemas whose lists may hold thousands of short texts
+OFF_LOOP_NUMBERS = 256 * 2560  # of an answer; longer lists are written in pieces, between which others get their turn
 LIMITS = {
     "max_items",
+    "max_list_items",
     "max_body_bytes",
     "max_concurrency",
     "max_concurrent_pixels",
@@ -89,20 +99,33 @@ def state_of(scope: Scope) -> State:
     return state
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The most items in one request: where the benchmark reads its batch size, and of other people's schemas."""
+
+    items: int
+    list_items: int
+
+    @classmethod
+    def of(cls, settings: Settings, most: int | None = None) -> "Limits":
+        """The settings', or `most` where that is less."""
+        return cls(*(min(limit, most or limit) for limit in (settings.max_items, settings.list_items)))
+
+
 class Adapter(Starlette):
     """The application. FastAPI only documents it: its layers around an endpoint were a third of all work here."""
 
     state: State  # type: ignore[assignment]  # there while it serves, in place of Starlette's, which takes any name
     settings: Settings
     traces: "Traces | None"
-    _documented: tuple[tuple[str | None, int], dict[str, Any]] | None = None
+    _documented: tuple[tuple[str | None, "Limits"], dict[str, Any]] | None = None
 
     def openapi(self, served_name: str | None = None, max_items: int | None = None) -> dict[str, Any]:
         """What GET /openapi.json answers while a model of that name is served, which can do that many items in time."""
-        most = max_items or self.settings.max_items
-        if self._documented is None or self._documented[0] != (served_name, most):
-            named = _embedding_routes(most, f"/{served_name}") if served_name else []
-            self._documented = (served_name, most), openapi.document([*_routes(most), *named], self.settings.keyed)
+        limits = Limits.of(self.settings, max_items)
+        if self._documented is None or self._documented[0] != (served_name, limits):
+            named = _embedding_routes(limits, f"/{served_name}") if served_name else []
+            self._documented = (served_name, limits), openapi.document([*_routes(limits), *named], self.settings.keyed)
         return self._documented[1]
 
 
@@ -112,7 +135,7 @@ def create_app(settings: Settings) -> Adapter:
     Raises:
         SettingsError: there should be a key, and is none.
     """
-    routes = _routes(settings.max_items)
+    routes = _routes(Limits.of(settings))
     paths = [route.path for route in routes if isinstance(route, Route)]
     embedding = [route.path for route in routes if isinstance(route, Endpoint) and "embeddings" in route.tags]
     middleware = [Middleware(ByName, embedding), Middleware(Drained, settings.max_body_bytes)]
@@ -150,48 +173,65 @@ def create_app(settings: Settings) -> Adapter:
 class Shed:
     """ASGI middleware: an embedding that there is no room for gets its 429 before it costs routing or the key."""
 
-    _answer = error_response(Overloaded())
-
     def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
         self._app = app
-        self._paths = frozenset(paths)
+        self._answers = {path: error_response(Overloaded(), path) for path in paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("path") in self._paths and scope["method"] == "POST" and state_of(scope).admission.full:
-            await self._answer(scope, receive, send)
+        answer = self._answers.get(scope.get("path", ""))
+        if answer and scope["method"] == "POST" and state_of(scope).admission.full:
+            await answer(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _embedding_routes(max_items: int, prefix: str = "") -> list[BaseRoute]:
-    common = {"methods": ["POST"], "tags": ["embeddings"], "responses": openapi.embed_responses()}
-    text, image = (openapi.request_body(model, max_items) for model in (TextRequest, ImageRequest))
+def _embedding_routes(limits: Limits, prefix: str = "") -> list[BaseRoute]:
+    """What is tagged `embeddings` is shed while there is no room, and is there by the model's name too."""
+    endpoints: dict[str, tuple[Callable[[Request], Awaitable[Response]], type[BaseModel], int]] = {
+        "/txt/embed": (embed_text, TextRequest, limits.items),
+        "/img/embed": (embed_images, ImageRequest, limits.items),
+        "/v1/embeddings": (embed_openai, OpenAIRequest, limits.list_items),
+        COHERE_PATH: (embed_cohere, CohereRequest, limits.list_items),
+        WEAVIATE_PATH: (embed_weaviate, WeaviateRequest, limits.list_items),
+    }
     return [
-        Endpoint(f"{prefix}/txt/embed", embed_text, **common, openapi_extra=text),
-        Endpoint(f"{prefix}/img/embed", embed_images, **common, openapi_extra=image),
+        Endpoint(
+            prefix + path,
+            endpoint,
+            methods=["POST"],
+            tags=["embeddings"],
+            responses=openapi.embed_responses(model),
+            openapi_extra=openapi.request_body(model, most),
+        )
+        for path, (endpoint, model, most) in endpoints.items()
     ]
 
 
-def _routes(max_items: int) -> list[BaseRoute]:
+def _routes(limits: Limits) -> list[BaseRoute]:
     operation = {"methods": ["GET"], "tags": ["operation"]}
+    healthy = {**operation, "responses": openapi.responses(Unavailable)}
+    ready = ["/health", "/health/ready", "/v1/health/ready", "/.well-known/ready"]
+    alive = ["/health/live", "/v1/health/live", "/.well-known/live"]
     return [
-        *_embedding_routes(max_items),
+        *_embedding_routes(limits),
         Endpoint(
             "/debug/render",
             render,
             methods=["POST"],
             tags=["debug"],
             responses=openapi.render_responses(),
-            openapi_extra=openapi.request_body(RenderRequest, max_items),
+            openapi_extra=openapi.request_body(RenderRequest, limits.items),
         ),
-        Endpoint("/health", health, **operation, responses=openapi.responses(Unavailable)),
-        Endpoint("/health/ready", health, **operation, responses=openapi.responses(Unavailable)),
-        Endpoint("/health/live", live, **operation),
+        *(Endpoint(path, health, **healthy) for path in ready),
+        *(Endpoint(path, live, **operation) for path in alive),
+        *(Route(path, health, methods=["HEAD"]) for path in ready),
+        *(Route(path, live, methods=["HEAD"]) for path in alive),
         Endpoint("/info", info, **operation),
-        Route("/health", health, methods=["HEAD"]),
-        Route("/health/ready", health, methods=["HEAD"]),
-        Route("/health/live", live, methods=["HEAD"]),
+        Endpoint("/v1/models", models, **operation),
+        Endpoint("/v1/metadata", metadata, **operation),
+        Endpoint("/meta", metadata, **operation),
         Endpoint("/metrics", figures, **operation, response_class=PlainTextResponse),
+        Route("/metrics", figures, methods=["HEAD"]),
         Route("/openapi.json", document),
         *docs.routes(),
     ]
@@ -210,7 +250,7 @@ async def _lifespan(app: Adapter) -> AsyncIterator[None]:
     large = Admission(most_pixels, settings.deadline_seconds, pixels, "pixels of large images")
     dispatcher = Dispatcher(client, readiness, cache, admission, large, concurrency, pixels, settings.deadline_seconds)
     sampler = Sampler(readiness, cache, admission, intake)
-    served = Served(settings.served_model_name)
+    served = Served(settings.served_model_name, settings.aliases, settings.any_model_name)
     app.state = State(settings, served, readiness, cache, intake, admission, dispatcher, sampler)
     await readiness.probe()  # before the port opens, so that the first request finds a known model
     keeping = (readiness.keep_probing(), readiness.keep_watching(), sampler.keep_sampling())
@@ -225,14 +265,14 @@ async def _lifespan(app: Adapter) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _received(request: Request) -> AsyncIterator[tuple[bytearray, float]]:
+async def _received(request: Request, untyped: bool = False) -> AsyncIterator[tuple[bytearray, float]]:
     """The body, and in how many seconds what runs inside will be ended; so it is, too, when the client leaves."""
     state = state_of(request.scope)
     seconds = _seconds(request, state.settings.deadline_seconds)
     body, arrived = bytearray(), False
     try:
         async with asyncio.timeout(seconds):
-            await read_body(request, body, state.settings.max_body_bytes, state.intake)
+            await read_body(request, body, state.settings.max_body_bytes, state.intake, untyped)
             arrived = True
             async with cancelled_on_disconnect(request):
                 yield body, seconds
@@ -256,40 +296,60 @@ def _seconds(request: Request, most: float) -> float:
 
 async def embed_text(request: Request) -> Response:
     """Embed one text or a list of texts."""
-    return await _embed(request, TextRequest)
+    return await _embed(request, TextRequest, MEDIA_TYPES)
 
 
 async def embed_images(request: Request) -> Response:
     """Embed one image or a list of images; `input` and `content` are two names for the same field."""
-    return await _embed(request, ImageRequest)
+    return await _embed(request, ImageRequest, MEDIA_TYPES)
 
 
-async def _embed(request: Request, model: type[TextRequest] | type[ImageRequest]) -> Response:
+async def embed_openai(request: Request) -> Response:
+    """OpenAI's schema: texts, images, both in one vector, and conversations."""
+    return await _embed(request, OpenAIRequest)
+
+
+async def embed_cohere(request: Request) -> Response:
+    """Cohere's schema."""
+    return await _embed(request, CohereRequest)
+
+
+async def embed_weaviate(request: Request) -> Response:
+    """What Weaviate's multi2vec-clip asks; it sends no Content-Type."""
+    return await _embed(request, WeaviateRequest, untyped=True)
+
+
+async def _embed(
+    request: Request, model: type[Schema], offered: Sequence[str] = (JSON,), untyped: bool = False
+) -> Response:
     started = time.perf_counter()
     for name in request.query_params.keys() & model.model_fields.keys():
         raise InvalidInput(f'The query string is not read: send "{name}" in the JSON body.', name)
     state = state_of(request.scope)
-    max_items = state.settings.max_items
-    media_type = accepted(", ".join(request.headers.getlist("accept")))
-    async with _received(request) as (body, seconds):
-        if len(body) > OFF_LOOP_BYTES:
-            items, form, asked = await asyncio.to_thread(_parsed, body, model, max_items, media_type)
+    ours = issubclass(model, TextRequest | ImageRequest)
+    max_items = state.settings.max_items if ours else state.settings.list_items
+    media_type = accepted(", ".join(request.headers.getlist("accept")), offered)
+    context = Context(max_items, media_type, state.readiness.model)
+    async with _received(request, untyped) as (body, seconds):
+        if len(body) > (OFF_LOOP_BYTES if ours else OFF_LOOP_SHORT):
+            asked = await asyncio.to_thread(_parsed, body, model, context)
         else:
-            items, form, asked = _parsed(body, model, max_items, media_type)
-        check = partial(state.served.check, path=request.scope.get("served_name"), field=asked)
+            asked = _parsed(body, model, context)
+        check = partial(state.served.check, path=request.scope.get("served_name"), field=asked.model)
         check(state.readiness.model)
-        embeddings = await state.dispatcher.embed(items, request.scope["request_id"], seconds)
+        embeddings = await state.dispatcher.embed(asked.items, request.scope["request_id"], seconds)
         check(embeddings[0].model)  # another one may have come meanwhile
     stages = stages_ms(embeddings)
-    metrics.embedded(len(items), len(body), stages)
-    return answer(items, embeddings, form, stages, started)
+    metrics.embedded(len(asked.items), len(body), stages)
+    name = state.served.name(embeddings[0].model) or embeddings[0].model["checkpoint"]
+    done = Done(embeddings, name, request.scope["request_id"], stages, started)
+    if sum(len(embedding.vector) for embedding in embeddings) > OFF_LOOP_NUMBERS:
+        return await asyncio.to_thread(asked.answer, done)
+    return asked.answer(done)
 
 
-def _parsed(
-    body: bytearray, model: type[TextRequest] | type[ImageRequest], max_items: int, media_type: str
-) -> tuple[list[EmbedInput], Form, str | None]:
-    parsed = model.parse(parse_object(body), max_items)
-    return parsed.items(), parsed.form(media_type, parsed.is_list()), parsed.model
+def _parsed(body: bytearray, model: type[Schema], context: Context) -> Asked:
+    return model.parse(parse_object(body), context.max_items).asked(context)
 
 
 async def render(request: Request) -> Response:
@@ -335,6 +395,23 @@ async def info(request: Request) -> Response:
     )
 
 
+async def models(request: Request) -> Response:
+    """The model by the names that a request may have for it, as OpenAI lists them; none while it is not known."""
+    state = state_of(request.scope)
+    name = state.served.name(state.readiness.model)
+    about = {"object": "model", "created": 0, "owned_by": "qwen3-vl-embed"}
+    names = [name, *state.served.aliases] if name else []
+    return _json({"object": "list", "data": [{"id": each, **about} for each in names]})
+
+
+async def metadata(request: Request) -> Response:
+    """Who answers, as NIM and Weaviate ask."""
+    state = state_of(request.scope)
+    known = state.readiness.model
+    about = {"modelUrl": known["checkpoint"], "shortName": state.served.name(known)} if known else None
+    return _json({"version": __version__, "modelInfo": [about] if about else []})
+
+
 async def figures(request: Request) -> Response:
     """The adapter's metrics for Prometheus, of all workers together."""
     state_of(request.scope).sampler.sample()
@@ -344,7 +421,8 @@ async def figures(request: Request) -> Response:
 async def document(request: Request) -> Response:
     """The contract, for programs; its `maxItems` is what this model can answer in time, where that is less."""
     state = state_of(request.scope)
-    most = min(state.dispatcher.most(images, state.settings.max_items) for images in (False, True))
+    limit = max(state.settings.max_items, state.settings.list_items)
+    most = min(state.dispatcher.most(images, limit) for images in (False, True))
     return _json(request.app.openapi(state.served.name(state.readiness.model), most))
 
 
@@ -352,11 +430,13 @@ def _json(value: object) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
+    path = request.scope["path"]
     if isinstance(error, ApiError):
-        return error_response(error)
+        return error_response(error, path)
     if isinstance(error, HTTPException):  # what the router refuses: 404 and 405
         status = HTTPStatus(error.status_code)
         message = f"{status.phrase}: GET /docs lists the endpoints and their methods."
-        return shaped(status, message, "invalid_request_error", status.name.lower(), headers=error.headers)
+        name = status.name.lower()
+        return shaped(status, message, "invalid_request_error", name, headers=error.headers, path=path)
     return Response(status_code=499)  # the client is gone: nobody reads it, but the log shows it

@@ -19,7 +19,7 @@ request only when the text holds "429", "rate limit", "524" or "timeout". So the
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 from starlette.responses import Response
@@ -98,6 +98,8 @@ class Told(NamedTuple):
     headers: Mapping[str, str] | None = None
 
 
+COHERE_PATH, WEAVIATE_PATH = "/v2/embed", "/vectorize"  # whose clients look for the sentence elsewhere
+
 # The rest of such a request is not worth reading for the sake of keeping its connection.
 _CLOSE = {"connection": "close"}
 
@@ -116,15 +118,26 @@ TOLD: dict[type[ApiError], Told] = {
 }
 
 
-def error_response(error: ApiError) -> Response:
-    """The HTTP answer to one of our own errors."""
+def error_response(error: ApiError, path: str = "") -> Response:
+    """The HTTP answer to one of our own errors, in the form that callers of `path` read."""
     told = TOLD[type(error)]
-    return shaped(told.status, error.message, told.type, told.code, error.param, told.headers)
+    return shaped(told.status, error.message, told.type, told.code, error.param, told.headers, path)
 
 
 def shaped(
-    status: int, message: str, type: str, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    message: str,
+    type: str,
+    code: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    path: str = "",
 ) -> Response:
-    """Every error of every endpoint has this body: `{"error": {"message", "type", "param", "code"}}`."""
-    body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+    """Every error has this body: `{"error": {"message", "type", "param", "code"}}`, OpenAI's; but for two schemas."""
+    about = {"type": type, "param": param, "code": code}
+    body: dict[str, Any] = {"error": {"message": message, **about}}
+    if path == COHERE_PATH:
+        body = {"message": message, **about}
+    elif path == WEAVIATE_PATH:
+        body = {"error": message, **about}
     return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -47,6 +47,13 @@ class Recipe(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+class Made(NamedTuple):
+    """How a vector was made, and of how many tokens, prompt included."""
+
+    recipe: Recipe
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Embedding:
     """One vector, the model and the recipe that made it, and what it cost."""
@@ -55,7 +62,7 @@ class Embedding:
     model: dict[str, Any]  # as the model describes itself; `model["id"]`, in hex, changes whenever vectors may
     recipe: Recipe
     computed: bool = False  # for this request; otherwise it was there or under way already, and cost nothing
-    tokens: int = 0
+    tokens: int = 0  # of the whole sequence, prompt included
     queue_ms: float = 0.0  # at Triton, less the next two
     preprocess_ms: float = 0.0
     forward_ms: float = 0.0

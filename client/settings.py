@@ -32,6 +32,10 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(
         default=None, pattern="^[a-z0-9][a-z0-9._-]*$", description="What it is asked for by; unset: the checkpoint's."
     )
+    model_aliases: str | None = Field(
+        default=None, description="More names to ask for it by: text-embedding-3-small,embed-v4.0; unset: none."
+    )
+    any_model_name: bool = Field(default=False, description="Any name will do in a request's `model`.")
     api_key: SecretStr | None = Field(default=None, description="Callers must know it; unset: anybody may ask.")
     api_key_file: Path | None = Field(default=None, description="The same from a file, one key a line: any will do.")
     cors_origins: str | None = Field(
@@ -41,6 +45,9 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Most connections at once; one more waits for another to close."
     )
     max_items: int = Field(default=256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
+    max_list_items: int = Field(
+        default=2048, ge=1, le=4096, description="The same of /v1 and /v2, and at most what may wait in one worker."
+    )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest request body, in bytes.")
     max_concurrency: int = Field(
         default=128, ge=1, description="Most items at Triton at once; less than its queue holds."
@@ -51,7 +58,7 @@ class Settings(BaseSettings):
     max_pending_pixels: int = Field(
         default=10**10, ge=1, description="Most pixels of larger images waiting or at Triton before a 429."
     )
-    max_pending_items: int = Field(default=1024, ge=1, description="Most items waiting or at Triton before a 429.")
+    max_pending_items: int = Field(default=4096, ge=1, description="Most items waiting or at Triton before a 429.")
     max_pending_bytes: int = Field(default=2**30, ge=1024, description="Bytes of all bodies held, before a 429.")
     deadline_seconds: float = Field(default=60, gt=0, le=3600, description="Longest a request may take before a 504.")
     wait_seconds: float = Field(default=10, ge=0, le=3600, description="Longest wait for a model that is restarting.")
@@ -81,9 +88,19 @@ class Settings(BaseSettings):
         """Those of the web pages that may ask."""
         return self._split(self.cors_origins)
 
+    @property
+    def aliases(self) -> list[str]:
+        """More names of the model."""
+        return self._split(self.model_aliases)
+
+    @property
+    def list_items(self) -> int:
+        """The most items in one request to /v1 and /v2: a full one must fit into what one worker lets wait."""
+        return min(self.max_list_items, self.share(self.max_pending_items))
+
     @staticmethod
-    def _split(origins: str | None) -> list[str]:
-        return [origin.strip() for origin in (origins or "").split(",") if origin.strip()]
+    def _split(values: str | None) -> list[str]:
+        return [value.strip() for value in (values or "").split(",") if value.strip()]
 
     @model_validator(mode="after")
     def _one_full_request_fits(self) -> Self:

@@ -92,12 +92,14 @@ class Reference:
         content = (starts < len(head) + len(text)) & (ends > len(head))
         return self._stages(inputs, content)
 
-    def image(self, image: Image.Image) -> Stages:
-        after = {"type": "text", "text": "\nSummary above image in one word:"}
+    def image(self, image: Image.Image, before: str | None = None, after: str = "") -> Stages:
+        """An image alone, or where `before` and `after` are the text around it; `content` is the image's tokens."""
         low, high = self.bounds
         part = {"type": "image", "image": image, "min_pixels": low, "max_pixels": high}
         images, _ = process_vision_info([{"role": "user", "content": [part]}], image_patch_size=16)
-        inputs = self._processed([{"type": "image"}, after], images)
+        kind = "image" if before is None else "image and sentence"
+        around = [{"type": "text", "text": text} for text in (before, f"{after}\nSummary above {kind} in one word:")]
+        inputs = self._processed([*around[: bool(before)], {"type": "image"}, around[1]], images)
         content = inputs["input_ids"][0] == self.model.config.image_token_id
         return self._stages(inputs, content.numpy())
 

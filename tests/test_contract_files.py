@@ -85,9 +85,10 @@ def test_every_door_takes_the_options_of_the_table_by_their_rules():
     options = set(Options.model_fields) - {"render", "describe"}  # which the adapter asks for on its own
     fields = set(ImageRequest.model_fields) - {"input", "content", "text"}
     assert fields - {"model", "encoding_format", "dtype"} == options
-    assert options - set(TextRequest.model_fields) == {"min_pixels", "max_pixels"}
-    assert options < set(EmbedderConfig.model_fields)
-    assert {name for command in ("embed", "report") for name in flags(command)} >= options
+    assert options - set(TextRequest.model_fields) == {"min_pixels", "max_pixels", "image_at"}
+    shared = options - {"image_at"}  # an input's own: where its image stands in its text
+    assert shared < set(EmbedderConfig.model_fields)
+    assert {name for command in ("embed", "report") for name in flags(command)} >= shared
     published, own = (each.model_json_schema()["properties"] for each in (ImageRequest, Options))
     for name in options:
         assert published[name] == own[name]

@@ -6,7 +6,9 @@ The form is no option of the model: no cache key holds it and Triton never hears
 import binascii
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -30,7 +32,23 @@ class Form:
     dtype: str = "float32"
 
 
-def accepted(accept: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A request's vectors, by which model, and what they cost."""
+
+    embeddings: list[Embedding]
+    model: str  # the name that it goes by
+    request_id: str
+    stages: dict[str, float]  # milliseconds, as `stages_ms`
+    started: float  # by time.perf_counter
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences, prompts included, whether they were computed for this request or before."""
+        return sum(embedding.tokens for embedding in self.embeddings)
+
+
+def accepted(accept: str, offered: Sequence[str] = MEDIA_TYPES) -> str:
     """The first of our media types that an Accept header names; JSON where it names none and takes any.
 
     Weights are not read: a caller who wants one form names that one. (RFC 9110, 12.5.1, leaves the choice to the
@@ -42,11 +60,11 @@ def accepted(accept: str) -> str:
     if accept in ("", "*/*", JSON):
         return JSON
     ranges = [part.partition(";")[0].strip() for part in accept.lower().split(",")]
-    if named := [media_type for media_type in ranges if media_type in MEDIA_TYPES]:
+    if named := [media_type for media_type in ranges if media_type in offered]:
         return named[0]
     if "*/*" in ranges or "application/*" in ranges:
         return JSON
-    raise NotAcceptable(f"No answer can be given as Accept asks: accept {', '.join(MEDIA_TYPES)} or */*.")
+    raise NotAcceptable(f"No answer can be given as Accept asks: accept {', '.join(offered)} or */*.")
 
 
 def stages_ms(embeddings: list[Embedding]) -> dict[str, float]:
@@ -70,15 +88,34 @@ def answer(
     return Response(content, headers=_headers(embeddings, stages, started) | about, media_type=form.media_type)
 
 
+def json_answer(body: dict[str, Any], done: Done) -> Response:
+    """A body of one's own, whose vectors are `in_json`, with the headers of every answer."""
+    return Response(orjson.dumps(body), headers=_headers(done.embeddings, done.stages, done.started), media_type=JSON)
+
+
+def in_json(
+    vectors: Sequence[NDArray[np.float32]], items: Sequence[EmbedInput], encoding_format: str, dtype: str = "float32"
+) -> list[Any]:
+    """Each vector as orjson writes it: a list of numbers, or base64 of its little-endian numbers.
+
+    Numbers are written one vector at a time, so that others get their turn between two.
+
+    Raises:
+        InvalidInput: float16 cannot hold a number of one; `param` names the item.
+    """
+    if dtype == "float16":
+        vectors = [_halved(vector, item.param) for vector, item in zip(vectors, items, strict=True)]
+    if encoding_format == "base64":  # little-endian they come from Triton and from `_halved`
+        return [binascii.b2a_base64(vector.tobytes(), newline=False).decode() for vector in vectors]
+    return [orjson.Fragment(orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)) for vector in vectors]
+
+
 def _written(vectors: list[NDArray[np.float32]], form: Form, items: list[EmbedInput]) -> tuple[bytes, dict[str, str]]:
+    if form.media_type == JSON:
+        values = in_json(vectors, items, form.encoding_format, form.dtype)
+        return orjson.dumps({"embedding": values if form.is_list else values[0]}), {}
     if form.dtype == "float16":
         vectors = [_halved(vector, item.param) for vector, item in zip(vectors, items, strict=True)]
-    if form.media_type == JSON:
-        values: list[str] | list[NDArray[np.float32]] = vectors
-        if form.encoding_format == "base64":  # of little-endian numbers: so they come from Triton and from `_halved`
-            values = [binascii.b2a_base64(vector.tobytes(), newline=False).decode() for vector in vectors]
-        body = {"embedding": values if form.is_list else values[0]}
-        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), {}
     array = np.asarray(vectors if form.is_list else vectors[0], _LITTLE_ENDIAN[form.dtype])  # (N, D) | (D,)
     if form.media_type == RAW:
         return array.tobytes(), {"x-shape": ",".join(map(str, array.shape)), "x-dtype": form.dtype}
@@ -101,11 +138,11 @@ def _halved(vector: NDArray[np.float32], param: str) -> NDArray[np.float32]:
 def _headers(embeddings: list[Embedding], stages: dict[str, float], started: float) -> dict[str, str]:
     stages = stages | {"total": (time.perf_counter() - started) * 1e3}
     headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
-    recipe = embeddings[0].recipe  # all items of a request have the same options
-    headers["x-recipe"] = recipe.id
-    if recipe.warnings:
-        headers["x-warning"] = "; ".join(recipe.warnings)
-    headers["x-tokens"] = str(sum(embedding.tokens for embedding in embeddings))
+    recipes = list(dict.fromkeys(embedding.recipe for embedding in embeddings))  # several in `/v1` and `/v2` alone
+    headers["x-recipe"] = ", ".join(recipe.id for recipe in recipes)
+    if warnings := dict.fromkeys(warning for recipe in recipes for warning in recipe.warnings):
+        headers["x-warning"] = "; ".join(warnings)
+    headers["x-tokens"] = str(sum(embedding.tokens for embedding in embeddings if embedding.computed))
     headers["x-cache-hits"] = str(sum(not embedding.computed for embedding in embeddings))
     headers["server-timing"] = ", ".join(f"{stage};dur={took:.3f}" for stage, took in stages.items())
     return headers

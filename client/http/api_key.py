@@ -1,9 +1,9 @@
 """The key that a caller must know, where the settings have one.
 
-Open without it are the health checks, which orchestrators make, and the contract. That is /openapi.json, which the
-benchmark reads without credentials, and /docs, which only shows it and to which / leads. The values at /metrics are
-not: they tell who asks how much, and Prometheus can send a key. A key in a query string is no key, since addresses get
-logged.
+Open without it are the health checks, which orchestrators make, the contract, and the list of models, which mteb reads
+so. The contract is /openapi.json, which the benchmark reads without credentials, and /docs, which only shows it and to
+which / leads. The values at /metrics are not open: they tell who asks how much, and Prometheus can send a key. A key in
+a query string is no key, since addresses get logged.
 """
 
 import hmac
@@ -15,7 +15,8 @@ from client.errors import Unauthorized, error_response
 from client.http import docs
 from client.settings import PREFIX, Settings, SettingsError
 
-OPEN = {"/health", "/health/ready", "/health/live", "/openapi.json", "/", "/docs", *docs.FILES}
+HEALTH = {f"{start}/{name}" for start in ("/health", "/v1/health", "/.well-known") for name in ("ready", "live")}
+OPEN = {"/health", *HEALTH, "/v1/models", "/openapi.json", "/", "/docs", *docs.FILES}
 _MESSAGE = "This server wants its key: send it in the header Authorization: Bearer <key>."
 
 
@@ -31,7 +32,7 @@ class ApiKey:
         if is_open or self._knows(_sent(scope)):
             await self._app(scope, receive, send)
         else:
-            await error_response(Unauthorized(_MESSAGE))(scope, receive, send)
+            await error_response(Unauthorized(_MESSAGE), scope["path"])(scope, receive, send)
 
     def _knows(self, key: bytes) -> bool:
         """In the same time for any wrong key, of whatever length: digests are compared, and all of them."""

@@ -36,15 +36,18 @@ class Intake:
         self.held -= count
 
 
-async def read_body(request: Request, body: bytearray, max_bytes: int, intake: Intake) -> None:
+async def read_body(request: Request, body: bytearray, max_bytes: int, intake: Intake, untyped: bool = False) -> None:
     """Read a JSON request's body. One over the limit is refused while it arrives, by its declared length even before.
+
+    `untyped`: without a Content-Type it is taken for JSON too.
 
     Raises:
         UnsupportedMediaType, TooLarge, Overloaded: by the headers or on the way.
         InvalidInput: the client left in the middle of it, or its chunks are malformed: the server tells them not apart.
     """
     headers = dict(request.scope["headers"])
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+    default = b"application/json" if untyped else b""
+    if headers.get(b"content-type", default).partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body uncompressed, without a Content-Encoding header.")

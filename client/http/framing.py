@@ -22,7 +22,7 @@ class Unambiguous:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (fault := _fault(scope)):
-            response = error_response(InvalidInput(fault))
+            response = error_response(InvalidInput(fault), scope["path"])
             response.headers["connection"] = "close"
             await response(scope, receive, send)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, request_response
@@ -17,6 +18,8 @@ from client import __version__
 from client.errors import TOLD, ApiError, NotAcceptable, Unauthorized
 from client.http.answers import NPY, RAW
 from client.http.api_key import OPEN
+from client.http.cohere import CohereErrorResponse, CohereRequest, CohereResponse
+from client.http.openai import OpenAIRequest, OpenAIResponse
 from client.http.schemas import (
     EmbeddingResponse,
     ErrorResponse,
@@ -25,6 +28,7 @@ from client.http.schemas import (
     RenderResponse,
     TextRequest,
 )
+from client.http.weaviate import WeaviateErrorResponse, WeaviateRequest, WeaviateResponse
 
 TITLE = "qwen3-vl-embed"
 DESCRIPTION = """
@@ -36,7 +40,8 @@ Without an Accept header the answer is JSON. `application/x-npy` is a NumPy file
 little-endian numbers, row by row: of shape (D,) for a string and (N, D) for a list.
 
 Equal items are computed once and then answered from a cache. Each answer names what it cost in its headers. Every error
-has the body `{"error": {"message", "type", "param", "code"}}`, and `param` names the item at fault (`input[7]`).
+has the body `{"error": {"message", "type", "param", "code"}}`, and `param` names the item at fault (`input[7]`); at
+`/v2/embed` and `/vectorize` it has the form that their clients read.
 Of a JSON key that is sent twice, the last one counts.
 """
 
@@ -58,6 +63,41 @@ _EXAMPLES: dict[type, dict[str, dict[str, Any]]] = {
         "content": {"content": _RED},
         "image and text": {"input": _RED, "text": "the colour of a fire engine"},
     },
+    OpenAIRequest: {
+        "text": {"input": "cloudy blue"},
+        "image, and one behind a text": {
+            "input": [f"data:image/png;base64,{_RED}", f"red data:image/png;base64,{_RED}"]
+        },
+        "items": {"input": [{"text": "cloudy blue"}, {"image": _RED}, {"text": "red", "image": _RED}]},
+        "conversation": {
+            "messages": [
+                {"role": "system", "content": "Name the colour."},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_RED}"}},
+                        {"type": "text", "text": "a fire engine"},
+                    ],
+                },
+            ],
+            "encoding_format": "base64",
+        },
+    },
+    CohereRequest: {
+        "texts": {"texts": ["cloudy blue"], "input_type": "search_query"},
+        "images": {"images": [f"data:image/png;base64,{_RED}"], "input_type": "image", "embedding_types": ["float"]},
+        "both": {
+            "inputs": [
+                {
+                    "content": [
+                        {"type": "text", "text": "a fire engine"},
+                        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_RED}"}},
+                    ]
+                }
+            ]
+        },
+    },
+    WeaviateRequest: {"both": {"texts": ["cloudy blue"], "images": [_RED]}},
     RenderRequest: {"text": {"text": "cloudy blue"}, "image": {"image": _RED, "pooling": "mean"}},
 }
 
@@ -80,6 +120,15 @@ HEADERS = {
     "server-timing": "The same durations in the standard form.",
     "x-shape": f"Of {RAW} alone: `D`, or `N,D` for a list.",
     "x-dtype": f"Of {RAW} alone: `float32` or `float16`.",
+}
+
+# The models of what is answered: vectors, and an error.
+_ANSWERS: dict[type, tuple[type, type]] = {
+    TextRequest: (EmbeddingResponse, ErrorResponse),
+    ImageRequest: (EmbeddingResponse, ErrorResponse),
+    OpenAIRequest: (OpenAIResponse, ErrorResponse),
+    CohereRequest: (CohereResponse, CohereErrorResponse),
+    WeaviateRequest: (WeaviateResponse, WeaviateErrorResponse),
 }
 
 _REFUSED = {
@@ -109,13 +158,15 @@ def document(routes: Sequence[BaseRoute], keyed: bool) -> dict[str, Any]:
     return document
 
 
-def request_body(model: type[TextRequest | ImageRequest | RenderRequest], max_items: int) -> dict[str, Any]:
+def request_body(model: type[BaseModel], max_items: int) -> dict[str, Any]:
     """The `openapi_extra` of an endpoint that parses its body itself."""
     schema = model.model_json_schema()
     for field in schema["properties"].values():
         if any("items" in kind for kind in field.get("anyOf", [])):
             field.pop("default", None)  # null, which is only how "not sent" looks in Python
-            field["anyOf"][1]["maxItems"] = max_items
+            for kind in field["anyOf"]:
+                if "items" in kind:
+                    kind["maxItems"] = max_items
     if "content" in schema["properties"]:
         schema["oneOf"] = [{"required": ["input"]}, {"required": ["content"]}]
     examples = {name: {"value": value} for name, value in _EXAMPLES[model].items()}
@@ -125,14 +176,14 @@ def request_body(model: type[TextRequest | ImageRequest | RenderRequest], max_it
     }
 
 
-def responses(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
+def responses(*errors: type[ApiError], model: type = ErrorResponse) -> dict[int | str, dict[str, Any]]:
     """How these errors are answered, in the order of the table."""
-    return {TOLD[error].status: _error(error) for error in TOLD if error in errors}
+    return {TOLD[error].status: _error(error, model) for error in TOLD if error in errors}
 
 
-def _error(error: type[ApiError]) -> dict[str, Any]:
+def _error(error: type[ApiError], model: type) -> dict[str, Any]:
     told = TOLD[error]
-    documented: dict[str, Any] = {"model": ErrorResponse, "description": error.__doc__}
+    documented: dict[str, Any] = {"model": model, "description": error.__doc__}
     if "retry-after" in (told.headers or {}):
         documented["headers"] = {
             "retry-after": {"schema": {"type": "integer"}, "description": "Seconds to wait before the next try."}
@@ -146,14 +197,12 @@ def render_responses() -> dict[int | str, dict[str, Any]]:
     return {200: {"model": RenderResponse, "description": "What the model sees."}, **errors}
 
 
-def embed_responses() -> dict[int | str, dict[str, Any]]:
-    """The vectors, or any error of the closed set."""
+def embed_responses(request: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The vectors that such a request gets, or any error of the closed set."""
+    answer, error = _ANSWERS[request]
     headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in HEADERS.items()}
     binary = {"schema": {"type": "string", "format": "binary"}}
-    vectors = {
-        "model": EmbeddingResponse,
-        "description": "One vector, or a list of vectors.",
-        "headers": headers,
-        "content": {NPY: binary, RAW: binary},
-    }
-    return {200: vectors, **responses(*TOLD)}
+    vectors: dict[str, Any] = {"model": answer, "description": answer.__doc__, "headers": headers}
+    if answer is EmbeddingResponse:
+        vectors["content"] = {NPY: binary, RAW: binary}
+    return {200: vectors, **responses(*TOLD, model=error)}

@@ -5,13 +5,16 @@ plausible vector of another kind. An option that is null is the server's default
 only the model has, such as the largest number of dimensions, the model refuses.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
+from starlette.responses import Response
 
 from client.errors import InvalidInput
-from client.http.answers import JSON, Form
+from client.http.answers import JSON, Done, Form, answer
 from client.http.images import decode_image, pixels
 from client.http.options import ImageOptions, TextOptions
 from client.items import EmbedInput
@@ -41,6 +44,24 @@ Strings = Annotated[str | list[str], _CHECK, _SCHEMA]
 MaybeStrings = Annotated[str | list[str] | None, _CHECK, _SCHEMA]  # may be absent, but not null
 
 
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a request is read with: the server's limit, the Accept header's choice, and the model, where it is known."""
+
+    max_items: int
+    media_type: str = JSON
+    model: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for: these items, of this model where it names one, answered so."""
+
+    items: list[EmbedInput]
+    model: str | None
+    answer: Callable[[Done], Response]
+
+
 class _Request(TextOptions):
     """How a body is read."""
 
@@ -58,11 +79,27 @@ class _Request(TextOptions):
         except ValidationError as error:
             raise _first(error, cls) from None
 
+    def chosen(self) -> dict[str, Any]:
+        """The model's options that were sent."""
+        names = self.model_fields_set & _OPTIONS
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
     def options(self) -> bytes:
-        """The model's options that were sent, as canonical JSON; empty when there were none."""
-        names = sorted(self.model_fields_set - _NO_OPTIONS)
+        """The same as canonical JSON; empty when there were none."""
+        sent = self.chosen()
+        return orjson.dumps(sent, option=orjson.OPT_SORT_KEYS) if sent else b""
+
+    def one_of(self, *names: str) -> Any:
+        """The value of a field that has several names; None where it is not sent.
+
+        Raises:
+            InvalidInput: it is sent twice.
+        """
         sent = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return orjson.dumps(sent) if sent else b""
+        if len(sent) > 1:
+            quoted = " and ".join(f'"{name}"' for name in sent)
+            raise InvalidInput(f"{quoted} are names of one field: send one of them.", list(sent)[1])
+        return next(iter(sent.values()), None)
 
 
 class _Pixels(ImageOptions):
@@ -97,8 +134,33 @@ class _Answered(BaseModel):
             raise InvalidInput(f'"encoding_format" is for JSON: leave it out, or accept {JSON}.', "encoding_format")
         return Form(is_list, media_type, self.encoding_format or "float", self.dtype or "float32")
 
+    def is_list(self) -> bool:
+        """Whether a list was sent, and will be answered with a list."""
+        raise NotImplementedError
 
-_NO_OPTIONS = {"input", "content", "text", "image", *_Answered.model_fields}
+    def items(self) -> list[EmbedInput]:
+        """One item for each text or image."""
+        raise NotImplementedError
+
+    def asked(self, context: Context) -> Asked:
+        """All of it.
+
+        Raises:
+            InvalidInput: an item, or the form of the answer.
+        """
+        items, form = self.items(), self.form(context.media_type, self.is_list())
+        return Asked(items, self.model, lambda done: answer(items, done.embeddings, form, done.stages, done.started))
+
+
+class _Placed(BaseModel):
+    """The option of a text and an image in one vector."""
+
+    image_at: int | None = Field(
+        None, description="Where in its text an image stands: characters before it (default 0), or -1: after the text."
+    )
+
+
+_OPTIONS = {*ImageOptions.model_fields, *_Placed.model_fields}
 
 
 class TextRequest(_Request, _Answered):
@@ -119,7 +181,7 @@ class TextRequest(_Request, _Answered):
         return [EmbedInput(_encode(text, name), b"", options, name) for name, text in _named("input", self.input)]
 
 
-class ImageRequest(_Pixels, _Request, _Answered):
+class ImageRequest(_Placed, _Pixels, _Request, _Answered):
     """The body of POST /img/embed: exactly one of `input` and `content`."""
 
     input: MaybeStrings = Field(
@@ -161,7 +223,11 @@ class ImageRequest(_Pixels, _Request, _Answered):
         return [_encode(text, name) for name, text in named]
 
 
-class RenderRequest(_Pixels, _Request):
+class OptionsRequest(_Pixels, _Request):
+    """The options, for schemas of other people's: the place of an image is said by their own means."""
+
+
+class RenderRequest(_Placed, _Pixels, _Request):
     """The body of POST /debug/render: a text, an image, or both, and options."""
 
     text: str | None = None

@@ -35,11 +35,14 @@ class ByName:
 class Served:
     """What the model goes by: a name that was set, else the last part of its checkpoint's, in lower case.
 
+    `aliases` are other names by which it may be asked for, `any_name` lets callers ask for whatever they like.
     `model` is how a model describes itself; None while it is not known which would answer.
     """
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, aliases: Collection[str] = (), any_name: bool = False) -> None:
         self._name = name
+        self._any_name = any_name
+        self.aliases = list(aliases)
 
     def name(self, model: dict[str, Any] | None) -> str | None:
         """Such as `qwen3-vl-4b-instruct` for `Qwen/Qwen3-VL-4B-Instruct`; None where there is no name."""
@@ -60,7 +63,8 @@ class Served:
         name = self.name(model)
         if path is not None and path != name:
             raise UnknownModel(f'"{path[:64]}" is not served here: this is "{name or model["checkpoint"]}".')
-        if field is not None and field.lower() not in {name, model["checkpoint"].lower(), _last_part(model)}:
+        known = {name, model["checkpoint"].lower(), _last_part(model), *map(str.lower, self.aliases)}
+        if field is not None and not self._any_name and field.lower() not in known:
             raise UnknownModel(f'"{field[:64]}" is not served here: this is "{name}", which "model" may name.', "model")
 
 

@@ -48,7 +48,7 @@ class AccessLog:
             logger.exception("request %s failed", own_id)
             if not status:
                 failed = InferenceFailed(f"This server failed. Report incident {own_id} to those who run it.")
-                await error_response(failed)(scope, receive, send_with_id)
+                await error_response(failed, scope["path"])(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
             metrics.answered(scope["path"] if scope["path"] in self._paths else "other", status, seconds)

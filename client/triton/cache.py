@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from client.items import Recipe
+from client.items import Made
 
 V = TypeVar("V")
 
@@ -27,7 +27,7 @@ class Cached(NamedTuple):
     """A vector, (D,) float32 and read-only, and how it was made."""
 
     vector: NDArray[np.float32]
-    recipe: Recipe
+    made: Made
 
 
 class VectorCache:
@@ -35,7 +35,7 @@ class VectorCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[Hashable, tuple[bytes, Recipe]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[bytes, Made]] = OrderedDict()
         self.bytes = 0
         self.hits = 0
         self.misses = 0
@@ -49,7 +49,7 @@ class VectorCache:
         self._entries.move_to_end(key)
         return Cached(np.frombuffer(stored[0], dtype=np.float32), stored[1])
 
-    def put(self, key: Hashable, vector: NDArray[np.float32], recipe: Recipe) -> None:
+    def put(self, key: Hashable, vector: NDArray[np.float32], made: Made) -> None:
         """Remember a vector, in place of the longest unused ones."""
         stored = vector.astype(np.float32, copy=False).tobytes()
         size = len(stored) + ENTRY_OVERHEAD_BYTES
@@ -57,7 +57,7 @@ class VectorCache:
             return
         if (replaced := self._entries.pop(key, None)) is not None:
             self.bytes -= len(replaced[0]) + ENTRY_OVERHEAD_BYTES
-        self._entries[key] = stored, recipe
+        self._entries[key] = stored, made
         self.bytes += size
         while self.bytes > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)

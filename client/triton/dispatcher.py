@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 
 from client.errors import ApiError, DeadlinePassed, InvalidInput, Unavailable
-from client.items import Embedding, EmbedInput
+from client.items import Embedding, EmbedInput, Made
 from client.triton.admission import MARGIN, Admission
 from client.triton.cache import Flight, SingleFlight, VectorCache
 from client.triton.pace import CHEAPER, Pace
@@ -120,7 +120,7 @@ class Dispatcher:
         model = self._readiness.model
         if model is None or (cached := self._cache.get((model["id"], item.digest))) is None:
             return None
-        return Embedding(cached.vector, model, cached.recipe)
+        return Embedding(cached.vector, model, cached.made.recipe, tokens=cached.made.tokens)
 
     async def _embed_all(self, items: list[EmbedInput], request_id: str) -> list[Embedding]:
         flights, shared, turn = [], [], asyncio.Lock()
@@ -140,7 +140,8 @@ class Dispatcher:
 
     async def _compute_and_remember(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:
         embedding = await self._compute(item, request_id, turn)
-        self._cache.put((embedding.model["id"], item.digest), embedding.vector, embedding.recipe)
+        key, made = (embedding.model["id"], item.digest), Made(embedding.recipe, embedding.tokens)
+        self._cache.put(key, embedding.vector, made)
         return embedding
 
     async def _compute(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:
@@ -174,7 +175,7 @@ def _raise_failure(flight: Flight[Embedding], item: EmbedInput) -> None:
 
 def _free(embedding: Embedding) -> Embedding:
     """The same vector for somebody who did not start its computation."""
-    return Embedding(embedding.vector, embedding.model, embedding.recipe)
+    return Embedding(embedding.vector, embedding.model, embedding.recipe, tokens=embedding.tokens)
 
 
 def _of_one_model(embeddings: list[Embedding]) -> list[Embedding]:

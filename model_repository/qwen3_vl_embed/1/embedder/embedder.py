@@ -31,10 +31,11 @@ from .inputs import EmbedInput
 from .options import Layer, Options, said
 from .prepare import images
 from .prepare.preparer import Description, Prepared, Preparer, Rendering, Warnings
+from .prepare.prompts import PROMPTS
 from .prepare.recipes import Recipe
 from .prepare.renderer import Renderer
 from .prepare.sequence import Sequence
-from .published import published
+from .published import OWN, published
 from .warmup import warm_up
 
 COUNTS = {
@@ -259,6 +260,7 @@ class Embedder:
             "layers": self.model.layers,
             "prompt": config.prompt,
             "prompts": list(self.published.prompts),
+            "own_prompts": [name for name in self.published.prompts if name not in {*PROMPTS, OWN}],
             "recipe": self.preparer.recipe(Options()).describe(),
             "calibration": self.preparer.calibration and self.preparer.calibration.about,
             "dtype": config.dtype,

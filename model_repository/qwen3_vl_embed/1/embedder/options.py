@@ -81,6 +81,9 @@ class Options(ImageOptions):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    image_at: int | None = Field(
+        None, description="Where in its text an image stands: characters before it (default 0), or -1: after the text."
+    )
     render: bool | None = None  # the sequence as JSON, in place of a vector
     describe: bool | None = None  # the model as JSON, in place of a vector; the input counts for nothing
 

@@ -9,7 +9,10 @@ import re
 
 from ..errors import InvalidInput
 
-SENT_AS_TEXT = 'the text is an image: send it to /img/embed, or to Triton itself as the input "image"'
+SENT_AS_TEXT = (
+    "the text is an image: send it to /img/embed, to /v1/embeddings as a data: URL or as an item with image, "
+    'or to Triton itself as the input "image"'
+)
 HEAD = 200  # letters of a text that are looked at
 AROUND = " \t\r\n\"'`<([{"  # what a string may be wrapped in
 TO_STANDARD = str.maketrans("-_", "+/")  # base64's other alphabet (RFC 4648, section 5)

@@ -137,17 +137,19 @@ class Preparer:
         recipe = self.recipe(item.options)
         if item.text is None and item.image is None:
             raise InvalidInput("give a text, an image, or both")
-        if item.text is not None and item.image is not None and recipe.center:
+        both = item.text is not None and item.image is not None
+        if both and recipe.center:
             raise InvalidInput("options.center: the calibration knows texts and images, not both in one input")
+        if not both and recipe.image_at:
+            raise InvalidInput("options.image_at: it is where an image stands in a text: send both, or leave it out")
         patches = None
         if item.image is not None:
             image = images.decode(item.image, self.config.max_image_bytes, self.config.max_image_pixels)
             image = images.resize(image, self._patch, recipe.min_pixels, recipe.max_pixels)
             patches = images.to_patches(image, self._patch)
         image_tokens = patches.tokens if patches else 0
-        tokens = self.renderer.render(
-            recipe.prompt, recipe.system, item.text, image_tokens, POOLINGS[recipe.pooling].append
-        )
+        close = POOLINGS[recipe.pooling].append
+        tokens = self.renderer.render(recipe.prompt, recipe.system, item.text, image_tokens, close, recipe.image_at)
         if len(tokens.ids) > self._context:
             raise InvalidInput(f"the input has {len(tokens.ids)} tokens; this checkpoint reads at most {self._context}")
         if recipe.whole:

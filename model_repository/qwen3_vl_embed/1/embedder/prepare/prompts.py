@@ -16,7 +16,7 @@ class Prompt:
 
     text: str = "{text}"
     image: str = "{image}"
-    both: str = "{image}{text}"
+    both: str = "{image}{text}"  # in this order, unless a request says where in its text the image stands
     system: str | None = None
     chat: bool = True  # within the checkpoint's chat template
     generation: bool = True  # with that template's generation prompt

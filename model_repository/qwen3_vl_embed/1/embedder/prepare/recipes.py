@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from ..options import ImageOptions, Layer, Sizes, resolve
+from ..options import ImageOptions, Layer, Options, Sizes, resolve
 from ..poolings import PoolingName
 from ..published import Published
 from .prompts import Prompt, prompt
@@ -27,9 +27,10 @@ class Recipe:
     dimensions: int | None
     min_pixels: int
     max_pixels: int
+    image_at: int  # of a text with an image: characters before it, or from the end (-1: after the last)
 
     @classmethod
-    def resolve(cls, options: ImageOptions, config: ImageOptions, sizes: Sizes, published: Published) -> Self:
+    def resolve(cls, options: Options, config: ImageOptions, sizes: Sizes, published: Published) -> Self:
         """A request's options over the server's defaults, which are its settings over the checkpoint's own.
 
         Raises:
@@ -41,6 +42,7 @@ class Recipe:
             prompt=template,
             system=template.system if instruction is None else template.instructed(instruction) or None,
             whole=published.whole and chosen["pooling"] == "mean",
+            image_at=options.image_at or 0,
             **chosen,
         )
 
@@ -56,5 +58,5 @@ class Recipe:
     @property
     def forward(self) -> dict[str, Any]:
         """What of it decides the pooled state, which is what a calibration is fitted to."""
-        after = ("center", "normalize", "dimensions")
+        after = ("center", "normalize", "dimensions", "image_at")  # a text or an image alone has no place for it
         return {name: value for name, value in asdict(self).items() if name not in after}

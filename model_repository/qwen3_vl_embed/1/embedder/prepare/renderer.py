@@ -25,14 +25,15 @@ from .prompts import Prompt
 IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # as the chat template draws one
 TURN_END = "<|im_end|>"
 SLOT = "\ue000"  # private use: no template holds it
-TEXT_SLOT, SYSTEM_SLOT = f"{SLOT}text{SLOT}", f"{SLOT}system{SLOT}"
+TEXT_SLOT, REST_SLOT, SYSTEM_SLOT = (f"{SLOT}{name}{SLOT}" for name in ("text", "rest", "system"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames together; honest ones take milliseconds
 FRAMES = 256  # that are remembered
-CONTENTS = {"text": ["{text}"], "image": ["{image}"], "both": ["{image}", "{text}"]}
+BOTH = "{image}{text}"
+CONTENTS = ("{text}", "{image}", BOTH, "{text}{image}", "{text}{image}{text}")
 
-Frame = list[list[int] | tuple[str, str]]  # token ids, and the words before and after the text
+Frame = list[list[int] | tuple[str, str]]  # token ids, and the words before and after the text, or a part of it
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,38 @@ class Renderer:
             )
 
     def render(
-        self, prompt: Prompt, system: str | None, text: str | None, image_tokens: int = 0, close: str | None = None
+        self,
+        prompt: Prompt,
+        system: str | None,
+        text: str | None,
+        image_tokens: int = 0,
+        close: str | None = None,
+        image_at: int = 0,
     ) -> Tokens:
         """A text, an image of `image_tokens` tokens, or both; `close` is a special token to end with.
 
+        Of both, the image stands before the text's character `image_at`, or from the end: -1 is after the last one.
+
         Raises:
-            InvalidInput: a text that is blank, an image or above `max_text_tokens` tokens, or a system turn that the
-                prompt has not.
+            InvalidInput: a text that is blank, an image, above `max_text_tokens` tokens or shorter than `image_at`, or
+                a system turn that the prompt has not.
         """
         if text is not None:
             self._check_text(text)
-        kind = "text" if not image_tokens else "image" if text is None else "both"
-        tokens = self._fill(self._frame(prompt, kind, system, close), text or "", image_tokens)
+        if not image_tokens:
+            turn, texts = prompt.text, [text or ""]
+        elif text is None:
+            turn, texts = prompt.image, []
+        else:
+            place = image_at if image_at >= 0 else len(text) + 1 + image_at
+            if not 0 <= place <= len(text):
+                raise InvalidInput(
+                    f"options.image_at: 0 (before this text) … {len(text)} (after it), or -1 (after it) and below"
+                )
+            texts = [part for part in (text[:place], text[place:]) if part]
+            content = BOTH if not place else "{text}{image}" if place == len(text) else "{text}{image}{text}"
+            turn = prompt.both.replace(BOTH, content)
+        tokens = self._fill(self._frame(prompt, turn, system, close), texts, image_tokens)
         length = sum(stop - start for start, stop in tokens.content) - image_tokens
         if length > self.max_text_tokens:
             raise InvalidInput(f"the text has {length} tokens; at most {self.max_text_tokens} are allowed")
@@ -104,21 +125,22 @@ class Renderer:
         if len(text) > self._longest * self.max_text_tokens:
             raise InvalidInput(f"the text has too many tokens; at most {self.max_text_tokens} are allowed")
 
-    def _frame(self, prompt: Prompt, kind: str, system: str | None, close: str | None) -> Frame:
-        """The chat template around the content's slots: ids, but for what stands before and after the text."""
-        key = (prompt, kind, system, close)
+    def _frame(self, prompt: Prompt, turn: str, system: str | None, close: str | None) -> Frame:
+        """The chat template around the content's slots in a user turn: ids, but for the words around each text."""
+        key = (prompt, turn, system, close)
         if (known := self._frames.get(key)) is not None:
             return known
-        pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", getattr(prompt, kind)) if piece]
-        words = {f"{SLOT}{n}{SLOT}": piece for n, piece in enumerate(pieces)} | {SYSTEM_SLOT: system or ""}
-        drawn = self._draw(prompt, pieces, system)
-        wanted = [
-            slot for slot, there in ((TEXT_SLOT, "{text}" in pieces), (IMAGE_TOKEN, "{image}" in pieces)) if there
-        ]
-        if any(drawn.count(slot) != 1 for slot in [*wanted, *([SYSTEM_SLOT] if system is not None else [])]):
+        slots = _slots(turn)
+        words = slots | {SYSTEM_SLOT: system or ""}
+        drawn = self._draw(prompt, list(slots), system)
+        content = {IMAGE: "image", TEXT_SLOT: "text", REST_SLOT: "text"}
+        wanted = [IMAGE_TOKEN if slot == IMAGE else slot for slot in slots if slot in content]
+        once = all(drawn.count(slot) == 1 for slot in [*wanted, *([SYSTEM_SLOT] if system is not None else [])])
+        if not once or sorted(wanted, key=drawn.index) != wanted:
+            given = ", ".join(content[slot] for slot in slots if slot in content)
             raise InvalidInput(
-                f"this checkpoint's chat template does not draw what it is given ({kind}"
-                f"{' with an instruction' if system is not None else ''}) exactly once"
+                f"this checkpoint's chat template does not draw what it is given ({given}"
+                f"{' with an instruction' if system is not None else ''}) {'in its order' if once else 'exactly once'}"
             )
         parts: Frame = []
         for part in filter(None, self._split.split(drawn + (close or ""))):
@@ -128,7 +150,7 @@ class Renderer:
             # With the caller's words. In one pass, and once: a word that holds another's slot is only words.
             before, slot, after = (
                 re.sub(f"{SLOT}[^{SLOT}]+{SLOT}", lambda found: words.get(found[0], found[0]), piece)
-                for piece in part.partition(TEXT_SLOT)
+                for piece in part.partition(REST_SLOT if REST_SLOT in part else TEXT_SLOT)
             )
             parts.append((before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids)
         if len(self._frames) >= FRAMES:
@@ -144,18 +166,16 @@ class Renderer:
         Raises MemoryError. What else it raises is told to the caller who asks for that shape.
         """
         words: tuple[list[str], ...] = ([], ["a"])
-        shapes = product(words, CONTENTS.values(), words, (None, "a"), (True, False))
+        shapes = product(words, CONTENTS, words, (None, "a"), (True, False))
         for before, content, after, system, generation in shapes:
             try:
-                self._draw(Prompt(generation=generation), [*before, *content, *after], system)
+                self._draw(Prompt(generation=generation), [*before, *_slots(content), *after], system)
             except MemoryError:
                 raise
             except Exception:
                 continue
 
-    def _draw(self, prompt: Prompt, pieces: list[str], system: str | None) -> str:
-        known = {"{text}": TEXT_SLOT, "{image}": IMAGE}
-        slots = [known.get(piece, f"{SLOT}{n}{SLOT}") for n, piece in enumerate(pieces)]
+    def _draw(self, prompt: Prompt, slots: list[str], system: str | None) -> str:
         if not prompt.chat:
             if system is not None:
                 raise InvalidInput("options.instruction: this prompt has no system turn")
@@ -174,7 +194,8 @@ class Renderer:
             turns = "a system turn and a user turn" if system is not None else "a user turn"
             raise InvalidInput(f"this checkpoint's chat template does not draw {turns}: {line(error)}") from None
 
-    def _fill(self, frame: Frame, text: str, image_tokens: int) -> Tokens:
+    def _fill(self, frame: Frame, texts: list[str], image_tokens: int) -> Tokens:
+        parts = iter(texts)
         ids: list[int] = []
         content: list[Span] = []
         image: Span | None = None
@@ -182,6 +203,7 @@ class Renderer:
         for part in frame:
             if isinstance(part, tuple):
                 before, after = part
+                text = next(parts)
                 encoding = self._plain.encode(before + text + after, add_special_tokens=False)
                 start, stop = _covering(encoding.offsets, len(before), len(before) + len(text))
                 content.append((len(ids) + start, len(ids) + stop))
@@ -194,6 +216,16 @@ class Renderer:
                 ids += part
                 prefix = prefix if content else len(ids)
         return Tokens(np.array(ids, dtype=np.int64), tuple(content), image, prefix)
+
+
+def _slots(turn: str) -> dict[str, str]:
+    """What the template draws for each piece of a user turn, in its order: slots for words and texts, an image."""
+    texts = iter((TEXT_SLOT, REST_SLOT))
+    pieces = [piece for piece in re.split(r"(\{text\}|\{image\})", turn) if piece]
+    return {
+        IMAGE if piece == "{image}" else next(texts) if piece == "{text}" else f"{SLOT}{n}{SLOT}": piece
+        for n, piece in enumerate(pieces)
+    }
 
 
 def _covering(offsets: list[Span], start: int, stop: int) -> Span:

@@ -1,0 +1,389 @@
+"""What callers of other people's schemas mean: which text, which image, where in the text it stands. No server."""
+
+import json
+
+import numpy as np
+import pytest
+
+from client.errors import DeadlinePassed, InvalidInput, TooLarge
+from client.http.answers import Done
+from client.http.cohere import CohereRequest, bits
+from client.http.contents import MARK, ONE_IMAGE, TOKEN_IDS
+from client.http.openai import Harmless, OpenAIRequest
+from client.http.purposes import Purpose
+from client.http.schemas import Context
+from client.http.weaviate import WeaviateRequest
+from client.items import Embedding, Recipe
+from tests.in_process import png, png64
+
+RED, RED64, BLUE64 = png(255, 0, 0), png64(255, 0, 0), png64(0, 0, 255)
+URL, OTHER = f"data:image/png;base64,{RED64}", f"data:image/png;base64,{BLUE64}"
+PART = {"type": "image_url", "image_url": {"url": URL}}
+WORDS = {"type": "text", "text": "red"}
+MODEL = {"id": "m", "checkpoint": "m", "recipe": {"center": False}, "own_prompts": ["query", "document"]}
+
+
+def asked(request=OpenAIRequest, model=None, **body):
+    return request.parse(body, 4).asked(Context(4, model=model))
+
+
+def items(request=OpenAIRequest, **body) -> list[tuple[str, bytes, dict]]:
+    return [
+        (item.text.decode(), item.image, json.loads(item.options or b"{}")) for item in asked(request, **body).items
+    ]
+
+
+def refusal(request=OpenAIRequest, kind=InvalidInput, **body) -> InvalidInput:
+    with pytest.raises(kind) as caught:
+        asked(request, **body)
+    assert caught.value.message.endswith(".")
+    return caught.value
+
+
+Item = tuple[str, bytes, dict]
+BEFORE: Item = ("red", RED, {})
+AFTER: Item = ("red", RED, {"image_at": -1})
+IMAGE: Item = ("", RED, {})
+TEXT: Item = ("red", b"", {})
+
+
+def user(*parts, **more):
+    return [{"role": "user", "content": list(parts), **more}]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("red", [TEXT]),
+        (["red", "red"], [TEXT, TEXT]),
+        (URL, [IMAGE]),
+        ([URL, "red"], [IMAGE, TEXT]),
+        (f" {URL}\n", [IMAGE]),
+        (URL.replace("data:image/png", "DATA:IMAGE/PNG"), [IMAGE]),
+        (f"data:;base64,{RED64}", [IMAGE]),
+        (f"red {URL}", [AFTER]),
+        ([f"red\n{URL} "], [AFTER]),
+        (f" red  {URL}", [(" red ", RED, {"image_at": -1})]),
+        ({"text": "red"}, [TEXT]),
+        ([{"text": "red"}, {"image": RED64}, {"image": URL}], [TEXT, IMAGE, IMAGE]),
+        ([{"text": "red", "image": RED64}, {"image": URL, "text": "red"}], [BEFORE, BEFORE]),
+        ([{"text": "red", "image": None}, {"bytes": RED64}], [TEXT, IMAGE]),
+        ({"content": "red"}, [TEXT]),
+        ([{"content": [WORDS, PART]}, {"content": [PART, WORDS]}, {"content": [PART]}], [AFTER, BEFORE, IMAGE]),
+        ({"content": {"type": "image", "format": "base64", "value": URL}}, [IMAGE]),
+        ({"content": [{"type": "text", "format": "text", "value": "red"}]}, [TEXT]),
+        ([{"type": "image_base64", "image_base64": {"base64": RED64, "mime_type": "image/png"}}], [IMAGE]),
+        ([{"type": "image_base64", "image_base64": URL}, WORDS], [IMAGE, TEXT]),
+        ([{"type": "image_url", "image_url": URL}, {"type": "input_image", "image_url": URL}], [IMAGE, IMAGE]),
+        (user(WORDS), [TEXT]),
+        ([user(PART, WORDS), user(WORDS)], [BEFORE, TEXT]),
+        ([user(PART), "red"], [IMAGE, TEXT]),
+        (MARK, [(MARK, b"", {})]),
+        ({"text": MARK, "image": RED64}, [(MARK, RED, {})]),
+        ({"content": [PART, {"type": "text", "text": MARK}]}, [(MARK, RED, {})]),
+        (f"see data: {RED64[:8]}", [(f"see data: {RED64[:8]}", b"", {})]),
+        ("https://example.org/red.png", [("https://example.org/red.png", b"", {})]),
+    ],
+)
+def test_what_input_means(value, expected):
+    assert items(input=value) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("red", TEXT),
+        ([WORDS], TEXT),
+        ([PART], IMAGE),
+        ([PART, WORDS], BEFORE),
+        ([WORDS, PART], AFTER),
+        ([{"type": "text", "text": "dark "}, PART, WORDS], ("dark red", RED, {"image_at": 5})),
+        ([{"type": "text", "text": "🎨é"}, PART, WORDS], ("🎨éred", RED, {"image_at": 2})),
+        ([{"type": "text", "text": "a "}, {"type": "text", "text": "b "}, PART], ("a b ", RED, {"image_at": -1})),
+        ([PART, {"type": "text", "text": MARK}], IMAGE),
+        ([PART, {"type": "text", "text": f"{MARK}\nred"}], ("\nred", RED, {})),
+        ([PART, {"type": "text", "text": f"red{MARK}"}], AFTER),
+        ([{"type": "text", "text": f"dark {MARK}red"}, PART], ("dark red", RED, {"image_at": 5})),
+        ([{"type": "text", "text": MARK}], (MARK, b"", {})),
+        (MARK, (MARK, b"", {})),
+    ],
+)
+def test_what_a_conversation_means(content, expected):
+    turn = {"role": "user", "content": content}
+    assert (
+        items(messages=[turn]) == items(messages=[[turn]]) == items(input=[turn]) == items(input=[[turn]]) == [expected]
+    )
+    system = {"role": "system", "content": "Name it."}
+    instructed = [(*expected[:2], expected[2] | {"instruction": "Name it."})]
+    assert items(messages=[system, turn]) == instructed
+    assert items(messages=[{"role": "system", "content": [{"type": "text", "text": "Name it."}]}, turn]) == instructed
+    for empty in ("", [], [{"type": "text", "text": ""}]):
+        generation = {"role": "assistant", "content": empty}
+        body = {"messages": [system, turn, generation], "add_special_tokens": True}
+        assert items(**body, continue_final_message=True) == instructed
+        assert "continue_final_message" in refusal(**body).message
+
+
+SYSTEM, TURN = {"role": "system", "content": "x"}, {"role": "user", "content": "red"}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [SYSTEM],
+        [TURN, TURN],
+        [SYSTEM, SYSTEM, TURN],
+        [TURN, SYSTEM],
+        [{"role": "assistant", "content": "red"}],
+        [TURN, {"role": "assistant", "content": "red"}],
+        [{"role": "assistant", "content": ""}, TURN],
+        [{"role": "tool", "content": "red"}],
+        [{"role": "developer", "content": "x"}, TURN],
+        [{"role": 7, "content": "red"}],
+        [TURN | {"name": "x"}],
+        [{"role": "user"}],
+        [TURN | {"content": []}],
+        [TURN | {"content": ""}],
+        [TURN | {"content": 7}],
+        [TURN | {"content": [7]}],
+        [TURN | {"content": [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}]}],
+        [TURN | {"content": [WORDS | {"image_url": URL}]}],
+        [TURN | {"content": [{"type": "text"}]}],
+        [TURN | {"content": [{"type": "text", "text": 7}]}],
+        [{"role": "system", "content": [PART]}, TURN],
+        ["red"],
+    ],
+)
+def test_other_turns_are_refused(turns):
+    assert refusal(messages=turns).param.startswith("messages")
+    assert refusal(messages=[user(WORDS), turns]).param == "messages[1]"
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "words"),
+    [
+        ("", "input", "The text is empty"),
+        (["red", ""], "input[1]", "The text is empty"),
+        ([], "input", "empty list"),
+        ({"content": []}, "input", '"content" is empty'),
+        ([user()], "input[0]", '"content" is empty'),
+        ([1171, 23449], "input", TOKEN_IDS),
+        ([[1171], [23449, 6437]], "input[0]", TOKEN_IDS),
+        ({"image": "https://example.org/red.png"}, "input", "Addresses and paths are not opened"),
+        (user({"type": "image_url", "image_url": {"url": "http://x/y"}}), "input", "Addresses and paths"),
+        (user({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}), "input", "Addresses and paths"),
+        (user(PART, PART), "input", ONE_IMAGE),
+        (f"{URL} {OTHER}", "input", ONE_IMAGE),
+        ({"image": RED64, "bytes": RED64}, "input", ONE_IMAGE),
+        ([[PART, PART]], "input[0]", "conversation"),
+        (user(PART, {"type": "text", "text": MARK * 2}), "input", "2 times"),
+        ({"text": "red", "url": "x"}, "input", '"url"'),
+        ({}, "input", "nothing"),
+        ([None], "input[0]", "null"),
+        (7, "input", "int"),
+        (True, "input", "bool"),
+        ({"text": ["red"]}, "input", "list"),
+        ({"image": ""}, "input", "empty"),
+        ("data:video/mp4;base64,AAAA", "input", "single images"),
+        ("data:text/plain;base64,AAAA", "input", "not an image"),
+        ([["red"]], "input[0]", "conversation"),
+        ({"content": [PART | {"detail": "low"}]}, "input", '"detail"'),
+    ],
+)
+def test_each_that_cannot_be_one_has_its_own_sentence(value, param, words):
+    error = refusal(input=value)
+    assert error.param == param
+    assert words in error.message
+    assert len(error.message) < 500
+
+
+def test_token_ids_are_refused_by_the_name_of_what_mends_it():
+    assert "check_embedding_ctx_length=False" in refusal(input=[[1, 2]]).message
+
+
+def test_exactly_one_of_input_and_messages():
+    assert refusal().param == refusal(input="red", messages=[TURN]).param == refusal(input=None).param == "input"
+    assert "empty list" in refusal(messages=[]).message or refusal(messages=[]).param == "messages"
+    assert refusal(messages="red").param == refusal(messages={}).param == "messages"
+
+
+def test_a_list_too_long_is_413():
+    assert len(items(input=["red"] * 4)) == 4
+    assert "5 items" in refusal(kind=TooLarge, input=["red"] * 5).message
+    assert refusal(kind=TooLarge, messages=[[TURN]] * 5).param == "messages"
+    assert refusal(kind=TooLarge, request=CohereRequest, texts=["red"] * 5).param == "texts"
+    refusal(kind=TooLarge, request=WeaviateRequest, texts=["red"] * 3, images=[RED64] * 2)
+
+
+HARMLESS = [
+    {"user": "u1"},
+    {"stream": False},
+    {"stream": None, "stream_options": None},
+    {"max_tokens": 7, "max_completion_tokens": 1},
+    {"truncate": "NONE"},
+    {"truncate": "END"},
+    {"truncation": True},
+    {"add_special_tokens": True},
+    {"add_special_tokens": False, "continue_final_message": False},
+    {"truncate_prompt_tokens": 8192},
+    {"truncate_prompt_tokens": -1},
+    {"input_type": "query"},
+    {"task": "retrieval.passage"},
+    {"dimensions": None, "output_dimension": None, "output_dtype": None, "encoding_format": None},
+    {"embedding_type": "float"},
+    {"encoding_type": "float"},
+    {"late_chunking": False},
+    {"normalized": None},
+    dict.fromkeys(Harmless.model_fields),
+]
+
+
+@pytest.mark.parametrize("fields", HARMLESS, ids=str)
+def test_what_changes_nothing_is_accepted_by_name(fields):
+    assert items(input="red", **fields) == [TEXT]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stream", True),
+        ("truncate", "MIDDLE"),
+        ("encoding_format", "bytes"),
+        ("encoding_format", "base64,float"),
+        ("embedding_type", "binary"),
+        ("dimensions", 7),
+        ("dimensions", "64"),
+        ("output_dimension", 0),
+        ("late_chunking", True),
+        ("chat_template", "{{ x }}"),
+        ("mm_processor_kwargs", {"max_pixels": 1}),
+        ("add_generation_prompt", False),
+        ("use_activation", False),
+        ("modality", "text"),
+        ("image_at", 1),
+        ("render", True),
+        ("inputs", ["red"]),
+        ("pooling", "cls"),
+        ("continue_final_message", True),
+    ],
+)
+def test_whatever_else_is_refused_by_name(name, value):
+    error = refusal(**{"input": [TURN], name: value})
+    assert name in error.message
+    assert error.param in (name, "input")
+
+
+def test_names_of_one_field_mean_it_and_not_two_of_them():
+    expected = [("red", b"", {"dimensions": 8, "normalize": False})]
+    assert items(input="red", dimensions=8, normalize=False) == expected
+    assert items(input="red", output_dimension=8, normalized=False) == expected
+    assert refusal(input="red", dimensions=8, output_dimension=8).param == "output_dimension"
+    assert refusal(input="red", encoding_format="float", embedding_type="base64").param == "embedding_type"
+    assert refusal(input="red", input_type="query", task="text-matching").param == "task"
+
+
+def test_half_precision_in_base64_is_refused():
+    assert "float16" in refusal(input="red", encoding_format="base64", dtype="float16").message
+    assert (
+        items(input="red", dtype="float16") == items(input="red", encoding_format="base64", dtype="float32") == [TEXT]
+    )
+
+
+def test_our_options_are_extra_fields():
+    options = {"pooling": "mean", "layer": -2, "prompt": "colour", "max_pixels": 4096}
+    assert items(input=["red", URL], **options) == [("red", b"", options), ("", RED, options)]
+    assert items(input="red", instruction="Name it.") == [("red", b"", {"instruction": "Name it."})]
+    assert "instruction" in refusal(messages=[SYSTEM, TURN], instruction="Name it.").message
+
+
+@pytest.mark.parametrize("request_", [OpenAIRequest, CohereRequest])
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("search_query", "query"),
+        ("query", "query"),
+        ("retrieval.query", "query"),
+        ("search_document", "document"),
+        ("passage", "document"),
+        ("document", "document"),
+        ("image", None),
+        ("classification", None),
+        ("chat", None),
+        ("embedding", None),
+    ],
+)
+def test_a_purpose_is_the_checkpoints_own_prompt_where_it_has_one(request_, name, prompt):
+    body = {"texts": ["red"]} if request_ is CohereRequest else {"input": "red"}
+    expected = {"prompt": prompt} if prompt else {}
+    (item,) = asked(request_, MODEL, **body, input_type=name).items
+    assert json.loads(item.options or b"{}") == expected
+    for model in (None, MODEL | {"own_prompts": []}, {"id": "of an older model"}):
+        assert asked(request_, model, **body, input_type=name).items[0].options == b""
+    for own in ({"prompt": "eol"}, {"instruction": "Name it."}):
+        (item,) = asked(request_, MODEL, **body, **own, input_type=name).items
+        assert json.loads(item.options) == own
+
+
+def test_another_model_with_another_prompt_for_it_is_no_answer():
+    with pytest.raises(DeadlinePassed, match="replaced"):
+        Purpose("query", None).check(MODEL)
+    Purpose("query", MODEL).check(MODEL)
+
+
+def test_with_more_tokens_than_may_stay_it_is_an_error():
+    embedding = Embedding(None, MODEL, Recipe("r"), tokens=17)
+    done = Done([embedding], "m", "id", {}, 0.0)
+    for most in (16, 0, 1):
+        with pytest.raises(InvalidInput, match="17 tokens") as caught:
+            asked(input="red", truncate_prompt_tokens=most).answer(done)
+        assert caught.value.param == "truncate_prompt_tokens"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"texts": ["red", URL[:30]]}, [TEXT, (URL[:30], b"", {})]),
+        ({"images": [URL, RED64]}, [IMAGE, IMAGE]),
+        ({"inputs": [{"content": [WORDS, PART]}, {"content": [PART]}]}, [AFTER, IMAGE]),
+        ({"texts": ["red"], "images": None, "truncate": "END", "priority": 3, "output_dimension": None}, [TEXT]),
+        ({"texts": ["red"], "output_dimension": 8}, [("red", b"", {"dimensions": 8})]),
+    ],
+)
+def test_what_cohere_means(body, expected):
+    assert items(CohereRequest, **body) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "texts"),
+        ({"texts": ["red"], "images": [URL]}, "texts"),
+        ({"texts": []}, "texts"),
+        ({"texts": [""]}, "texts[0]"),
+        ({"images": ["https://example.org/red.png"]}, "images[0]"),
+        ({"inputs": [{"content": [PART, PART]}]}, "inputs[0]"),
+        ({"texts": ["red"], "embedding_types": ["int8"]}, "embedding_types"),
+        ({"texts": ["red"], "embedding_types": ["float", "binary"]}, "embedding_types"),
+        ({"texts": ["red"], "embedding_types": ["ubinary"], "center": True, "dimensions": 12}, "output_dimension"),
+        ({"texts": ["red"], "embedding_types": ["half"]}, "embedding_types"),
+        ({"texts": ["red"], "input": "red"}, "input"),
+    ],
+)
+def test_what_cohere_may_not(body, param):
+    assert refusal(CohereRequest, **body).param == param
+
+
+def test_bits_are_of_centred_vectors_and_packed_as_numpy_packs_them():
+    for body in ({"center": True}, {}):
+        model = MODEL | {"recipe": {"center": not body}}
+        assert asked(CohereRequest, model, texts=["red"], embedding_types=["binary", "ubinary"], **body).items
+    vector = np.array([1, -1, 0, 2, 3, -4, 5, 6, -1, -1, -1, -1, -1, -1, -1, 1], dtype=np.float32)
+    assert bits([vector], "ubinary") == [[0b10011011, 1]]
+    assert bits([vector], "binary") == [[0b10011011 - 128, 1 - 128]]
+
+
+def test_weaviate_sends_nulls_and_no_content_type():
+    assert items(WeaviateRequest, texts=["red"], images=[RED64]) == [TEXT, IMAGE]
+    assert items(WeaviateRequest, texts=None, images=[RED64]) == [IMAGE]
+    assert refusal(WeaviateRequest, texts=None, images=[]).param == "texts"
+    assert refusal(WeaviateRequest, texts=["red"], images=["nothing"]).param == "images[0]"
