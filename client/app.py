@@ -4,6 +4,7 @@ A request is read within its limits, parsed into items, embedded and written, on
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -28,7 +29,6 @@ from client.errors import (
     COHERE_PATH,
     WEAVIATE_PATH,
     ApiError,
-    DeadlinePassed,
     InvalidInput,
     Overloaded,
     TooSlow,
@@ -180,6 +180,7 @@ class Shed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._answers.get(scope.get("path", ""))
         if answer and scope["method"] == "POST" and state_of(scope).admission.full:
+            answer.headers["retry-after"] = str(state_of(scope).dispatcher.after)
             await answer(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -241,13 +242,13 @@ def _routes(limits: Limits) -> list[BaseRoute]:
 async def _lifespan(app: Adapter) -> AsyncIterator[None]:
     settings, traces = app.settings, app.traces
     client = TritonClient(settings.triton_url, settings.model_name, traces.outgoing if traces else tuple)
-    readiness = Readiness(client, settings.probe_seconds, settings.wait_seconds, settings.deadline_seconds)
+    readiness = Readiness(client, settings.probe_seconds, settings.deadline_seconds)
     cache = VectorCache(settings.share(settings.cache_bytes))
     intake = Intake(settings.share(settings.max_pending_bytes))
     concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
-    admission = Admission(most, settings.deadline_seconds, concurrency)
+    admission = Admission(most, readiness.deadline, concurrency)
     pixels, most_pixels = settings.share(settings.max_concurrent_pixels), settings.share(settings.max_pending_pixels)
-    large = Admission(most_pixels, settings.deadline_seconds, pixels, "pixels of large images")
+    large = Admission(most_pixels, readiness.deadline, pixels, "pixels of large images")
     dispatcher = Dispatcher(client, readiness, cache, admission, large, concurrency, pixels, settings.deadline_seconds)
     sampler = Sampler(readiness, cache, admission, intake)
     served = Served(settings.served_model_name, settings.aliases, settings.any_model_name)
@@ -265,33 +266,46 @@ async def _lifespan(app: Adapter) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _received(request: Request, untyped: bool = False) -> AsyncIterator[tuple[bytearray, float]]:
-    """The body, and in how many seconds what runs inside will be ended; so it is, too, when the client leaves."""
+async def _received(
+    request: Request, untyped: bool = False
+) -> AsyncIterator[tuple[bytearray, Callable[[list[EmbedInput]], float]]]:
+    """The body, and whom to tell which items it holds: of him one has how many seconds they may take.
+
+    What runs inside is ended after these, and when the client leaves.
+    """
     state = state_of(request.scope)
-    seconds = _seconds(request, state.settings.deadline_seconds)
+    asked = _asked_seconds(request)
+    seconds, started = min(asked, state.readiness.deadline()), asyncio.get_running_loop().time()
     body, arrived = bytearray(), False
+
+    def within(items: list[EmbedInput]) -> float:
+        nonlocal seconds
+        seconds = min(asked, state.readiness.deadline(items))
+        timer.reschedule(started + seconds)
+        return seconds
+
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as timer:
             await read_body(request, body, state.settings.max_body_bytes, state.intake, untyped)
             arrived = True
             async with cancelled_on_disconnect(request):
-                yield body, seconds
+                yield body, within
     except TimeoutError:
         if arrived:
-            raise DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.") from None
+            raise state.readiness.timeout(seconds) from None
         raise TooSlow(f"timeout: the body did not arrive within {seconds:g} s.") from None
     finally:
         state.intake.give_back(len(body))
 
 
-def _seconds(request: Request, most: float) -> float:
+def _asked_seconds(request: Request) -> float:
     try:
-        seconds = next((float(value) for name, value in request.scope["headers"] if name == b"x-timeout"), most)
+        seconds = next((float(value) for name, value in request.scope["headers"] if name == b"x-timeout"), math.inf)
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
         raise InvalidInput("x-timeout must be a number of seconds, such as 2.5.", "x-timeout")
-    return min(seconds, most)
+    return seconds
 
 
 async def embed_text(request: Request) -> Response:
@@ -330,14 +344,14 @@ async def _embed(
     max_items = state.settings.max_items if ours else state.settings.list_items
     media_type = accepted(", ".join(request.headers.getlist("accept")), offered)
     context = Context(max_items, media_type, state.readiness.model)
-    async with _received(request, untyped) as (body, seconds):
+    async with _received(request, untyped) as (body, within):
         if len(body) > (OFF_LOOP_BYTES if ours else OFF_LOOP_SHORT):
             asked = await asyncio.to_thread(_parsed, body, model, context)
         else:
             asked = _parsed(body, model, context)
         check = partial(state.served.check, path=request.scope.get("served_name"), field=asked.model)
         check(state.readiness.model)
-        embeddings = await state.dispatcher.embed(asked.items, request.scope["request_id"], seconds)
+        embeddings = await state.dispatcher.embed(asked.items, request.scope["request_id"], within(asked.items))
         check(embeddings[0].model)  # another one may have come meanwhile
     stages = stages_ms(embeddings)
     metrics.embedded(len(asked.items), len(body), stages)
@@ -355,10 +369,10 @@ def _parsed(body: bytearray, model: type[Schema], context: Context) -> Asked:
 async def render(request: Request) -> Response:
     """The exact prompt, token ids, positions, grid and pooled tokens of one input."""
     state = state_of(request.scope)
-    async with _received(request) as (body, seconds):
+    async with _received(request) as (body, within):
         item = RenderRequest.parse(parse_object(body), state.settings.max_items).item()
         try:
-            embedding = await state.dispatcher.render(item, request.scope["request_id"], seconds)
+            embedding = await state.dispatcher.render(item, request.scope["request_id"], within([item]))
         except ApiError as error:
             raise error.at(item.param) from None
     return _json({"recipe": embedding.recipe.id, **(embedding.json or {})})
@@ -383,7 +397,7 @@ async def info(request: Request) -> Response:
     state = state_of(request.scope)
     settings = state.settings
     limits = settings.model_dump(include=LIMITS)
-    seconds = settings.model_dump(include={"deadline_seconds", "wait_seconds", "probe_seconds"})
+    seconds = {"deadline_seconds": state.readiness.deadline(), "probe_seconds": settings.probe_seconds}
     model = state.readiness.model
     return _json(
         {

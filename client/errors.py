@@ -19,6 +19,7 @@ request only when the text holds "429", "rate limit", "524" or "timeout". So the
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, NamedTuple, Self
 
 import orjson
@@ -35,7 +36,9 @@ class ApiError(Exception):
 
     def at(self, param: str) -> Self:
         """The same error, of another item: one computation can fail for several waiters."""
-        return type(self)(self.message, param)
+        error = copy(self)
+        error.param = param
+        return error
 
 
 class InvalidInput(ApiError):
@@ -67,14 +70,16 @@ class UnsupportedMediaType(ApiError):
 
 
 class Overloaded(ApiError):
-    """Too many items (where nothing else is said) or bytes are here already."""
+    """Too many items (where nothing else is said) or bytes are here already; `after`: the seconds of Retry-After."""
 
     def __init__(
         self,
-        message: str = "Too many items are waiting (rate limit): send the request again in a second.",
+        message: str = "Too many items are waiting (rate limit): Retry-After says when to send the request again.",
         param: str | None = None,
+        after: int = 1,
     ) -> None:
         super().__init__(message, param)
+        self.after = after
 
 
 class InferenceFailed(ApiError):
@@ -121,7 +126,8 @@ TOLD: dict[type[ApiError], Told] = {
 def error_response(error: ApiError, path: str = "") -> Response:
     """The HTTP answer to one of our own errors, in the form that callers of `path` read."""
     told = TOLD[type(error)]
-    return shaped(told.status, error.message, told.type, told.code, error.param, told.headers, path)
+    headers = {"retry-after": str(error.after)} if isinstance(error, Overloaded) else told.headers
+    return shaped(told.status, error.message, told.type, told.code, error.param, headers, path)
 
 
 def shaped(

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from client.http import api_key
 from client.settings import PREFIX, Settings, SettingsError
+from client.triton.pace import LONGEST_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def serve(settings: Settings) -> None:
         **options(settings),
         workers=settings.workers,
         respawn_failed_workers=True,
-        workers_kill_timeout=int(settings.deadline_seconds) + 1,
+        workers_kill_timeout=int(settings.deadline_seconds or LONGEST_SECONDS) + 1,
         loop=Loops.uvloop,
         log_level=LogLevels(settings.log_level),
     )

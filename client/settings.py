@@ -60,8 +60,9 @@ class Settings(BaseSettings):
     )
     max_pending_items: int = Field(default=4096, ge=1, description="Most items waiting or at Triton before a 429.")
     max_pending_bytes: int = Field(default=2**30, ge=1024, description="Bytes of all bodies held, before a 429.")
-    deadline_seconds: float = Field(default=60, gt=0, le=3600, description="Longest a request may take before a 504.")
-    wait_seconds: float = Field(default=10, ge=0, le=3600, description="Longest wait for a model that is restarting.")
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, le=3600, description="Longest a request may take before a 504; unset: as the model needs."
+    )
     cache_bytes: int = Field(default=128 * 2**20, ge=0, description="Bytes of the vector cache; 0 stores nothing.")
     probe_seconds: float = Field(default=5, gt=0, le=3600, description="A tiny text is sent after this silence.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="info: every request.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client.errors import Overloaded
+from client.errors import Overloaded, error_response
 from client.triton import admission
 from client.triton.admission import MARGIN, Admission
 
@@ -17,7 +17,7 @@ class Line:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.admission = Admission(MOST, SECONDS, BUSY)
+        self.admission = Admission(MOST, lambda: SECONDS, BUSY)
         self._waiting: list[Any] = []
 
     def come(self, count: int, items: int = 1, seconds: float = SECONDS) -> None:
@@ -127,7 +127,9 @@ def test_who_is_overtaken_says_nothing_of_the_pace(line):
     assert line.admission.room == room
 
 
-def test_a_refusal_says_what_there_is_too_much_of():
-    pixels = Admission(MOST, SECONDS, BUSY, "pixels")
-    with pixels.admitted(1, SECONDS), pytest.raises(Overloaded, match="Too many pixels"), pixels.admitted(MOST, 1):
-        pass
+def test_a_refusal_says_what_there_is_too_much_of_and_when_to_come_back():
+    pixels = Admission(MOST, lambda: SECONDS, BUSY, "pixels")
+    with pixels.admitted(1, SECONDS):
+        with pytest.raises(Overloaded, match="Too many pixels") as refused, pixels.admitted(MOST, 1, after=30):
+            pass
+    assert error_response(refused.value).headers["retry-after"] == "30"

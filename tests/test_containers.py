@@ -26,6 +26,7 @@ import stand_in
 import yaml
 
 from client.settings import Settings
+from client.triton.pace import DEADLINE_SECONDS
 from embedder import EmbedderConfig
 from tests.waits import LIMIT_SECONDS
 
@@ -130,7 +131,7 @@ def services_by_name():
 
 def test_grace_periods_are_long_enough():
     exit_timeout = int(re.search(r"--exit-timeout-secs=(\d+)", DOCKERFILES["triton"].read_text())[1])
-    for kind, needed in (("triton", exit_timeout), ("adapter", Settings().deadline_seconds)):
+    for kind, needed in (("triton", exit_timeout), ("adapter", DEADLINE_SECONDS)):
         assert all(int(service["stop_grace_period"].removesuffix("s")) > needed for service in services(kind))
 
 

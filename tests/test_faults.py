@@ -56,7 +56,7 @@ def watched():
             watcher = threading.Thread(target=started.stack.watch, args=(0.2,), daemon=True)
             watcher.start()
             yield started
-            started.stack.stopping.set()
+            started.stack.stopping = True
             watcher.join(60)  # it may be starting something just now
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from client.items import Embedding, EmbedInput, Recipe
-from client.triton.pace import Pace
+from client.triton import pace as pace_module
+from client.triton.pace import DEADLINE_SECONDS, LONGEST_SECONDS, SLACK, Pace, deadline
 
 TEXT, IMAGE = EmbedInput(b"red"), EmbedInput(image=b"a file")
 
@@ -57,3 +58,35 @@ def test_neither_company_nor_a_lower_layer_says_how_fast_the_model_is():
     pace.learn(TEXT, answer(served, 1, batch_items=2))
     pace.learn(EmbedInput(b"ready", options=b'{"layer":0}'), answer(served, 0.001))
     assert pace.most(served, False, 48, 256) == 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "items", "expected"),
+    [
+        ({"text": 0.002, "image": 0.004}, [], 60),
+        ({"text": 10.0, "image": 15.0}, [], 60),
+        ({"text": 10.0, "image": 41.0}, [], 164),  # the 4B's swatch among neighbours (docs/log.md)
+        ({"pass": 30.0}, [], 120),
+        ({"pass": 3.0, "image": 5.0}, [EmbedInput(image=b"a photo", pixels=2**20)], SLACK * (3 + 16 * 5)),
+        ({"pass": 3.0, "image": 5.0}, [EmbedInput(image=b"the same", pixels=40_000_000)], SLACK * (3 + 32 * 5)),
+        ({"pass": 3.0, "image": 5.0}, [TEXT] * 64 + [EmbedInput(b"a " * 4000)], SLACK * (3 + 100 * 5)),
+        ({"pass": 900.0}, [], LONGEST_SECONDS),
+    ],
+)
+def test_a_deadline_that_nobody_set_is_one_that_each_item_can_keep(seconds, items, expected):
+    assert deadline(model(**seconds)["warm_up"], items) == pytest.approx(expected)
+    assert deadline(None, items) == DEADLINE_SECONDS
+
+
+def test_a_model_that_is_too_slow_for_a_deadline_is_tried_seldom_and_found_out_when_it_is_fast(monkeypatch):
+    pace, served, now = Pace(), model(text=30.0), 1000.0
+    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now)
+    assert pace.hopeless(served, False, 20)
+    assert not pace.hopeless(served, False, 31)
+    assert not pace.hopeless(None, False, 20)
+    assert pace.hopeless(served, False, 20)
+    now += 100 * 30 + 1
+    assert not pace.hopeless(served, False, 20)  # one is tried
+    assert pace.hopeless(served, False, 20)
+    pace.learn(TEXT, answer(served, 3))
+    assert not pace.hopeless(served, False, 20)

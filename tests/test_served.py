@@ -64,7 +64,7 @@ async def test_the_model_that_a_body_names_must_be_this_one(stack, path):
 
 async def test_names_go_with_the_checkpoint_behind_a_running_adapter(stack, other_stack):
     """Another Triton comes back on the same address: its name replaces the old one, in the contract too."""
-    async with line_to(stack.triton_grpc) as line, adapter(line.url, wait_seconds=30) as http:
+    async with line_to(stack.triton_grpc) as line, adapter(line.url) as http:
 
         async def named_paths() -> set[str]:
             paths = (await http.get("/openapi.json")).json()["paths"]

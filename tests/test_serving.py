@@ -12,6 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from rich.console import Console
 
@@ -233,6 +234,7 @@ def test_make_serve_answers_what_is_under_way_and_stops_with_everything_it_start
     bodies = [{"input": [png64(seed, index, 0, 1200) for index in range(64)]} for seed in range(4)]  # seconds of work
     settings = serve_settings()
     environment = os.environ | {name: str(port) for name, port in settings.ports.items()}
+    environment["SERVE_STOP_SECONDS"] = str(LIMIT_SECONDS // 2)  # however busy this machine is
     served = subprocess.Popen(
         [sys.executable, "-m", "qwen3_vl_embed.serving"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -257,3 +259,34 @@ def test_make_serve_answers_what_is_under_way_and_stops_with_everything_it_start
     assert f"Serving {CHECKPOINT} at http://localhost:{settings.port}" in "".join(printed)
     for name, port in settings.ports.items():
         check_port("127.0.0.1", port, name)
+
+
+def heeds_signals(pid: int) -> bool:
+    """From here on none is lost, and none interrupts an import."""
+    blocked = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
+    return bool(int(blocked.split()[1], 16) & 1 << signal.SIGINT - 1)
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize(("when", "status"), [("imports", 130), ("loading", 130), ("serving", 0)])
+def test_any_number_of_signals_at_any_time_is_one_word_and_leaves_nothing(when, status):
+    settings = serve_settings()
+    environment = os.environ | {name: str(port) for name, port in settings.ports.items()}
+    command = [sys.executable, "-m", "qwen3_vl_embed.serving"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as served:
+        until(lambda: heeds_signals(served.pid))
+        printed = ""
+        while when != "imports" and {"loading": "reading the weights", "serving": "stop: Ctrl-C"}[when] not in printed:
+            printed += served.stderr.readline()
+            assert served.poll() is None, printed
+        children = psutil.Process(served.pid).children(recursive=True)
+        for sign in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            served.send_signal(sign)
+            time.sleep(0.002)
+        printed += served.stderr.read()
+        assert served.wait(LIMIT_SECONDS) == status, printed
+    assert printed.count("stopping …\n") == 1
+    assert "Traceback" not in printed
+    _, alive = psutil.wait_procs(children, 5)
+    assert not alive
+    assert not list(Path("/dev/shm").glob(f"qwen3_vl_embed_{served.pid}_*"))

@@ -12,7 +12,7 @@ from client.errors import ApiError, DeadlinePassed, InvalidInput, Unavailable
 from client.items import Embedding, EmbedInput, Made
 from client.triton.admission import MARGIN, Admission
 from client.triton.cache import Flight, SingleFlight, VectorCache
-from client.triton.pace import CHEAPER, Pace
+from client.triton.pace import CHEAPER, DEADLINE_SECONDS, Pace
 from client.triton.readiness import Readiness
 from client.triton.triton_client import TritonClient
 
@@ -56,7 +56,7 @@ class Dispatcher:
         large: Admission,
         max_concurrency: int,
         max_pixels: int,
-        deadline_seconds: float,
+        deadline_seconds: float | None,
     ) -> None:
         self._client = client
         self._readiness = readiness
@@ -64,8 +64,7 @@ class Dispatcher:
         self._flights: SingleFlight[Embedding] = SingleFlight()
         self._slots = asyncio.Semaphore(max_concurrency)
         self._pixels = Pixels(max_pixels)
-        # Each caller's own deadline ends his waiting; a computation that others have joined since must outlive his.
-        self._deadline_seconds, self._seconds = deadline_seconds, 2 * deadline_seconds
+        self._deadline_seconds = deadline_seconds
         self._pace = Pace()
         self._admission = admission  # of all items
         self._large = large  # of large images, by their pixels
@@ -95,26 +94,45 @@ class Dispatcher:
 
     def most(self, images: bool, limit: int, seconds: float | None = None) -> int:
         """How many items one request may hold, `limit` at most, to be answered in time if the model is at its best."""
-        seconds = self._deadline_seconds if seconds is None else seconds
+        seconds = seconds or self._deadline_seconds or DEADLINE_SECONDS
         return self._pace.most(self._readiness.model, images, MARGIN * seconds, limit)
+
+    @property
+    def after(self) -> int:
+        """Seconds after which it is worth asking again, for who finds no room: one more item may be served by then."""
+        takes = max(self._pace.lone(self._readiness.model, images) for images in (False, True))
+        return max(1, min(60, round(takes)))
 
     @contextmanager
     def _admitted(self, items: list[EmbedInput], seconds: float) -> Iterator[None]:
         """Large images are overtaken by what is small: how long they take says nothing of the pace of items."""
         images, different = any(item.image for item in items), len({item.digest for item in items})
         cheaper = any(option in items[0].options for option in CHEAPER)
-        if not cheaper and (most := self.most(images, different)) < different:
+        if not cheaper:
+            self._check_time(images, different)
+        waiting = self._admission.pending + len(items)
+        pixels = sum(item.large for item in items)
+        large = self._large.admitted(pixels, seconds, after=self.after) if pixels else nullcontext()
+        most = self.most(images, waiting, seconds)
+        with self._admission.admitted(len(items), seconds, most, not pixels, self.after), large:
+            yield
+
+    def _check_time(self, images: bool, different: int) -> None:
+        """What would miss its deadline again and again is refused at once, and not as something to be sent again."""
+        model, given, kind = self._readiness.model, self._deadline_seconds, "image" if images else "text"
+        if given and self._pace.hopeless(model, images, given):
             raise InvalidInput(
-                f"At most about {most} {'images' if images else 'texts'} can be embedded here in the "
-                f"{self._deadline_seconds:g} s that a request may take, not {different}: send fewer at once, or have "
+                f"One {kind} takes about {round(self._pace.lone(model, images), 2):g} s here, and "
+                f"ADAPTER_DEADLINE_SECONDS is {given:g}: have it raised, or unset, so that it follows the model.",
+                "input",
+            )
+        if (most := self.most(images, different)) < different:
+            raise InvalidInput(
+                f"At most about {most} {kind}{'s' * (most > 1)} can be embedded here in "
+                f"{given or DEADLINE_SECONDS:g} s, not {different}: send fewer at once, or have "
                 "ADAPTER_DEADLINE_SECONDS raised.",
                 "input",
             )
-        waiting = self._admission.pending + len(items)
-        pixels = sum(item.large for item in items)
-        large = self._large.admitted(pixels, seconds) if pixels else nullcontext()
-        with self._admission.admitted(len(items), seconds, self.most(images, waiting, seconds), not pixels), large:
-            yield
 
     def _cached(self, item: EmbedInput) -> Embedding | None:
         model = self._readiness.model
@@ -155,7 +173,8 @@ class Dispatcher:
         await self._readiness.wait()
         generation = self._readiness.generation
         try:
-            embedding = await self._client.embed(item, self._seconds, request_id)
+            # Each caller's own deadline ends his waiting; a computation that others joined since must outlive his.
+            embedding = await self._client.embed(item, 2 * self._readiness.deadline([item]), request_id)
         except Unavailable:
             self._readiness.lost(generation)
             raise

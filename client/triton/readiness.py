@@ -8,11 +8,12 @@ is the only sign to trust: older Tritons report a dead model as ready.
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from client.errors import ApiError, DeadlinePassed, Unavailable
 from client.items import Embedding, EmbedInput
-from client.triton.pace import longest, shown
+from client.triton.pace import Shown, deadline, longest, shown
 from client.triton.triton_client import TritonClient
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,11 @@ class Readiness:
     from before a loss is no news.
     """
 
-    def __init__(
-        self, client: TritonClient, probe_seconds: float, wait_seconds: float, deadline_seconds: float
-    ) -> None:
+    def __init__(self, client: TritonClient, probe_seconds: float, deadline_seconds: float | None) -> None:
         self._client = client
         self._probe_seconds = probe_seconds
-        self._wait_seconds = wait_seconds
         self._deadline_seconds = deadline_seconds
+        self._warm_up: Shown | None = None  # of the model that answered last
         self._up = asyncio.Event()
         self._gone = asyncio.Event()
         self._answered_at: float | None = None  # of time.monotonic(); None until the very first answer
@@ -49,7 +48,7 @@ class Readiness:
             return
         if not self._up.is_set():
             logger.info("model %s answers", embedding.model["id"])
-        self.model = embedding.model
+        self.model, self._warm_up = embedding.model, shown(embedding.model)
         self._answered_at = time.monotonic()
         self._gone.clear()
         self._up.set()
@@ -71,20 +70,23 @@ class Readiness:
 
         Raises:
             Unavailable: it never was there since this process started.
-            DeadlinePassed: it did not come back in time.
         """
-        if self._up.is_set():
-            return
         if self._answered_at is None:
             raise Unavailable("The model has not started yet: GET /health says 200 when it has.")
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await self._up.wait()
-        except TimeoutError:
-            raise DeadlinePassed(
-                "timeout: the model went away and did not come back in time. It may be restarting: "
-                "send the request again in a few seconds."
-            ) from None
+        await self._up.wait()
+
+    def deadline(self, items: Iterable[EmbedInput] = ()) -> float:
+        """Seconds that a request with these items may take: as set, or as the model's warm-up says."""
+        return self._deadline_seconds or deadline(self._warm_up, items)
+
+    def timeout(self, seconds: float) -> DeadlinePassed:
+        """What a request is told whose so many seconds are over."""
+        if self._up.is_set():
+            return DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.")
+        return DeadlinePassed(
+            f"timeout: the model went away and was not back within {seconds:g} s. It may be restarting: "
+            "send the request again in a few seconds."
+        )
 
     @property
     def answers(self) -> bool:
@@ -95,8 +97,7 @@ class Readiness:
     @property
     def _patience(self) -> float:
         """Seconds that a probe may take behind two full passes, which nobody lets last beyond the deadline."""
-        warm_up = shown(self.model)
-        return max(PATIENCE_SECONDS, min(2 * longest(warm_up), self._deadline_seconds) if warm_up else 0.0)
+        return max(PATIENCE_SECONDS, min(2 * longest(self._warm_up), self.deadline()) if self._warm_up else 0.0)
 
     async def check(self) -> None:
         """Ask Triton too.

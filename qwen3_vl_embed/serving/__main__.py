@@ -1,6 +1,12 @@
 """`python -m qwen3_vl_embed.serving`: serve in the foreground until Ctrl-C or SIGTERM. `make serve` runs this."""
+# ruff: noqa: E402
 
 import signal
+
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+if __name__ == "__main__":  # they wait until `main` is ready for them: imports take a second
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
 import sys
 from typing import TextIO, cast
 
@@ -11,7 +17,6 @@ from qwen3_vl_embed.serving.logs import Unfailing
 from qwen3_vl_embed.serving.settings import ServeSettings, ServingError, checkpoint
 from qwen3_vl_embed.serving.stack import Stack
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 HOW = """   (docs: {url}/docs, stop: Ctrl-C)
 
   curl {url}/txt/embed -H 'content-type: application/json' -d '{{"input": "red"}}'
@@ -25,27 +30,34 @@ def banner(checkpoint: str, url: str) -> Text:
 
 
 def main() -> int:
-    """Exit status: 0 when stopped, 1 when it could not be served."""
+    """Exit status: 0 when stopped, 1 when it could not be served, 128 and the signal when stopped before it served."""
     console = Console(file=cast(TextIO, Unfailing(sys.stderr)))
+    stack, told, serves = None, list[int](), False
+
+    def heed(number: int, _: object) -> None:
+        """Only a note, and any number of them: an exception could come between a process's start and our list of it."""
+        told.append(number)
+        if stack:
+            stack.stopping = True
+
     for sign in STOP_SIGNALS:  # SIGINT too: a shell starts background jobs with it ignored
-        signal.signal(sign, signal.default_int_handler)
-    stack = None
+        signal.signal(sign, heed)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         stack = Stack(ServeSettings.from_environment(), checkpoint(), console)
+        stack.stopping = bool(told)
         stack.start()
-        console.print(banner(stack.checkpoint, stack.url), soft_wrap=True)
+        if serves := not stack.stopping:
+            console.print(banner(stack.checkpoint, stack.url), soft_wrap=True)
         stack.watch()
+        console.print("stopping …")
     except ServingError as error:
         console.print(Text(str(error), "bold red"), soft_wrap=True)
         return 1
-    except KeyboardInterrupt:
-        console.print("stopping …")
     finally:
-        for sign in STOP_SIGNALS:  # stopping takes seconds and is bounded; a second Ctrl-C would leave Triton behind
-            signal.signal(sign, signal.SIG_IGN)
         if stack:
             stack.stop()
-    return 0
+    return 0 if serves else 128 + told[0]
 
 
 if __name__ == "__main__":

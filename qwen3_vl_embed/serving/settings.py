@@ -35,7 +35,7 @@ class ServeSettings(BaseSettings):
     triton_metrics_port: int = Field(default_factory=beside(2), ge=1, le=65535, description="Triton's Prometheus port")
     tritonserver: Path | None = Field(None, description="the binary; unset: the one on PATH, else the wheel's")
     start_seconds: float = Field(
-        900, gt=0, description="longest time to load and warm up a checkpoint before giving up"
+        3600, gt=0, description="longest time to load and warm up a checkpoint before giving up"
     )
     stop_seconds: int = Field(10, ge=1, description="longest time for requests under way when stopping")
     verbose: bool = Field(False, description="show every line that Triton logs")

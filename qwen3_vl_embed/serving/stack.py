@@ -5,7 +5,6 @@ import os
 import secrets
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -35,7 +34,7 @@ class Stack:
         )
         self._reaper = Reaper(self.regions, keyless())
         self._processes: dict[str, Process] = {}
-        self.stopping = threading.Event()
+        self.stopping = False  # a signal's handler may set it: an Event's lock could be held just then
 
     @property
     def triton(self) -> Process:
@@ -50,25 +49,27 @@ class Stack:
         return self.settings.url
 
     def start(self) -> None:
-        """Start both and wait until they answer.
+        """Start both and wait until they answer, or until `stopping` is set.
 
         Raises:
             ServingError: a port is taken, or one of them did not come up; the message says why.
         """
         check_ports(self.settings)
-        self._start_triton()
-        self._start_adapter()
+        for start in (self._start_triton, self._start_adapter):
+            if not self.stopping:
+                start()
 
     def watch(self, poll_seconds: float = 1.0) -> None:
         """Restart whatever died, with growing pauses; returns when `stopping` is set."""
         failures, since = 0, time.monotonic()
-        while not self.stopping.wait(poll_seconds):
+        while not self._stops_within(poll_seconds):
             lost = self._what_died()
             if lost is None:
                 failures = 0 if time.monotonic() - since > STEADY_SECONDS else failures
                 continue
             self.console.print(f"{lost} died; restarting", style="bold red")
-            self.stopping.wait(min(30, 2**failures - 1))
+            if self._stops_within(min(30, 2**failures - 1)):
+                break
             failures, since = failures + 1, time.monotonic()
             try:
                 self._restart(lost)
@@ -77,12 +78,18 @@ class Stack:
 
     def stop(self) -> None:
         """The adapter first, so that nothing new reaches Triton; then Triton, with what was under way."""
-        self.stopping.set()
+        self.stopping = True
         for name in ("adapter", "triton"):
             if process := self._processes.get(name):
                 process.stop(self.settings.stop_seconds + 2)
         self._reaper.close()
         remove_regions(self.regions)
+
+    def _stops_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not self.stopping and time.monotonic() < until:
+            time.sleep(0.1)
+        return self.stopping
 
     def _what_died(self) -> str | None:
         """Triton (its watchdog ends with it, and ends it when it does not embed), or the adapter."""
@@ -124,7 +131,7 @@ class Stack:
         self._await(adapter, f"{self.url}/health")
 
     def _await(self, process: Process, url: str) -> None:
-        """Until it answers; what it said last is repeated now and then, with the seconds so far."""
+        """Until it answers, or `stopping`; what it said last is repeated now and then, with the seconds so far."""
         started = told = time.monotonic()
         seconds = self.settings.start_seconds
         with httpx.Client(timeout=5, trust_env=False) as client:  # one: each reads all certificates
@@ -142,7 +149,8 @@ class Stack:
                         return
                 except httpx.TransportError:
                     pass
-                time.sleep(0.1)
+                if self._stops_within(0.1):
+                    return
         raise ServingError(
             f"{process.name} did not answer within {seconds:g} s; see its log above, or set SERVE_START_SECONDS to more"
         )
