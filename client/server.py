@@ -20,8 +20,7 @@ from granian.server import MPServer
 from starlette.types import ASGIApp
 
 from client.http import api_key
-from client.settings import PREFIX, Settings, SettingsError
-from client.triton.pace import LONGEST_SECONDS
+from client.settings import LONGEST_SECONDS, PREFIX, Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 

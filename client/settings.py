@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ADAPTER_"
+LONGEST_SECONDS = 3600.0  # of any deadline
 
 
 class SettingsError(ValueError):
@@ -61,7 +62,10 @@ class Settings(BaseSettings):
     max_pending_items: int = Field(default=4096, ge=1, description="Most items waiting or at Triton before a 429.")
     max_pending_bytes: int = Field(default=2**30, ge=1024, description="Bytes of all bodies held, before a 429.")
     deadline_seconds: float | None = Field(
-        default=None, gt=0, le=3600, description="Longest a request may take before a 504; unset: as the model needs."
+        default=None,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Longest a request may take before a 504.",
     )
     cache_bytes: int = Field(default=128 * 2**20, ge=0, description="Bytes of the vector cache; 0 stores nothing.")
     probe_seconds: float = Field(default=5, gt=0, le=3600, description="A tiny text is sent after this silence.")

@@ -129,7 +129,7 @@ def test_who_is_overtaken_says_nothing_of_the_pace(line):
 
 def test_a_refusal_says_what_there_is_too_much_of_and_when_to_come_back():
     pixels = Admission(MOST, lambda: SECONDS, BUSY, "pixels")
-    with pixels.admitted(1, SECONDS):
-        with pytest.raises(Overloaded, match="Too many pixels") as refused, pixels.admitted(MOST, 1, after=30):
-            pass
+    refusal = pytest.raises(Overloaded, match="Too many pixels")
+    with pixels.admitted(1, SECONDS), refusal as refused, pixels.admitted(MOST, 1, after=30):
+        pass
     assert error_response(refused.value).headers["retry-after"] == "30"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from client.items import Embedding, EmbedInput, Recipe
+from client.settings import LONGEST_SECONDS
 from client.triton import pace as pace_module
-from client.triton.pace import DEADLINE_SECONDS, LONGEST_SECONDS, SLACK, Pace, deadline
+from client.triton.pace import DEADLINE_SECONDS, SLACK, Pace, deadline
 
 TEXT, IMAGE = EmbedInput(b"red"), EmbedInput(image=b"a file")
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from client.items import Embedding, EmbedInput
+from client.settings import LONGEST_SECONDS
 
 DEADLINE_SECONDS = 60.0  # of a request where none is set, and the time that lists are cut to
-LONGEST_SECONDS = 3600.0  # of any
 SLACK = 4  # times what an item took at the warm-up: so much longer it takes among neighbours (log, 2026-11-26)
 WARM_UP_PIXELS, WARM_UP_BYTES = 2**16, 80  # of an image and a text that took what the warm-up says: 244², and 20 tokens
 RARE = 100  # times what an item takes until one that cannot be in time is tried all the same
