@@ -5,11 +5,17 @@ UV := .cache/uv/bin/uv
 FUZZ_STAMP := .cache/fuzz/.installed
 CLIENTS := sdks llama-index aiperf mteb
 BENCH_STAMP := .venv/.bench-installed
+PERF_ANALYZER := .cache/perf_analyzer/bin/perf_analyzer
 BENCH_PYTHON ?= $(BIN)/python
 BENCH = $(BENCH_PYTHON) -m lab.benchmarks
 BENCH_GPU = PYTHONPATH=model_repository/qwen3_vl_embed/1$${PYTHONPATH:+:$$PYTHONPATH} $(BENCH)
 BENCH_ON ?= --checkpoint 4b --device cuda
 BENCH_FLAGS ?=
+PERF_ON = LD_LIBRARY_PATH="$$PWD/.cache/perf_analyzer/lib$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"
+UVX = UV_CACHE_DIR=.cache/uv/cache .cache/uv/bin/uvx --quiet --python $(BIN)/python
+AIPERF = $(UVX) --from aiperf==0.13.0 aiperf profile -m qwen3-vl-color-tiny -u http://localhost:8001 --endpoint-type template \
+	--extra-inputs response_field:embedding --tokenizer checkpoints/qwen3-vl-color-tiny --request-count 100 --concurrency 8 \
+	--artifact-dir .cache/aiperf --ui none
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 # Here the embedder is `embedder`, as for Triton; in the wheel it is `qwen3_vl_embed.embedder`.
@@ -79,11 +85,26 @@ measure: setup  ## the shipped checkpoint's figures
 
 bench-setup: $(BENCH_STAMP)  ## what the benchmarks compare with: sentence-transformers, perf_analyzer
 
-$(BENCH_STAMP): $(STAMP) requirements/bench.txt requirements/perf_analyzer.txt
+$(BENCH_STAMP): $(STAMP) $(PERF_ANALYZER) requirements/bench.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	@test -x .cache/perf_analyzer/bin/pip || $(BIN)/python -m venv .cache/perf_analyzer
-	@.cache/perf_analyzer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/perf_analyzer.txt
 	@touch $@
+
+$(PERF_ANALYZER): $(STAMP) requirements/perf_analyzer.txt  # with the CUDA runtime 12 that it wants, which tritonserver's wheel brings
+	@$(BIN)/python -m venv --clear .cache/perf_analyzer
+	@.cache/perf_analyzer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/perf_analyzer.txt
+	@ln -sf "$$PWD"/.venv/lib/python3.*/site-packages/nvidia_pytriton.libs/libcudart-*.so.12.* .cache/perf_analyzer/lib/libcudart.so.12
+	@touch $@
+
+perf-analyzer: $(PERF_ANALYZER)  ## load on a running server past the adapter (apt install libb64-0d), texts and images in turn
+	@$(PERF_ON) $< -m qwen3_vl_embed -u localhost:8011 -i grpc --input-data examples/perf_analyzer.json --concurrency-range 8 --stability-percentage 50
+
+model-analyzer: $(PERF_ANALYZER) $(UV)  ## Triton's Model Analyzer over SERVE_TRITON_OPEN_APIS=model-repository make serve
+	@rm -rf .cache/model_analyzer && mkdir -p .cache/model_analyzer
+	@$(PERF_ON) $(UVX) --from triton-model-analyzer==1.58.0 model-analyzer profile -f examples/model_analyzer.yaml
+
+aiperf: $(STAMP) $(UV)  ## AIPerf over a running server: 100 texts, then 100 swatches, eight at once
+	@$(AIPERF) --custom-endpoint /txt/embed --extra-inputs 'payload_template:{"input": {{ texts|tojson }}}'
+	@$(AIPERF) --custom-endpoint /img/embed --extra-inputs 'payload_template:{"input": {{ images|tojson }}}' --image-width-mean 244 --image-height-mean 244
 
 bench: bench-setup  ## every number of docs/performance.md that a CPU can give (two cores, under half an hour)
 	@$(BENCH).forward --checkpoint tiny $(BENCH_FLAGS)
@@ -153,4 +174,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve test test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench perf-analyzer model-analyzer aiperf bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

@@ -125,11 +125,18 @@ def test_what_opens_the_adapter_does_not_open_triton(opened):
             httpx.get(f"http://{OUTSIDE}:{port}/v2/health/live")
 
 
-def test_triton_can_be_opened_by_its_own_variable():
-    settings = serve_settings(triton_host=OUTSIDE)
+def test_triton_can_be_opened_by_its_own_variables():
+    """Elsewhere; and what a load tool wants of it, and no more than that. Models stay as they are."""
+    settings = serve_settings(triton_host=OUTSIDE, triton_open_apis="model-repository")
     with running(settings) as started:
         assert httpx.post(f"{started.adapter_url}/txt/embed", json={"input": "red"}, timeout=60).status_code == 200
-        assert httpx.get(f"http://{OUTSIDE}:{settings.triton_http_port}/v2/health/live").status_code == 200
+        triton = f"http://{OUTSIDE}:{settings.triton_http_port}/v2"
+        assert httpx.get(f"{triton}/health/live").status_code == 200
+        assert httpx.post(f"{triton}/repository/index").json()[0]["name"] == MODEL
+        for action in ("load", "unload"):
+            answer = httpx.post(f"{triton}/repository/models/{MODEL}/{action}", json={})
+            assert "is not allowed" in answer.json()["error"]
+        assert httpx.get(f"{triton}/logging").status_code == 403
 
 
 SHARED = {"key": "own", "offset": 0, "byte_size": 64}

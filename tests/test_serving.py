@@ -37,9 +37,13 @@ def test_settings_are_refused_by_name(monkeypatch):
         ServeSettings.from_environment()
 
 
-def test_a_bad_value_names_its_variable(monkeypatch):
-    monkeypatch.setenv("SERVE_PORT", "none")
-    with pytest.raises(ServingError, match="SERVE_PORT"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SERVE_PORT", "none"), ("SERVE_TRITON_OPEN_APIS", "models"), ("SERVE_TRITON_OPEN_APIS", "trace,")],
+)
+def test_a_bad_value_names_its_variable(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ServingError, match=name):
         ServeSettings.from_environment()
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SERVE_"
+APIS = "(shared-memory|model-repository|logging|trace)"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,6 +34,11 @@ class ServeSettings(BaseSettings):
     triton_http_port: int = Field(default_factory=beside(0), ge=1, le=65535, description="Triton's HTTP port")
     triton_grpc_port: int = Field(default_factory=beside(1), ge=1, le=65535, description="Triton's gRPC port")
     triton_metrics_port: int = Field(default_factory=beside(2), ge=1, le=65535, description="Triton's Prometheus port")
+    triton_open_apis: str | None = Field(
+        None,
+        pattern=f"^({APIS}(,{APIS})*)?$",
+        description="of Triton's: load tools want model-repository, shared-memory",
+    )
     tritonserver: Path | None = Field(None, description="the binary; unset: the one on PATH, else the wheel's")
     start_seconds: float = Field(
         3600, gt=0, description="longest time to load and warm up a checkpoint before giving up"

@@ -114,7 +114,7 @@ class Stack:
     def _start_triton(self) -> None:
         show = logs.everything if self.settings.verbose else logs.quiet
         command = [sys.executable, str(WATCHDOG), *self.server.command(self.settings, self.regions)]
-        environment = self.server.environment(self.checkpoint, self.regions)
+        environment = self.server.environment(self.checkpoint, self.regions, self.settings.triton_open_apis or "")
         triton = self._run("triton", command, environment, show, "green")
         with self.console.status(Text(f"loading {self.checkpoint} …")):
             self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready")

@@ -82,7 +82,7 @@ class Tritonserver:
         given = [f"--{name}={value}" for name, value in flags.items()]
         return [str(self.binary), "--disable-auto-complete-config", *given, *backend]
 
-    def environment(self, checkpoint: str, regions: str) -> dict[str, str]:
+    def environment(self, checkpoint: str, regions: str, open_apis: str = "") -> dict[str, str]:
         """This process's, without keys; the virtual environment comes first on PATH, which is how the stub finds it."""
         paths = [str(plain(library, regions)) for library in self.libraries] + [os.environ.get("LD_LIBRARY_PATH", "")]
         return keyless() | {
@@ -90,6 +90,7 @@ class Tritonserver:
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths)),
             "PATH": os.pathsep.join([str(plain(Path(sys.prefix), regions) / "bin"), os.environ["PATH"]]),
             "TOKENIZERS_PARALLELISM": "false",
+            "TRITON_OPEN_APIS": open_apis,
             "TRITON_TRACES_URL": os.environ.get("ADAPTER_TRACES_URL", ""),
             "PYTHONUNBUFFERED": "1",
         }

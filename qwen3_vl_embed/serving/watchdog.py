@@ -20,7 +20,8 @@ Uses Triton's HTTP endpoint, the model's three inputs and Linux's /proc; needs n
 
     watchdog.py check           exit status 0 when an embedding comes back: the container's health check
     watchdog.py COMMAND ...     run tritonserver, watch it, pass SIGTERM on, end with it; with TRITON_TRACES_URL set, to
-                                an OTLP/HTTP receiver's address, Triton sends its spans there
+                                an OTLP/HTTP receiver's address, Triton sends its spans there; with TRITON_OPEN_APIS
+                                (model-repository, shared-memory, …) those are not closed
 """
 # ruff: noqa: E402
 
@@ -47,7 +48,7 @@ from time import monotonic, sleep
 NOTE = "WATCHDOG_NOTE"  # the variable that names the file
 MODEL = "/v2/models/qwen3_vl_embed"
 PATH = f"{MODEL}/infer"
-UNUSED = "shared-memory,model-repository,logging,trace"  # of Triton's APIs
+UNUSED = ("shared-memory", "model-repository", "logging", "trace")  # of Triton's APIs
 FULL = b"Exceeds maximum queue size"  # too busy even for the probe, which is no reason to stop it
 
 # The longest that a silence lasts before it is seen: STRIKES * (PAUSE + COUNT + PROBE) = 9 s.
@@ -291,14 +292,15 @@ def keep_private() -> None:
     library.prctl(22, 2, struct.pack("HP", 8, ctypes.addressof(filters)))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
-def closed() -> list[str]:
+def closed(but: list[str]) -> list[str]:
     """The flags that refuse the APIs which nobody here needs and a stranger could use: 403, or UNAVAILABLE over gRPC.
 
     Triton lets in a caller who sends a secret header, and any local user reads that on this command line. So its name
     and its value hold a line break, which neither HTTP/1.1 nor gRPC carries: nobody can send it, and nobody needs to.
     """
     header = f"x-nobody\n=\n{token_hex(16)}"
-    return [f"--{flag}={UNUSED}:{header}" for flag in ("http-restricted-api", "grpc-restricted-protocol")]
+    apis = ",".join(api for api in UNUSED if api not in but)
+    return [f"--{flag}={apis}:{header}" for flag in ("http-restricted-api", "grpc-restricted-protocol") if apis]
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
@@ -313,4 +315,5 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["check"]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
         sys.exit(not Triton(0, "127.0.0.1", 8000).embeds(CHECK_SECONDS))
-    sys.exit(run([*sys.argv[1:], *closed(), *traced(os.environ.get("TRITON_TRACES_URL", ""))]))
+    open_apis, traces_url = (os.environ.get(f"TRITON_{name}", "") for name in ("OPEN_APIS", "TRACES_URL"))
+    sys.exit(run([*sys.argv[1:], *closed(open_apis.split(",")), *traced(traces_url)]))
