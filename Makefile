@@ -15,7 +15,7 @@ PERF_ON = LD_LIBRARY_PATH="$$PWD/.cache/perf_analyzer/lib$${LD_LIBRARY_PATH:+:$$
 UVX = UV_CACHE_DIR=.cache/uv/cache .cache/uv/bin/uvx --quiet --python $(BIN)/python
 AIPERF = $(UVX) --from aiperf==0.13.0 aiperf profile -m qwen3-vl-color-tiny -u http://localhost:8001 --endpoint-type template \
 	--extra-inputs response_field:embedding --tokenizer checkpoints/qwen3-vl-color-tiny --request-count 100 --concurrency 8 \
-	--artifact-dir .cache/aiperf --ui none
+	--workers-max 2 --record-processors 1 --artifact-dir .cache/aiperf --ui none
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 # Here the embedder is `embedder`, as for Triton; in the wheel it is `qwen3_vl_embed.embedder`.

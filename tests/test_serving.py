@@ -60,9 +60,28 @@ def test_a_taken_port_is_a_sentence_with_the_variable():
             check_port("127.0.0.1", port, "SERVE_PORT")
 
 
-def test_a_missing_tritonserver_is_a_sentence():
-    with pytest.raises(ServingError, match="SERVE_TRITONSERVER: there is no /nowhere/tritonserver"):
-        Tritonserver.find(ServeSettings(tritonserver="/nowhere/tritonserver"))
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/nowhere/tritonserver", "there is no /nowhere/tritonserver"),
+        ("/etc", "/etc is no program"),
+        ("/etc/passwd", "/etc/passwd is no program"),
+    ],
+)
+def test_a_tritonserver_that_cannot_be_run_is_a_sentence(path, why):
+    with pytest.raises(ServingError, match=f"SERVE_TRITONSERVER: {why}"):
+        Tritonserver.find(ServeSettings(tritonserver=path))
+
+
+def test_a_wrong_setting_of_the_adapter_is_said_before_a_model_is_read():
+    """Which may take minutes."""
+    environment = os.environ | {"ADAPTER_WAIT_SECONDS": "10"}  # it was one, once
+    environment |= {name: str(port) for name, port in serve_settings().ports.items()}
+    command = [sys.executable, "-m", "qwen3_vl_embed.serving"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert done.returncode == 1
+    assert "adapter did not start: Unknown setting ADAPTER_WAIT_SECONDS" in done.stderr
+    assert "triton" not in done.stderr
 
 
 def test_quiet_logs_keep_warnings_errors_and_the_model():

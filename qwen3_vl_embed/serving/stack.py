@@ -55,9 +55,11 @@ class Stack:
             ServingError: a port is taken, or one of them did not come up; the message says why.
         """
         check_ports(self.settings)
-        for start in (self._start_triton, self._start_adapter):
-            if not self.stopping:
-                start()
+        self._start_adapter("/health/live")  # what is wrong with its settings is said before the model is read
+        if not self.stopping:
+            self._start_triton()
+        if not self.stopping:
+            self._await(self.adapter, f"{self.url}/health")
 
     def watch(self, poll_seconds: float = 1.0) -> None:
         """Restart whatever died, with growing pauses; returns when `stopping` is set."""
@@ -119,7 +121,7 @@ class Stack:
         with self.console.status(Text(f"loading {self.checkpoint} …")):
             self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready")
 
-    def _start_adapter(self) -> None:
+    def _start_adapter(self, awaited: str = "/health") -> None:
         environment = os.environ | {
             "ADAPTER_HOST": self.settings.host,
             "ADAPTER_PORT": str(self.settings.port),
@@ -128,7 +130,7 @@ class Stack:
         }
         command = [sys.executable, "-m", "client"]
         adapter = self._run("adapter", command, environment, logs.everything, "cyan")
-        self._await(adapter, f"{self.url}/health")
+        self._await(adapter, self.url + awaited)
 
     def _await(self, process: Process, url: str) -> None:
         """Until it answers, or `stopping`; what it said last is repeated now and then, with the seconds so far."""

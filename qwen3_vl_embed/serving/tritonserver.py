@@ -40,8 +40,10 @@ class Tritonserver:
             ServingError: there is none, or its Python stub could not start here.
         """
         installed = settings.tritonserver or shutil.which("tritonserver")
-        if installed and not Path(installed).is_file():
+        if installed and not Path(installed).exists():
             raise ServingError(f"SERVE_TRITONSERVER: there is no {installed}")
+        if installed and not (Path(installed).is_file() and os.access(installed, os.X_OK)):
+            raise ServingError(f"SERVE_TRITONSERVER: {installed} is no program that can be run")
         return cls(Path(installed)) if installed else cls._from_wheel()
 
     @classmethod
