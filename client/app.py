@@ -47,6 +47,7 @@ from client.http.openapi import Endpoint
 from client.http.schemas import Asked, Context, ImageRequest, RenderRequest, TextRequest
 from client.http.served import ByName, Served
 from client.http.weaviate import WeaviateRequest
+from client.items import EmbedInput
 from client.sampler import Sampler
 from client.settings import Settings
 from client.telemetry import metrics

@@ -21,11 +21,12 @@ if [ -z "$PYTHON" ]; then
     echo "no Python 3.11 or 3.12 with venv and libpython here: getting one into .cache/python (35 MB) …"
     make --no-print-directory .cache/uv/bin/uv
     export UV_PYTHON_INSTALL_DIR=.cache/python UV_CACHE_DIR=.cache/uv/cache
-    .cache/uv/bin/uv python install --quiet --no-bin '>=3.11,<3.13' || {
+    .cache/uv/bin/uv python install --quiet --no-bin '>=3.11,<3.13' &&
+        found=$(.cache/uv/bin/uv python find --managed-python --no-project --system '>=3.11,<3.13') || {
         echo "no Python could be got: name one with make PYTHON=/path/to/python3.12, or a mirror with UV_PYTHON_INSTALL_MIRROR" >&2
         exit 1
     }
-    PYTHON=$(realpath "$(.cache/uv/bin/uv python find --managed-python --no-project --system '>=3.11,<3.13')")
+    PYTHON=$(realpath "$found")
 fi
 "$PYTHON" qwen3_vl_embed/serving/interpreter.py
 "$PYTHON" -m venv .venv || { rm -rf .venv && exit 1; }
