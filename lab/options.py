@@ -107,7 +107,8 @@ def settings_table() -> str:
             held = default(name).told
         else:
             value = info.get_default()
-            held = "required" if info.is_required() else "unset" if value is None else f"`{value}`"
+            shown = json.dumps(value) if isinstance(value, bool) else value
+            held = "required" if info.is_required() else "unset" if value is None else f"`{shown}`"
         return f"`{PREFIX}{name.upper()}`", held, bars(info)
 
     fields = sorted(EmbedderConfig.model_fields.items(), key=lambda each: each[0] in ImageOptions.model_fields)
