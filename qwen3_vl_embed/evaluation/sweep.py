@@ -146,7 +146,8 @@ def every_way(model: PackedModel, sequences: list[Sequence]) -> dict[Way, FloatA
         for (pooling, indices), chosen in zip(pooled.items(), parts, strict=True):
             for final_norm in (True, False):
                 norm, weights = model.final_norm if final_norm else None, POOLINGS[pooling].weights
-                found[layer, pooling, final_norm] = average(chosen, [weights(len(each)) for each in indices], norm)
+                mean = average(chosen, [weights(len(each)) for each in indices], norm)
+                found[layer, pooling, final_norm] = mean.cpu().numpy()
     return found
 
 

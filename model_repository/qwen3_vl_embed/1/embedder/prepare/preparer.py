@@ -157,6 +157,7 @@ class Preparer:
         cut = recipe.dimensions and not self.published.series
         warnings = Warnings.UNTRAINED_DIMENSIONS if cut else Warnings.NONE
         sequence = Sequence(tokens, patches)
+        sequence.positions  # noqa: B018 - computed here, not in the thread that everybody's pass waits for
         took_ms = (perf_counter() - started) * 1e3
         return Prepared(sequence, recipe, sequence.pooled(recipe.pooling), took_ms, warnings)
 

@@ -1,6 +1,7 @@
 """One input as the model will see it: token ids, and an image's patches."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Sequence:
         length = self.tokens.prefix
         return tuple(self.tokens.ids[:length].tolist()) if REUSED_FROM <= length <= REUSED_TO else ()
 
-    @property
+    @cached_property
     def positions(self) -> NDArray[np.int64]:
         """int64 (3, T): time, height and width of M-RoPE.
 
