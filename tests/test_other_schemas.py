@@ -84,6 +84,12 @@ def test_the_place_of_an_image_is_kept(http):
     assert same(openai(http, messages=marked), places[1:2])
     recipes = http.post("/v1/embeddings", json={"messages": [marked, [user(text("red"))]]}).headers["x-recipe"]
     assert len(set(recipes.split(", "))) == 2
+    many = [[user(text("dark red"[:at]), part(), text("dark red"[at:]))] for at in range(1, 8)]
+    several = http.post("/v1/embeddings", json={"messages": [*many, [user(text("red"))]]}).headers["x-recipe"]
+    assert several.count(", ") == 7
+    many.append([user(text("dark red"), part())])
+    more = http.post("/v1/embeddings", json={"messages": [*many, [user(text("red"))]]}).headers["x-recipe"]
+    assert more.endswith(", and 1 more")
 
 
 def test_a_conversation_is_its_content_with_its_instruction(http):
