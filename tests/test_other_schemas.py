@@ -259,6 +259,23 @@ async def test_the_contract_declares_both_limits(stack):
         assert first_array("/v2/embed", "texts") == most
 
 
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_list_that_would_miss_the_deadline_is_refused_before_anything_is_computed(stack, path):
+    async with adapter(stack.triton_grpc) as http:
+        state = http.app.state
+        slow = state.readiness.model["warm_up"] | {"pass": 1.0, "text": 1.0, "image": 1.0, "batch": 64}
+        state.readiness.model = state.readiness.model | {"warm_up": slow}
+        field = next(iter(PATHS[path]))
+        body = {field: [f"a shade that takes {index} s" for index in range(500)]}
+        answer = await http.post(path, json=body)
+        assert answer.status_code == 400, answer.text
+        assert "At most about 4" in sentence(path, answer)  # 46 or so, in 0.8 of 60 s
+        assert "not 500" in sentence(path, answer)
+        detail = answer.json()["error"] if path == "/v1/embeddings" else answer.json()
+        assert detail["param"] == field
+        assert not state.dispatcher._flights._flights
+
+
 def test_the_examples_of_the_contract_are_answered(http):
     for path in PATHS:
         content = http.get("/openapi.json").json()["paths"][path]["post"]["requestBody"]["content"]["application/json"]
