@@ -140,11 +140,16 @@ $(FUZZ_STAMP): $(STAMP) requirements/fuzz.txt
 	@.cache/fuzz/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
-# mteb's environment has the project's packages too: torch is there once.
-.cache/clients/%/.installed: requirements/clients-%.txt $(STAMP)
-	@test -x .cache/clients/$*/bin/pip || $(BIN)/python -m venv .cache/clients/$*
-	@test $* != mteb || .cache/clients/mteb/bin/python -c "$$BESIDE" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	@.cache/clients/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+# mteb's environment has the project's packages too, so that torch is there once; only pip looks there.
+.cache/clients/mteb/.installed: requirements/clients-mteb.txt $(STAMP)
+	@test -x .cache/clients/mteb/bin/pip || $(BIN)/python -m venv .cache/clients/mteb
+	@.cache/clients/mteb/bin/python -c "$$BESIDE" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@.cache/clients/mteb/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.cache/clients/%/.installed: requirements/clients-%.txt $(STAMP) $(UV)
+	@test -x .cache/clients/$*/bin/python || $(BIN)/python -m venv --without-pip .cache/clients/$*
+	@UV_CACHE_DIR=.cache/uv/cache $(UV) pip install --quiet --python .cache/clients/$*/bin/python --require-hashes -r $<
 	@touch $@
 
 audit:  ## known vulnerabilities of the pinned dependencies (asks the package index)

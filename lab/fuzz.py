@@ -2,6 +2,7 @@
 
     python -m lab.fuzz --seconds 60 --seed 1
     python -m lab.fuzz --url http://localhost:8001
+    python -m lab.fuzz --paths '^/(v1|v2|vectorize)' --cases 7000 --seconds 3600
 
 Without --url a stack of its own is started with the tiny checkpoint, and stopped. schemathesis runs in an environment
 of its own (`make fuzz` makes it, from requirements/fuzz.txt). The exit status is its own, or 1 when the server is not
@@ -30,6 +31,8 @@ def main(
     url: Annotated[str | None, typer.Option(help="A running adapter; without it one is started.")] = None,
     seconds: Annotated[int, typer.Option(help="How long it may take.")] = 60,
     seed: Annotated[int, typer.Option(help="The same seed gives the same requests.")] = 0,
+    paths: Annotated[str, typer.Option(help="Only the paths in which this regular expression is found.")] = "",
+    cases: Annotated[int | None, typer.Option(help="At most so many drawn requests of each endpoint.")] = None,
     program: Annotated[Path, typer.Option(help="schemathesis' command.")] = Path(".cache/fuzz/bin/st"),
 ) -> None:
     """Send what the description allows and what it does not; every answer must be one that it describes."""
@@ -42,6 +45,9 @@ def main(
         command = [str(program.absolute()), "run", f"{url}/openapi.json", "--seed", str(seed)]
         command += ["--max-time", str(seconds), "--checks", CHECKS, "--workers", "2", "--warnings", "off", "--no-color"]
         command += ["--header", "x-timeout: 30"]  # one of 5e-324 s is rightly answered with a 504
+        command += (["--include-path-regex", paths] if paths else []) + (
+            ["--max-examples", str(cases)] if cases else []
+        )
         with TemporaryDirectory() as folder:  # it keeps notes where it runs
             status = subprocess.run(command, cwd=folder, timeout=seconds + 120, check=False).returncode
         ready = httpx.get(f"{url}/health", timeout=60).status_code

@@ -1,11 +1,15 @@
 """What callers of other people's schemas mean: which text, which image, where in the text it stands. No server."""
 
 import json
+import os
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from client.errors import DeadlinePassed, InvalidInput, TooLarge
+from client.errors import ApiError, DeadlinePassed, InvalidInput, TooLarge
 from client.http.answers import Done
 from client.http.cohere import CohereRequest, bits
 from client.http.contents import MARK, ONE_IMAGE, TOKEN_IDS
@@ -20,6 +24,7 @@ RED, RED64, BLUE64 = png(255, 0, 0), png64(255, 0, 0), png64(0, 0, 255)
 URL, OTHER = f"data:image/png;base64,{RED64}", f"data:image/png;base64,{BLUE64}"
 PART = {"type": "image_url", "image_url": {"url": URL}}
 WORDS = {"type": "text", "text": "red"}
+MANY = int(os.environ.get("ODD_TEXTS", "200"))
 MODEL = {"id": "m", "checkpoint": "m", "recipe": {"center": False}, "own_prompts": ["query", "document"]}
 
 
@@ -387,3 +392,49 @@ def test_weaviate_sends_nulls_and_no_content_type():
     assert items(WeaviateRequest, texts=None, images=[RED64]) == [IMAGE]
     assert refusal(WeaviateRequest, texts=None, images=[]).param == "texts"
     assert refusal(WeaviateRequest, texts=["red"], images=["nothing"]).param == "images[0]"
+
+
+TEXTS = st.sampled_from(["", "red", " ", MARK, MARK * 2, URL, f"red {URL}", RED64, "https://x/y", "\0", "data:,"])
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**63), st.floats(allow_nan=False), TEXTS)
+KEYS = st.sampled_from(
+    [
+        "text",
+        "image",
+        "bytes",
+        "content",
+        "type",
+        "role",
+        "value",
+        "format",
+        "image_url",
+        "url",
+        "image_base64",
+        "base64",
+    ]
+)
+KINDS = st.sampled_from(["text", "image", "image_url", "image_base64", "user", "system", "assistant", "video_url"])
+ANYTHING = st.recursive(
+    SCALARS | KINDS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5),
+        st.dictionaries(KEYS, inner, max_size=4),
+        st.builds(lambda role, content: {"role": role, "content": content}, KINDS, inner),
+        st.builds(lambda kind, value: {"type": kind, kind: value}, KINDS, inner),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=MANY, derandomize="ODD_TEXTS" not in os.environ, database=None, deadline=None)
+@given(
+    field=st.sampled_from(["input", "messages", "texts", "images", "inputs"]), value=ANYTHING, continued=st.booleans()
+)
+def test_whatever_is_sent_is_items_or_a_sentence(field, value, continued):
+    """And what is read is all of what was sent: no image is dropped, none is there twice."""
+    more = {"continue_final_message": continued} if field in ("input", "messages") else {}
+    with suppress(ApiError):  # whatever else is raised is a fault of ours
+        found = asked(OpenAIRequest if more else CohereRequest, **{field: value}, **more).items
+        assert 1 <= len(found) <= 4
+        assert all(item.text or item.image for item in found)
+        kept = sum((item.image == RED) + (item.text + item.options).count(RED64.encode()) for item in found)
+        assert kept == json.dumps(value).count(RED64)

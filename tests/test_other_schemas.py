@@ -84,6 +84,12 @@ def test_the_place_of_an_image_is_kept(http):
     assert same(openai(http, messages=marked), places[1:2])
     recipes = http.post("/v1/embeddings", json={"messages": [marked, [user(text("red"))]]}).headers["x-recipe"]
     assert len(set(recipes.split(", "))) == 2
+    many = [[user(text("dark red"[:at]), part(), text("dark red"[at:]))] for at in range(1, 8)]
+    several = http.post("/v1/embeddings", json={"messages": [*many, [user(text("red"))]]}).headers["x-recipe"]
+    assert several.count(", ") == 7
+    many.append([user(text("dark red"), part())])
+    more = http.post("/v1/embeddings", json={"messages": [*many, [user(text("red"))]]}).headers["x-recipe"]
+    assert more.endswith(", and 1 more")
 
 
 def test_a_conversation_is_its_content_with_its_instruction(http):
@@ -251,6 +257,23 @@ async def test_the_contract_declares_both_limits(stack):
         most = first_array("/v1/embeddings")
         assert 256 < most <= 2048  # less where this machine cannot do so many in time
         assert first_array("/v2/embed", "texts") == most
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_list_that_would_miss_the_deadline_is_refused_before_anything_is_computed(stack, path):
+    async with adapter(stack.triton_grpc) as http:
+        state = http.app.state
+        slow = state.readiness.model["warm_up"] | {"pass": 1.0, "text": 1.0, "image": 1.0, "batch": 64}
+        state.readiness.model = state.readiness.model | {"warm_up": slow}
+        field = next(iter(PATHS[path]))
+        body = {field: [f"a shade that takes {index} s" for index in range(500)]}
+        answer = await http.post(path, json=body)
+        assert answer.status_code == 400, answer.text
+        assert "At most about 4" in sentence(path, answer)  # 46 or so, in 0.8 of 60 s
+        assert "not 500" in sentence(path, answer)
+        detail = answer.json()["error"] if path == "/v1/embeddings" else answer.json()
+        assert detail["param"] == field
+        assert not state.dispatcher._flights._flights
 
 
 def test_the_examples_of_the_contract_are_answered(http):

@@ -81,6 +81,20 @@ def test_alone_nothing_has_a_place(embedder, item):
         embedder.prepare(item)
 
 
+def test_a_pass_captured_for_one_place_is_right_for_another(tmp_path):
+    """Of the same length: what is replayed reads where the image stands."""
+    embedder = Embedder.load(EmbedderConfig(checkpoint=str(random_checkpoint(tmp_path)), device="cpu"))
+    places = [placed(at, "x" * 9) for at in (3, 5, 6)]
+    assert len({len(embedder.prepare(item).sequence) for item in places}) < len(places)
+    ordinary = [embedder.embed([item])[0].vector for item in places]
+    with embedder.model.capturing():
+        for item in places:
+            embedder.embed([item])
+    for first, item in zip(ordinary, places, strict=True):
+        assert cosine(first, embedder.embed([item])[0].vector) >= 0.99999
+    assert cosine(ordinary[0], ordinary[1]) < 0.9999
+
+
 def test_a_callers_text_is_no_slot(embedder):
     text = "{image}{text}\ue000rest\ue000<|image_pad|>"
     for at in range(len(text) + 1):

@@ -19,6 +19,7 @@ from client.errors import InvalidInput, NotAcceptable
 from client.items import Embedding, EmbedInput
 
 JSON, NPY, RAW = MEDIA_TYPES = ("application/json", "application/x-npy", "application/octet-stream")
+MOST_RECIPES = 8  # that a header names: clients and gateways bound its length
 _LITTLE_ENDIAN = {"float32": "<f4", "float16": "<f2"}
 
 
@@ -139,7 +140,10 @@ def _headers(embeddings: list[Embedding], stages: dict[str, float], started: flo
     stages = stages | {"total": (time.perf_counter() - started) * 1e3}
     headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
     recipes = list(dict.fromkeys(embedding.recipe for embedding in embeddings))  # several in `/v1` and `/v2` alone
-    headers["x-recipe"] = ", ".join(recipe.id for recipe in recipes)
+    named = [recipe.id for recipe in recipes[:MOST_RECIPES]]
+    headers["x-recipe"] = ", ".join(
+        [*named, f"and {len(recipes) - len(named)} more"] if recipes[len(named) :] else named
+    )
     if warnings := dict.fromkeys(warning for recipe in recipes for warning in recipe.warnings):
         headers["x-warning"] = "; ".join(warnings)
     headers["x-tokens"] = str(sum(embedding.tokens for embedding in embeddings if embedding.computed))

@@ -5,8 +5,9 @@ An item may be a string, an object of a text and an image, a list of typed parts
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -107,9 +108,7 @@ def of_item(value: Any, param: str, continued: bool = False) -> Content:
     if "content" in sent and len(sent) == 1:
         return of_parts(sent["content"], param)
     if not sent or sent.keys() - {"text", "image", "bytes"}:
-        raise InvalidInput(
-            f"An item with {', '.join(map(_quoted, value)) or 'nothing'} is unknown: {ITEM_KEYS}.", param
-        )
+        raise InvalidInput(f"An item with {_keys(value)} is unknown: {ITEM_KEYS}.", param)
     image = [_image(sent[key], param) for key in ("image", "bytes") if key in sent]  # LlamaIndex says `bytes` to Jina
     text = [_text(sent["text"], param)] if "text" in sent else []
     return _content([*image, *text], param)
@@ -167,9 +166,7 @@ def of_conversation(turns: Any, param: str, continued: bool) -> Content:
         raise InvalidInput("A conversation is a list of turns, each with role and content.", param)
     for turn in turns:
         if unknown := sorted(key for key in turn.keys() - {"role", "content"} if turn[key] is not None):
-            raise InvalidInput(
-                f"A turn with {', '.join(map(_quoted, unknown))} is unknown: it has role and content.", param
-            )
+            raise InvalidInput(f"A turn with {_keys(unknown)} is unknown: it has role and content.", param)
     roles = [turn["role"] for turn in turns]
     rest = roles[1:] if roles[:1] == ["system"] else roles
     if rest[-1:] == ["assistant"]:
@@ -237,9 +234,7 @@ def _only(part: dict[str, Any], names: tuple[str, ...], known: dict[str, Any], p
     rest = {key: value for key, value in part.items() if key not in names and key != "type" and value is not None}
     found = [part[name] for name in names if name in part]
     if len(found) != 1 or any(known.get(key, known) != value for key, value in rest.items()):
-        raise InvalidInput(
-            f"A part with {', '.join(map(_quoted, part)) or 'nothing'} is unknown: it has type and {names[0]}.", param
-        )
+        raise InvalidInput(f"A part with {_keys(part)} is unknown: it has type and {names[0]}.", param)
     return found[0]
 
 
@@ -255,6 +250,10 @@ def _image(value: Any, param: str) -> bytes:
     if not isinstance(value, str):
         raise InvalidInput(f"An image must be a string of base64 or a data: URL, not {_named(value)}.", param)
     return decode_image(value, param)
+
+
+def _keys(names: Iterable[str]) -> str:
+    return ", ".join(map(_quoted, islice(names, 8))) or "nothing"
 
 
 def _quoted(key: str) -> str:

@@ -109,7 +109,7 @@ class Dispatcher:
         images, different = any(item.image for item in items), len({item.digest for item in items})
         cheaper = any(option in items[0].options for option in CHEAPER)
         if not cheaper:
-            self._check_time(images, different)
+            self._check_time(images, different, items[0].param.partition("[")[0])
         waiting = self._admission.pending + len(items)
         pixels = sum(item.large for item in items)
         large = self._large.admitted(pixels, seconds, after=self.after) if pixels else nullcontext()
@@ -117,21 +117,21 @@ class Dispatcher:
         with self._admission.admitted(len(items), seconds, most, not pixels, self.after), large:
             yield
 
-    def _check_time(self, images: bool, different: int) -> None:
+    def _check_time(self, images: bool, different: int, param: str) -> None:
         """What would miss its deadline again and again is refused at once, and not as something to be sent again."""
         model, given, kind = self._readiness.model, self._deadline_seconds, "image" if images else "text"
         if given and self._pace.hopeless(model, images, given):
             raise InvalidInput(
                 f"One {kind} takes about {round(self._pace.lone(model, images), 2):g} s here, and "
                 f"ADAPTER_DEADLINE_SECONDS is {given:g}: have it raised, or unset, so that it follows the model.",
-                "input",
+                param,
             )
         if (most := self.most(images, different)) < different:
             raise InvalidInput(
                 f"At most about {most} {kind}{'s' * (most > 1)} can be embedded here in "
                 f"{given or DEADLINE_SECONDS:g} s, not {different}: send fewer at once, or have "
                 "ADAPTER_DEADLINE_SECONDS raised.",
-                "input",
+                param,
             )
 
     def _cached(self, item: EmbedInput) -> Embedding | None:
