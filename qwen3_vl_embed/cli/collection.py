@@ -21,6 +21,7 @@ from qwen3_vl_embed.cli.commands import (
 )
 from qwen3_vl_embed.settings import DEFAULT_URL, RETRY_FOR_S, URL
 
+EXPORT, QUERY = "Exports", "Query"
 COLUMNS, SEVERAL = "Columns of a table, or endings of a tar file's samples", "Several machines"
 
 SourceName = Annotated[
@@ -37,6 +38,25 @@ Urls = Annotated[list[str], option("Where servers answer; several with --ray.", 
 Ray = Annotated[str | None, option("A Ray cluster: its address, auto, or local.", panel=SEVERAL)]
 Workers = Annotated[int, option("Actors; each asks one server at a time.", min=1, panel=SEVERAL)]
 LocalModel = Annotated[str | None, option("A checkpoint in each actor, instead of servers.", panel=SEVERAL)]
+
+Sources = Annotated[list[Path], typer.Argument(help="Folders of part files, or .parquet files of `embed`.")]
+IndexFolder = Annotated[Path, option("The folder of the index.", "--output", "-o")]
+Faiss = Annotated[Path | None, option("Write a flat FAISS index too.", panel=EXPORT)]
+LanceDb = Annotated[Path | None, option("Write a LanceDB table `vectors` into this folder too.", panel=EXPORT)]
+Words = Annotated[str | None, typer.Argument(help="What to look for, in words.")]
+Searched = Annotated[Path, option("The folder of the index.", "--index", "-i")]
+Image = Annotated[Path | None, option("A picture to look for; with words, both.", panel=QUERY)]
+Colour = Annotated[str | None, option("A colour to look for, like #5a9e97.", panel=QUERY)]
+Like = Annotated[str | None, option("The id of a row: more like it.", panel=QUERY)]
+Without = Annotated[str, option("Words that it is not about.", "--not", panel=QUERY)]
+Share = Annotated[float, option("Share of the words beside a picture.", "--words", min=0, max=1, panel=QUERY)]
+Centred = Annotated[bool, option("Without what all texts, or all pictures, have in common.", "--centred", panel=QUERY)]
+Count = Annotated[int, option("How many.", "--count", "-n", min=1)]
+Exact = Annotated[bool, option("Compare with every row, however many they are.", "--exact")]
+Duplicates = Annotated[float | None, option("Rows with at least this cosine, instead of a query.", min=0.5, max=1)]
+ShowPage = Annotated[bool, option("Serve the search page, until Ctrl-C.", "--page")]
+PagePort = Annotated[int, option("Where the page is.", "--port", min=0, max=65535)]
+PageHost = Annotated[str, option("Who may open it: 0.0.0.0 for every machine.", "--host")]
 
 
 @app.command()
@@ -105,3 +125,60 @@ def bulk(
             sys.stdout.flush()
             os._exit(code)  # nobody waits for the answers that are still on their way
     raise typer.Exit(code)
+
+
+@app.command()
+def index(sources: Sources, output: IndexFolder = Path("index"), faiss: Faiss = None, lancedb: LanceDb = None) -> None:
+    """Make vectors searchable: what `bulk` or `embed -o x.parquet` wrote, of one model and one recipe.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed index vectors/
+      qwen3-vl-embed index photos/ captions.parquet -o both --lancedb both.lancedb
+    """
+    with sentences():
+        with installed("index", "search"):
+            from qwen3_vl_embed.cli.search import make_index
+
+        make_index(sources, output, faiss, lancedb)
+
+
+@app.command()
+def search(
+    text: Words = None,
+    index: Searched = Path("index"),
+    image: Image = None,
+    colour: Colour = None,
+    like: Like = None,
+    without: Without = "",
+    words: Share = 0.5,
+    centred: Centred = False,
+    count: Count = 10,
+    exact: Exact = False,
+    duplicates: Duplicates = None,
+    page: ShowPage = False,
+    port: PagePort = 8009,
+    host: PageHost = "127.0.0.1",
+    retry_seconds: RetrySeconds = 5.0,
+    url: Annotated[str, option("Where the server answers that made the vectors.", envvar=URL)] = DEFAULT_URL,
+) -> None:
+    """Search an index by words, a picture, a colour or a row of it; on the terminal, as JSON lines, or on a page.
+
+    The percentile says what a cosine means: the share of random pairs of the same two kinds with a smaller one.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed search "dusty teal"
+      qwen3-vl-embed search "a beach" --image photo.jpg --words 0.3 --not people
+      qwen3-vl-embed search --page
+    """
+    with sentences():
+        with installed("search", "search"):
+            from qwen3_vl_embed.cli import search as searching
+
+        with searching.opened(index, url, retry_seconds) as searcher:
+            if page:
+                searching.serve(searcher, host, port)
+            elif duplicates is not None:
+                searching.show_duplicates(searcher.index, duplicates)
+            else:
+                query = searching.query(searcher.index, text, image, colour, like, without, words, centred)
+                searching.show(searcher, query, count, exact)
