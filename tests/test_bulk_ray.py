@@ -86,7 +86,7 @@ def test_a_driver_that_is_killed_and_the_other_engine_goes_on(stack, cluster, li
         job = on_ray(cluster, *arguments)
         parts(out, 3, job)
         job.send_signal(signal.SIGKILL)
-        job.wait()
+        job.communicate()
         before = held(out)["id"].to_pylist()
     else:
         half = "".join(lines.read_text().splitlines(keepends=True)[: ROWS // 2])
