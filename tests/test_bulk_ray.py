@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import pytest
 
@@ -28,12 +29,13 @@ ROWS = 400
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[subprocess.Popen]:
+def cluster() -> Iterator[Any]:
     """With its address."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0"}
-    with subprocess.Popen(
+    started: Any = subprocess.Popen(
         [RAY, ROOT / "tests" / "ray_cluster.py"], stdin=PIPE, stdout=PIPE, text=True, env=environment
-    ) as started:
+    )
+    with started:
         started.address = started.stdout.readline().strip()
         yield started
         started.stdin.close()
@@ -47,12 +49,12 @@ def lines(tmp_path) -> Path:
     return path
 
 
-def on_ray(cluster, *arguments: object) -> subprocess.Popen:
+def on_ray(cluster: Any, *arguments: object) -> Any:
     words = [str(RAY), "-c", SMALL_PIECES, *map(str, arguments), "--ray", cluster.address, "--workers", "4"]
     return subprocess.Popen(words, cwd=ROOT, stderr=PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-def parts(folder: Path, count: int, job: subprocess.Popen) -> None:
+def parts(folder: Path, count: int, job: Any) -> None:
     """Waits until so many are there."""
     while len(list(folder.glob("part-*"))) < count:
         assert job.poll() is None, job.stderr.read()

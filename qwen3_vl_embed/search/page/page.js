@@ -171,6 +171,7 @@ for (const id of ["text", "without"]) $(id).addEventListener("input", () => {
   clearTimeout(typing);
   if (took < 300 || !$(id).value) typing = setTimeout(asked, 350);  /* where an answer takes long, Enter asks */
 });
+$("preview").addEventListener("error", () => $("preview").hidden = true);
 $("words").addEventListener("change", () => go({ words: String(1 - $("words").value) }));
 for (const id of ["centred", "kind"]) $(id).addEventListener("change", () => go({ [id]: $(id).value }));
 $("colour").addEventListener("change", () => go({ colour: $("colour").value, picture: "", like: "", duplicates: "" }));
