@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import typer
 from PIL import Image
 
-from lab.benchmarks.load import closed, request
 from lab.ports import serve_settings
 from qwen3_vl_embed.serving.console import Console
 from qwen3_vl_embed.serving.settings import ROOT
@@ -55,6 +54,8 @@ def stack() -> Stack:
 @app.command()
 def share(seconds: float = 15, rounds: int = 3) -> None:
     """Rows/s of `bulk` over what 64 callers get, an item a request; they take turns at a server without a cache."""
+    from lab.benchmarks.load import closed, request  # torch comes with it, and `memory` is without
+
     server = stack()
     try:
         server.start()

@@ -166,6 +166,22 @@ def test_a_local_model_makes_the_same_vectors(stack, photos):  # noqa: F811
             assert ours.recipe == theirs.recipe
 
 
+def test_what_a_local_model_began_a_server_ends(run, photos, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    (photos / "red.png").rename(tmp_path / "red.png")
+    assert run("bulk", photos, "-o", out, "--local-model", CHECKPOINT).exit_code == 0
+    (tmp_path / "red.png").rename(photos / "red.png")
+    done = run("bulk", photos, "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert "(1 rows in " in done.stderr
+    assert sorted(held(out)["id"].to_pylist()) == ["blue.png", "green.png", "red.png"]
+
+
+def test_without_ray_a_sentence(run, photos, tmp_path):  # noqa: F811
+    refused = run("bulk", photos, "-o", tmp_path / "out", "--ray", "local")
+    assert (refused.exit_code, refused.stderr[:30]) == (2, "Error: `bulk --ray` needs ray:")
+
+
 def test_one_bad_item_costs_one_more_request_not_one_each(stack):
     """Of a batch of 64 three are bad."""
     asked = []

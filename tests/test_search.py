@@ -69,6 +69,14 @@ def test_rows_keep_their_names_and_failed_ones_are_left_out(tmp_path):
     np.testing.assert_allclose(index.vectors, np.delete(vectors, 1, axis=0), atol=1e-6)
 
 
+def test_a_part_whose_rows_all_failed_adds_none(tmp_path):
+    errors = pa.array(["bad"] * 5, pa.string())
+    files = [write(tmp_path / "a.parquet", spread(5, 8), error=errors), write(tmp_path / "b.parquet", spread(3, 8))]
+    assert len(build(files, tmp_path / "index")) == 3
+    with pytest.raises(SourceError, match="there is no vector in it"):
+        build(files[:1], tmp_path / "index")
+
+
 def test_an_index_is_of_one_model_and_one_recipe(tmp_path):
     one = write(tmp_path / "1.parquet", spread(4, 8))
     for about in ({"model": {"id": "b"}, "options": {}}, {"model": MODEL, "options": {"pooling": "mean"}}):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -109,9 +110,11 @@ def bulk(
             from qwen3_vl_embed.cli import bulk as bulk_job
             from qwen3_vl_embed.cli.errors import SourceError
             from qwen3_vl_embed.cli.recipe import chosen
-        if ray:
-            with installed("bulk --ray", "ray"):
-                import ray as _  # noqa: F401
+        if ray and not find_spec("ray"):
+            raise SourceError("`bulk --ray` needs ray: pip install 'qwen3-vl-embed[ray]'.")
+        if local_model:
+            with installed("bulk --local-model", "local"):
+                from qwen3_vl_embed.bulk import local  # noqa: F401
         if dtype not in ("float32", "float16"):
             raise SourceError(f"--dtype {dtype} is neither float32 nor float16.")
         if text and image:

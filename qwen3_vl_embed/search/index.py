@@ -30,6 +30,7 @@ ANN = "PCA{},HNSW32,SQ8"  # FAISS's name of it
 TRAINED_ON = 10_000  # rows
 CANDIDATES = 400  # that FAISS names for one hit of ten, before their exact cosines
 BLOCK = 8192  # rows that are read and written together
+PRODUCT = 2**26  # cosines that are held at a time
 SAMPLE = 1000  # rows of a kind that stand for all of them
 LEAST = 20  # rows without which a kind tells nothing about itself
 
@@ -64,10 +65,13 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
     table = pa.concat_tables(rows, promote_options="default")
     pq.write_table(table, folder / "rows.parquet", compression="zstd")
     kinds = np.array(table["kind"].to_pylist())
-    means = {kind: vectors[kinds == kind].mean(axis=0, dtype=np.float64) for kind in KINDS if (kinds == kind).any()}
+    blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
+    means: dict[str, NDArray[np.float64]] = {}
+    for kind in set(kinds.tolist()):
+        sums = [vectors[block][kinds[block] == kind].sum(axis=0, dtype=np.float64) for block in blocks]
+        means[kind] = np.sum(sums, axis=0) / (kinds == kind).sum()
     norms = np.empty(count, np.float32)
-    for start in range(0, count, BLOCK):
-        block = slice(start, start + BLOCK)
+    for block in blocks:
         norms[block] = np.linalg.norm(vectors[block] - np.array([means[k] for k in kinds[block]], np.float32), axis=1)
     np.savez(folder / "centres.npz", norms=norms, **{kind: mean.astype(np.float32) for kind, mean in means.items()})
     told = {"model": abouts[0].get("model", {}), "options": abouts[0].get("options", {}), "ann": None}
@@ -167,8 +171,9 @@ class Index:
                 group[row] = row = group[group[row]]
             return row
 
-        for start in range(0, len(self), BLOCK):
-            cosines = self.vectors[start : start + BLOCK] @ self.vectors[start:].T
+        step = max(1, min(BLOCK, PRODUCT // len(self)))
+        for start in range(0, len(self), step):
+            cosines = self.vectors[start : start + step] @ self.vectors[start:].T
             for one, other in zip(*np.nonzero(cosines >= least), strict=True):
                 a, b = start + int(one), start + int(other)
                 if a < b and self.kinds[a] == self.kinds[b]:
@@ -260,13 +265,14 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
         table = pa.table(batch)
         if "error" in table.column_names:
             table = table.filter(pc.is_null(table["error"])).drop_columns(["error"])
-        flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        block = flat.reshape(len(table), -1).astype(np.float32)
-        if not np.isfinite(block).all():
-            raise SourceError(f"{file} holds a vector with a number that is none.")
-        lengths = np.linalg.norm(block, axis=1, keepdims=True)
-        vectors[start : start + len(table)] = block / np.maximum(lengths, np.finfo(np.float32).tiny)
-        start += len(table)
+        if len(table):
+            flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            block = flat.reshape(len(table), -1).astype(np.float32)
+            if not np.isfinite(block).all():
+                raise SourceError(f"{file} holds a vector with a number that is none.")
+            lengths = np.linalg.norm(block, axis=1, keepdims=True)
+            vectors[start : start + len(table)] = block / np.maximum(lengths, np.finfo(np.float32).tiny)
+            start += len(table)
         table = table.drop_columns(["embedding"])
         if "id" not in table.column_names:
             table = table.add_column(0, "id", table["item"])
@@ -281,14 +287,15 @@ def _build_ann(vectors: Matrix, path: Path) -> dict[str, Any]:
 
     rng = np.random.default_rng(0)
     count, dimension = vectors.shape
-    fast = faiss.index_factory(dimension, ANN.format(min(256, dimension)))  # distances: PCA moves the origin
+    fast = faiss.index_factory(dimension, ANN.format(min(256, dimension)))  # by distance: the order of cosines
     fast.train(vectors[np.sort(rng.choice(count, min(count, TRAINED_ON), replace=False))])
     for block in _blocks(vectors):
         fast.add(block)
+    faiss.ParameterSpace().set_index_parameter(fast, "efSearch", CANDIDATES)  # its own 16 misses half of them
     faiss.write_index(fast, str(path))
     found = 0
     queries = np.array(vectors[np.sort(rng.choice(count, 50, replace=False))])
-    truth = np.argsort(-(vectors @ queries.T), axis=0)[:10]
+    truth = np.argpartition(-(vectors @ queries.T), 10, axis=0)[:10]
     for query, true in zip(queries, truth.T, strict=True):
         named = fast.search(query[None], CANDIDATES)[1][0]
         best = named[np.argsort(-(vectors[named] @ query))[:10]]
