@@ -73,9 +73,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Embedded:
-    """One item, its vector, float32 (D,), the id of the recipe that made it, and what it cost.
+    """One item, its vector, float32 (D,), the id of the recipe that made it, and its tokens.
 
-    `tokens`: computed for it, the prompt's too; 0 where the server had the vector, None where it does not say.
+    `tokens`: of the whole sequence, the prompt's too; None where the server does not say.
     """
 
     item: Item

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from qwen3_vl_embed.cli.vectors import Origin
 from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.items import Embedded, Item
+from qwen3_vl_embed.options import ImageOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ class Embeds(Protocol):
     def model(self) -> dict[str, Any]: ...
 
     def embed_each(
-        self, items: Iterable[Item], *, batch_size: int | None, in_flight: int, **options: Any
+        self, items: Iterable[Item], *, batch_size: int | None, in_flight: int, **options: Unpack[ImageOptions]
     ) -> Iterator[list[Embedded | ItemError]]: ...
 
 

@@ -1,13 +1,14 @@
 """A checkpoint in this process, in place of a server. Needs torch."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import orjson
 
 from qwen3_vl_embed.batches import batches
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.items import Embedded, Item
+from qwen3_vl_embed.options import ImageOptions, TextOptions
 from qwen3_vl_embed.settings import BATCH
 
 try:  # in a checkout, where Triton too knows it by this name
@@ -42,7 +43,12 @@ class LocalModel:
         return self._embedder.info
 
     def embed_each(
-        self, items: Iterable[Item], *, batch_size: int | None = None, in_flight: int = 1, **options: Any
+        self,
+        items: Iterable[Item],
+        *,
+        batch_size: int | None = None,
+        in_flight: int = 1,
+        **options: Unpack[ImageOptions],
     ) -> Iterator[list[Embedded | ItemError]]:
         """As `Client.embed_each`; one batch at a time. Raises AdapterError for wrong options."""
         try:
@@ -50,8 +56,8 @@ class LocalModel:
         except EmbedError as error:
             raise AdapterError(str(error)) from None
         for batch in batches(items, batch_size or BATCH):
-            bounds = set[str]() if batch[0].kind == "image" else {"min_pixels", "max_pixels"}
-            told = Options.parse(orjson.dumps({name: value for name, value in options.items() if name not in bounds}))
+            taken = (ImageOptions if batch[0].kind == "image" else TextOptions).__optional_keys__
+            told = Options.parse(orjson.dumps({name: value for name, value in options.items() if name in taken}))
             yield self._embedded(batch, told)
 
     def _embedded(self, batch: list[Item], options: Options) -> list[Embedded | ItemError]:

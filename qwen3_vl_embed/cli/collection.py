@@ -4,22 +4,13 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from qwen3_vl_embed.cli.app import app, installed, option, sentences
-from qwen3_vl_embed.cli.commands import (
-    AnyOption,
-    BatchSize,
-    Dimensions,
-    Instruction,
-    MaxPixels,
-    MinPixels,
-    Normalize,
-    Pooling,
-    RetrySeconds,
-)
+from qwen3_vl_embed.cli.commands import RECIPE, AnyOption, BatchSize, RetrySeconds
+from qwen3_vl_embed.cli.recipe import chosen, with_flags
 from qwen3_vl_embed.settings import DEFAULT_URL, RETRY_FOR_S, URL
 
 EXPORT, QUERY = "Exports", "Query"
@@ -61,6 +52,7 @@ PageHost = Annotated[str, option("Who may open it: 0.0.0.0 for every machine.", 
 
 
 @app.command()
+@with_flags(RECIPE)
 def bulk(
     source: SourceName,
     output: Parts,
@@ -69,12 +61,6 @@ def bulk(
     id: IdColumn = None,
     dtype: VectorType = "float32",
     retry_failed: RetryFailed = False,
-    pooling: Pooling = None,
-    dimensions: Dimensions = None,
-    normalize: Normalize = None,
-    instruction: Instruction = None,
-    min_pixels: MinPixels = None,
-    max_pixels: MaxPixels = None,
     option: AnyOption = None,
     batch_size: BatchSize = None,
     in_flight: InFlight = 4,
@@ -83,6 +69,7 @@ def bulk(
     local_model: LocalModel = None,
     retry_seconds: RetrySeconds = RETRY_FOR_S,
     url: Urls = [DEFAULT_URL],  # noqa: B006  (typer copies it)
+    **flags: Any,
 ) -> None:
     """Embed as much as there is, into a folder of Parquet files that is also the job's checkpoint.
 
@@ -93,23 +80,15 @@ def bulk(
       qwen3-vl-embed bulk photos/ -o vectors/
       qwen3-vl-embed bulk "shards/*.tar" -o vectors/
       qwen3-vl-embed bulk products.parquet --image picture --id sku -o vectors/
-      qwen3-vl-embed bulk s3://bucket/captions.jsonl --text caption -o vectors/ --ray auto --url http://a:8001 --url http://b:8001
+      qwen3-vl-embed bulk s3://bucket/captions.jsonl --text caption -o vectors/
+      qwen3-vl-embed bulk photos/ -o vectors/ --ray auto --url http://a:8001 --url http://b:8001
     """
-    flags = {
-        "pooling": pooling,
-        "dimensions": dimensions,
-        "normalize": normalize,
-        "instruction": instruction,
-        "min_pixels": min_pixels,
-        "max_pixels": max_pixels,
-    }
     with sentences():
         with installed("bulk", "bulk"):
             from qwen3_vl_embed.bulk.job import Means
             from qwen3_vl_embed.bulk.sources import Columns, opened
             from qwen3_vl_embed.cli import bulk as bulk_job
             from qwen3_vl_embed.cli.errors import SourceError
-            from qwen3_vl_embed.cli.recipe import chosen
         if ray and not find_spec("ray"):
             raise SourceError("`bulk --ray` needs ray: pip install 'qwen3-vl-embed[ray]'.")
         if local_model:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qwen3_vl_embed.client import IMAGE_OPTIONS, Client
+from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.errors import AdapterError
+from qwen3_vl_embed.options import TextOptions
 from qwen3_vl_embed.search.index import Hit, Index, Kind, Matrix, Vector
 
 NOT = 0.5  # of the length of the other words' direction is taken away
@@ -119,7 +120,7 @@ class Searcher:
             self._same = True
         options = self.index.options
         if kind == "text":
-            options = {name: value for name, value in options.items() if name not in IMAGE_OPTIONS}
+            options = {name: value for name, value in options.items() if name in TextOptions.__optional_keys__}
             vectors = self._client.embed_text(contents, **options)
         else:
             vectors = self._client.embed_image(contents, **options)
