@@ -2,6 +2,7 @@
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV := .cache/uv/bin/uv
+RAY_STAMP := .cache/ray/.installed
 FUZZ_STAMP := .cache/fuzz/.installed
 CLIENTS := sdks llama-index aiperf mteb
 BENCH_STAMP := .venv/.bench-installed
@@ -16,6 +17,7 @@ UVX = UV_CACHE_DIR=.cache/uv/cache .cache/uv/bin/uvx --quiet --python $(BIN)/pyt
 AIPERF = $(UVX) --from aiperf==0.13.0 aiperf profile -m qwen3-vl-color-tiny -u http://localhost:8001 --endpoint-type template \
 	--extra-inputs response_field:embedding --tokenizer checkpoints/qwen3-vl-color-tiny --request-count 100 --concurrency 8 \
 	--workers-max 2 --record-processors 1 --artifact-dir .cache/aiperf --ui none
+EXTRAS = $(foreach extra,parquet bulk search lancedb evaluation local lora,--extra $(extra))
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 # Here the embedder is `embedder`, as for Triton; in the wheel it is `qwen3_vl_embed.embedder`.
@@ -49,9 +51,13 @@ $(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
 serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=… another, SERVE_PORT=… elsewhere)
 	@$(BIN)/python -m qwen3_vl_embed.serving
 
-test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (nine minutes)
-	@$(BIN)/python -m pytest -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or containers)"
+demo: setup  ## the search page over colours and drawn pictures, with the tiny checkpoint: http://127.0.0.1:8009
+	@$(BIN)/python -m lab.demo
 
+test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (nine minutes)
+	@$(BIN)/python -m pytest -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or ray or containers)"
+
+test-ray: setup $(RAY_STAMP)  ## bulk on a Ray cluster whose nodes and drivers are killed
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)
 test-clients: $(CLIENTS:%=.cache/clients/%/.installed)  ## OpenAI's, LangChain, LlamaIndex, LiteLLM, Haystack, Cohere, mteb, AIPerf
 test-chromium: setup  ## our pixels beside those of Debian's Chromium (apt install chromium)
@@ -60,10 +66,15 @@ test-benchmarks: setup  ## the programs of lab run to their end, the check of a 
 test-faults: setup  ## what starts, breaks or ends its own: faults, signals, workers, costly inputs, strangers, the pipelined model
 test-installs: setup  ## the wheel in an empty environment, and a Python of its own where none fits
 test-containers: setup  ## build and run the containers with podman (as root)
-test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers:
+test-ray test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers:
 	@$(BIN)/python -m pytest -m $(subst -,_,$(@:test-%=%))
 
-test-all: test test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs  ## all but the containers
+$(RAY_STAMP): $(STAMP) requirements/ray.txt
+	@test -x .cache/ray/bin/pip || $(BIN)/python -m venv .cache/ray
+	@.cache/ray/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/ray.txt
+	@touch $@
+
+test-all: test test-gateways test-ray test-clients test-chromium test-layouts test-benchmarks test-faults test-installs  ## all but the containers
 
 check: setup  ## format, lint, who imports whom, types: half a minute
 	@$(BIN)/ruff format --check .
@@ -157,7 +168,7 @@ audit:  ## known vulnerabilities of the pinned dependencies (asks the package in
 	@.cache/audit/bin/python -m pip_audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
 
 lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
-	$(COMPILE) pyproject.toml --all-extras --group server --group adapter --group dev -c requirements/pins.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml $(EXTRAS) --group server --group adapter --group dev -c requirements/pins.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/wheel.txt
 	$(COMPILE) --group pyproject.toml:adapter -c requirements/dev.txt -o requirements/client.txt
 	$(COMPILE) --group pyproject.toml:server -c requirements/dev.txt -o requirements/server.txt
@@ -166,6 +177,7 @@ lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) --group pyproject.toml:fuzz -c requirements/dev.txt -o requirements/fuzz.txt
 	for name in sdks llama-index aiperf; do $(COMPILE) --group pyproject.toml:clients-$$name -o requirements/clients-$$name.txt; done
 	$(COMPILE) --group pyproject.toml:clients-mteb -c requirements/dev.txt -o requirements/clients-mteb.txt
+	$(COMPILE) pyproject.toml --extra ray -c requirements/dev.txt -o requirements/ray.txt
 	$(COMPILE) --group pyproject.toml:uv -o requirements/uv.txt
 
 $(UV): requirements/uv.txt  # any Python will do for it; Debian's may have pip and no venv, or no pip and a venv
@@ -179,4 +191,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench perf-analyzer model-analyzer aiperf bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve demo test test-ray test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench perf-analyzer model-analyzer aiperf bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean

@@ -137,12 +137,18 @@ class Client(_Base[httpx.Client]):
         return self._stack(items, _count(images), {"image": options}, progress)
 
     def embed_each(
-        self, items: Iterable[Item], *, batch_size: int | None = None, **options: Unpack[ImageOptions]
+        self,
+        items: Iterable[Item],
+        *,
+        batch_size: int | None = None,
+        in_flight: int = IN_FLIGHT,
+        **options: Unpack[ImageOptions],
     ) -> Iterator[Results]:
         """Texts and images mixed, from any iterable, one request after the other: for more than memory holds.
 
         Args:
             items: `Item.text("red")`, `Item.image(Path("photo.jpg"))`.
+            in_flight: requests that are under way at a time.
             **options: for all; `min_pixels` and `max_pixels` go with images alone.
 
         Yields:
@@ -152,7 +158,7 @@ class Client(_Base[httpx.Client]):
         Raises:
             AdapterError: as `embed_text`.
         """
-        return self._results(items, _by_kind(options), batch_size)
+        return self._results(items, _by_kind(options), batch_size, in_flight)
 
     def info(self) -> dict[str, Any]:
         """What GET /info says: `adapter` and `model`. Raises AdapterError."""
@@ -182,15 +188,19 @@ class Client(_Base[httpx.Client]):
         return stack.array()
 
     def _results(
-        self, items: Iterable[Item], options: Mapping[str, Mapping[str, Any]], size: int | None = None
+        self,
+        items: Iterable[Item],
+        options: Mapping[str, Mapping[str, Any]],
+        size: int | None = None,
+        in_flight: int = IN_FLIGHT,
     ) -> Iterator[Results]:
         self._do(self._server.met())
-        pool = ThreadPoolExecutor(IN_FLIGHT)
+        pool = ThreadPoolExecutor(in_flight)
         ahead: deque[Future[Results]] = deque()
         try:
             for steps in self._requests(items, options, size):
                 ahead.append(pool.submit(self._do, steps))
-                if len(ahead) > IN_FLIGHT:  # one more, for the thread that is free first
+                if len(ahead) > in_flight:  # one more, for the thread that is free first
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
@@ -263,10 +273,15 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         return await self._stack(items, _count(images), {"image": options}, progress)
 
     def embed_each(
-        self, items: Iterable[Item], *, batch_size: int | None = None, **options: Unpack[ImageOptions]
+        self,
+        items: Iterable[Item],
+        *,
+        batch_size: int | None = None,
+        in_flight: int = IN_FLIGHT,
+        **options: Unpack[ImageOptions],
     ) -> AsyncIterator[Results]:
         """As `Client.embed_each`."""
-        return self._results(items, _by_kind(options), batch_size)
+        return self._results(items, _by_kind(options), batch_size, in_flight)
 
     async def info(self) -> dict[str, Any]:
         """As `Client.info`."""
@@ -293,13 +308,17 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         return stack.array()
 
     async def _results(
-        self, items: Iterable[Item], options: Mapping[str, Mapping[str, Any]], size: int | None = None
+        self,
+        items: Iterable[Item],
+        options: Mapping[str, Mapping[str, Any]],
+        size: int | None = None,
+        in_flight: int = IN_FLIGHT,
     ) -> AsyncIterator[Results]:
         await self._do(self._server.met())
         ahead: deque[asyncio.Task[Results]] = deque()
         try:
             for steps in self._requests(items, options, size):
-                if len(ahead) == IN_FLIGHT:
+                if len(ahead) == in_flight:
                     yield await ahead.popleft()
                 ahead.append(asyncio.create_task(self._do(steps)))
             while ahead:

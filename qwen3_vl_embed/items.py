@@ -1,5 +1,6 @@
 """One thing to embed, and its vector."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,13 +73,41 @@ class Item:
 
 @dataclass(frozen=True)
 class Embedded:
-    """One item, its vector, float32 (D,), and the id of the recipe that made it."""
+    """One item, its vector, float32 (D,), the id of the recipe that made it, and its tokens.
+
+    `tokens`: of the whole sequence, the prompt's too; None where the server does not say.
+    """
 
     item: Item
     vector: NDArray[np.float32]
     recipe: str | None = None
+    tokens: int | None = None
 
 
-def writable(path: Path) -> str:
+@dataclass(frozen=True)
+class Elsewhere(Item):
+    """An image that is read when its turn has come: `load` is told how many bytes it may have, and returns them.
+
+    What it raises, an OSError or a ValueError, is this item's own error.
+    """
+
+    load: Callable[[int], bytes] | None = None
+
+    def read(self, most: int = MOST_BYTES) -> str | bytes:
+        """As `Item.read`."""
+        assert self.load is not None
+        try:
+            return self.load(most)
+        except OSError as error:
+            raise self._refused(f"the file cannot be read ({error.strerror or error}).") from None
+        except ValueError as error:
+            raise self._refused(str(error)) from None
+
+    def size(self) -> int:
+        """0: nobody knows yet."""
+        return 0
+
+
+def writable(path: Path | str) -> str:
     """A file name may hold any bytes, the output only UTF-8."""
     return str(path).encode(errors="replace").decode()

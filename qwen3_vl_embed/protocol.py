@@ -153,7 +153,7 @@ class Conversation:
     def one(self, item: Item, options: Mapping[str, Any]) -> Steps[NDArray[np.float32]]:
         """float32 (D,). Raises AdapterError; ItemError when the item cannot be read."""
         yield from self.met()
-        vectors, _ = yield from self._embed([item], options, as_list=False)
+        vectors, _, _ = yield from self._embed([item], options, as_list=False)
         return vectors
 
     def batch(
@@ -164,32 +164,39 @@ class Conversation:
         A bad item fails alone; AdapterError is raised for what is no item's fault. `as_list` false: a server of the
         benchmark's schema need not take lists, so one item goes as a string.
         """
-        try:
-            return list((yield from self._list(items, options[items[0].kind], as_list)))
-        except ItemError as error:
-            if len(items) == 1:
-                return [error]
-        except AdapterError as error:
-            if error.status != TOO_LARGE or len(items) == 1:
-                raise
-        each: list[Embedded | ItemError] = []
-        for item in items:
-            each += yield from self.batch([item], options, as_list)
-        return each
+        results: dict[int, Embedded | ItemError] = {}
+        left = list(range(len(items)))
+        while left:
+            answers: list[Embedded | ItemError] = []
+            try:
+                answers += yield from self._list([items[i] for i in left], options[items[0].kind], as_list)
+            except AdapterError as error:
+                alone = len(left) == 1
+                if isinstance(error, ItemError) and (alone or error.index is not None):
+                    results[left.pop(error.index or 0)] = error  # the others are asked for together once more
+                    continue
+                if alone or not (isinstance(error, ItemError) or error.status == TOO_LARGE):
+                    raise
+                for i in left:
+                    answers += yield from self.batch([items[i]], options, as_list)
+            results |= zip(left, answers, strict=True)
+            left = []
+        return [results[i] for i in range(len(items))]
 
     def _list(self, items: Sequence[Item], options: Mapping[str, Any], as_list: bool) -> Steps[list[Embedded]]:
         try:
-            vectors, recipe = yield from self._embed(items, options, as_list)  # (N, D) | (D,)
+            vectors, recipe, tokens = yield from self._embed(items, options, as_list)  # (N, D) | (D,)
         except ItemError:
             raise
         except AdapterError as error:
             raise blamed(error, items) from None
-        return [Embedded(item, vector, recipe) for item, vector in zip(items, np.atleast_2d(vectors), strict=True)]
+        rows = zip(items, np.atleast_2d(vectors), tokens, strict=True)
+        return [Embedded(item, vector, recipe, cost) for item, vector, cost in rows]
 
     def _embed(
         self, items: Sequence[Item], options: Mapping[str, Any], as_list: bool
-    ) -> Steps[tuple[NDArray[np.float32], str | None]]:
-        """Vectors, float32 (N, D) or (D,), and the id of their recipe."""
+    ) -> Steps[tuple[NDArray[np.float32], str | None, list[int | None]]]:
+        """Vectors, float32 (N, D) or (D,), the id of their recipe, and the tokens of each."""
         ours = self._endpoints
         path = ours.text_path if items[0].kind == "text" else ours.image_path
         body = yield Call(lambda: self._body(items, options, as_list))
@@ -209,10 +216,13 @@ class Conversation:
         key = orjson.dumps(options, option=orjson.OPT_SORT_KEYS)
         if self._recipes.setdefault((path, key), recipe) != recipe:
             raise AdapterError(f"{self.url} serves another recipe than before: start again, with one recipe for all.")
-        return vectors, recipe
+        tokens: list[int | None] = [
+            int(each) for each in response.headers.get("x-item-tokens", "").split(",") if each.isdigit()
+        ]
+        return vectors, recipe, tokens if len(tokens) == len(items) else [None] * len(items)
 
     def _body(self, items: Sequence[Item], options: Mapping[str, Any], as_list: bool) -> bytes:
-        read = [item.read(self.most_bytes) for item in items]
+        read = [_read(item, position, self.most_bytes) for position, item in enumerate(items)]
         content = [each if isinstance(each, str) else _data_url(each) for each in read]
         return orjson.dumps({self._endpoints.input_field: content if as_list else content[0], **options})
 
@@ -309,6 +319,15 @@ def blamed(error: AdapterError, items: Sequence[Item]) -> AdapterError:
         return AdapterError(f"{error} Try a batch size below {len(items)}.", error.status)
     alone = len(items) == 1 and (error.status == TOO_LARGE or (error.status == 400 and error.param in ("", "input")))
     return ItemError(f"{items[0].origin}: {error}", error.status, error.param) if alone else error
+
+
+def _read(item: Item, position: int, most: int) -> str | bytes:
+    """Raises ItemError; its `index` is the position."""
+    try:
+        return item.read(most)
+    except ItemError as error:
+        error.param = f"input[{position}]"
+        raise
 
 
 def _is_local(host: str) -> bool:

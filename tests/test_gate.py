@@ -57,5 +57,5 @@ def test_extras_and_groups_of_one_name_are_the_same():
     """A group cannot name an extra, nor the other way round."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras, groups = settings["project"]["optional-dependencies"], settings["dependency-groups"]
-    assert set(extras) == {"parquet", "evaluation", "local", "lora"}
+    assert set(extras) == {"parquet", "bulk", "search", "lancedb", "ray", "evaluation", "local", "lora"}
     assert (extras["local"], extras["lora"]) == (groups["server"], groups["lora"])

@@ -20,6 +20,7 @@ from client.items import Embedding, EmbedInput
 
 JSON, NPY, RAW = MEDIA_TYPES = ("application/json", "application/x-npy", "application/octet-stream")
 MOST_RECIPES = 8  # that a header names: clients and gateways bound its length
+MOST_TOLD = 256  # items of which a header tells each one's tokens: gateways take heads of 4 KB
 _LITTLE_ENDIAN = {"float32": "<f4", "float16": "<f2"}
 
 
@@ -147,6 +148,8 @@ def _headers(embeddings: list[Embedding], stages: dict[str, float], started: flo
     if warnings := dict.fromkeys(warning for recipe in recipes for warning in recipe.warnings):
         headers["x-warning"] = "; ".join(warnings)
     headers["x-tokens"] = str(sum(embedding.tokens for embedding in embeddings if embedding.computed))
+    if len(embeddings) <= MOST_TOLD:
+        headers["x-item-tokens"] = ",".join(str(embedding.tokens) for embedding in embeddings)
     headers["x-cache-hits"] = str(sum(not embedding.computed for embedding in embeddings))
     headers["server-timing"] = ", ".join(f"{stage};dur={took:.3f}" for stage, took in stages.items())
     return headers

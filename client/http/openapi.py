@@ -116,6 +116,7 @@ HEADERS = {
     "x-recipe": "The recipe that made the vectors; vectors of different recipes are not comparable.",
     "x-warning": "What is doubtful about the recipe, such as `dimensions` where the model was not trained for it.",
     "x-tokens": "Tokens computed for this request, prompts included.",
+    "x-item-tokens": "Of at most 256 items, the tokens of each, prompt included, in order: `12,9,13`.",
     "x-cache-hits": "Items that cost nothing, because they were computed before or for another item in flight.",
     "server-timing": "The same durations in the standard form.",
     "x-shape": f"Of {RAW} alone: `D`, or `N,D` for a list.",

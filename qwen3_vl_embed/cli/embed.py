@@ -9,20 +9,18 @@ from typing import Any
 
 import typer
 
-from qwen3_vl_embed.cli import sources, terminal
+from qwen3_vl_embed.cli import job, sources, terminal
 from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
-from qwen3_vl_embed.cli.interrupts import Interrupts
+from qwen3_vl_embed.cli.job import INTERRUPTED
 from qwen3_vl_embed.cli.sources import Skipped
 from qwen3_vl_embed.cli.tables import show_embedded
 from qwen3_vl_embed.cli.vectors import Origin, VectorFile, check_writable, jsonl
 from qwen3_vl_embed.client import Client
-from qwen3_vl_embed.errors import AdapterError, ItemError
+from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.items import Embedded, Item
 from qwen3_vl_embed.settings import BATCH
 
 __all__ = ["INTERRUPTED", "batch_size", "check_writable", "found", "run"]
-
-INTERRUPTED = 130  # exit code: 128 and the number of Ctrl-C's signal, as shells have it
 
 
 def found(
@@ -62,27 +60,22 @@ def run(
     file = VectorFile(output, origin, len(items)) if output else None
     shown: list[Embedded] = []
     failures: list[ItemError] = []
-    done, start, code, told = 0, time.perf_counter(), 0, ""
-    with Interrupts() as interrupts:
-        try:
-            with file or nullcontext():
-                results = client.embed_each(items, batch_size=size, **options)
-                for batch in terminal.progress(results, len(items)):
-                    failures += [each for each in batch if isinstance(each, ItemError)]
-                    good = [each for each in batch if isinstance(each, Embedded)]
-                    with interrupts.held():
-                        if file:
-                            file.write(good)
-                        elif sys.stdout.isatty():
-                            shown += good
-                        else:
-                            _print(jsonl(good, origin))
-                        done += len(good)
-                interrupts.hold()
-        except (AdapterError, VectorFileError) as error:
-            code, told = 1, str(error)
-        except KeyboardInterrupt:
-            code, told = INTERRUPTED, "Interrupted."
+    done, start = 0, time.perf_counter()
+
+    def keep(batch: list[Embedded | ItemError]) -> None:
+        nonlocal done
+        failures.extend(each for each in batch if isinstance(each, ItemError))
+        good = [each for each in batch if isinstance(each, Embedded)]
+        if file:
+            file.write(good)
+        elif sys.stdout.isatty():
+            shown.extend(good)
+        else:
+            _print(jsonl(good, origin))
+        done += len(good)
+
+    results = client.embed_each(items, batch_size=size, **options)
+    code, told = job.run(results, len(items), keep, file or nullcontext(), lambda: len(failures))
     if shown:
         show_embedded(shown)
     for failure in [*failures, told]:

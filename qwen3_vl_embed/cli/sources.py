@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = {
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")  # Pillow's names of what a server decodes
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 DELIMITERS = ",;\t|"
-HEAD = 2**16  # letters in which a CSV file's headings end
+HEAD = 2**16  # bytes in which a CSV file's headings end
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,14 @@ def from_image(path: Path) -> Item:
 
 def from_folder(folder: Path) -> list[Item | Skipped]:
     """All images below the folder, by suffix or by content, sorted by path; links are followed, each folder once."""
-    found = sorted(_below(folder), key=lambda each: each[0])
+    found = sorted(below(folder), key=lambda each: each[0])
     if not any(isinstance(each, Item) for _, each in found):
         raise SourceError(f"The folder {folder} holds no image. To embed its name as a text, write --text {folder}.")
     return [each for _, each in found]
 
 
-def _below(folder: Path) -> Iterator[tuple[Path, Item | Skipped]]:
+def below(folder: Path) -> Iterator[tuple[Path, Item | Skipped]]:
+    """The same folder by folder, as they are read, with their paths; and what is no image, with why."""
     unreadable: list[OSError] = []
     entered: set[tuple[int, int]] = set()  # a link may lead back to where it lies
     for name, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
@@ -83,7 +84,7 @@ def _below(folder: Path) -> Iterator[tuple[Path, Item | Skipped]]:
             continue
         entered.add((there.st_dev, there.st_ino))
         folders.sort()
-        yield from ((path := Path(name, file), _item(path)) for file in files)
+        yield from ((path := Path(name, file), _item(path)) for file in sorted(files))
     for error in unreadable:
         path = Path(error.filename)
         yield path, Skipped(writable(path), error.strerror or str(error))
@@ -109,27 +110,44 @@ def from_lines(content: bytes) -> list[Item]:
 
 def from_csv(path: Path, column: str) -> list[Item]:
     """One text for each row: the cell under the heading `column`. A row that is not UTF-8 is an item that fails."""
-    csv.field_size_limit(sys.maxsize)  # a cell that is too long for the model is that row's own error
     try:
-        text = _decoded(path.read_bytes())
-        return list(_column(text, path, column))
+        with path.open("rb") as file:
+            headings, rows = csv_rows(file, column)
+            if headings.count(column) != 1:
+                how_many = "no column" if column not in headings else "more than one column"
+                raise SourceError(f"{path} has {how_many} {column}. Its columns are: {', '.join(headings) or 'none'}.")
+            return [Item.text(row[column] or "", f"row {i} of {path}") for i, row in enumerate(rows, start=1)]
     except (OSError, csv.Error) as error:
         raise SourceError(f"{path} cannot be read as a CSV file ({error}).") from None
 
 
-def _column(text: str, path: Path, column: str) -> Iterator[Item]:
-    """Spreadsheets of many countries put semicolons between cells; the headings tell."""
-    delimiter = next((mark for mark in DELIMITERS if column in _headings(text, mark)), DELIMITERS[0])
-    headings = _headings(text, delimiter)
-    if headings.count(column) != 1:
-        how_many = "no column" if column not in headings else "more than one column"
-        raise SourceError(f"{path} has {how_many} {column}. Its columns are: {', '.join(headings) or 'none'}.")
-    for number, row in enumerate(csv.DictReader(StringIO(text, newline=""), delimiter=delimiter), start=1):
-        yield Item.text(row[column] or "", f"row {number} of {path}")
+def csv_rows(file: IO[bytes], column: str | None) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The headings, and the rows as they are read: UTF-8, or what the file's first bytes say.
+
+    Spreadsheets of many countries put semicolons between cells; the headings tell, one of which is `column`. Bytes that
+    are not UTF-8 stay, as lone surrogates, and `Item.read` refuses them. Raises SourceError.
+    """
+    csv.field_size_limit(sys.maxsize)  # a cell that is too long for the model is that row's own error
+    start = file.read(HEAD)
+    file.seek(0)
+    if start.startswith(UTF16):
+        text = _decoded(file.read())
+        lines: Iterator[str] = StringIO(text, newline="")
+    else:
+        text = _decoded(start)
+        lines = _lines(file)
+    head = text[:HEAD]
+    each = [(mark, next(csv.reader(StringIO(head, newline=""), delimiter=mark), [])) for mark in DELIMITERS]
+    delimiter, headings = next((pair for pair in each if column in pair[1]), each[0])
+    return headings, csv.DictReader(lines, delimiter=delimiter)
 
 
-def _headings(text: str, delimiter: str) -> list[str]:
-    return next(csv.reader(StringIO(text[:HEAD], newline=""), delimiter=delimiter), [])
+def _lines(file: IO[bytes]) -> Iterator[str]:
+    text = TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+    try:
+        yield from text
+    finally:
+        text.detach()  # whoever opened the file closes it
 
 
 def _decoded(content: bytes) -> str:

@@ -1,6 +1,6 @@
 """What the commands show: progress, tables, colour chips, errors. Results on stdout, everything else on stderr."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -26,14 +26,24 @@ class Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
 
 
-def progress(batches: Iterable[Batch], total: int) -> Iterator[Batch]:
-    """Passes the batches on and moves a bar on stderr, which is gone at the end; no bar where stderr is no terminal."""
-    columns = [TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+def progress(
+    batches: Iterable[Batch], total: int | Callable[[], int | None], failures: Callable[[], int] = lambda: 0
+) -> Iterator[Batch]:
+    """Passes the batches on and moves a bar on stderr, which is gone at the end; no bar where stderr is no terminal.
+
+    `total`: asked again and again while it is None; `failures`: how many there are by now.
+    """
+    failed = TextColumn("[red]{task.fields[failed]}", justify="right")
+    columns = [TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), Rate(), failed, TimeRemainingColumn()]
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("", total=total if isinstance(total, int) else None, failed="")
         for batch in batches:
             bar.advance(task, len(batch))
+            if callable(total) and bar.tasks[0].total is None:
+                bar.update(task, total=total())
             yield batch
+            if count := failures():
+                bar.update(task, failed=f"{count:,} failed")
 
 
 def complain(message: str) -> None:

@@ -42,8 +42,9 @@ class Origin:
         return {name: self.model.get(name) for name in ("checkpoint", "dtype")}
 
     def tags(self, recipes: Mapping[str, str | None]) -> dict[str, str]:
-        """For formats that take words alone; `about` is the whole."""
-        short = self.short() | {"recipe": ", ".join(dict.fromkeys(map(str, recipes.values())))}
+        """For formats that take words alone: checkpoint, dtype, revision and recipe; `about` is the whole."""
+        short = self.short() | {"revision": self.model.get("revision")}
+        short |= {"recipe": ", ".join(dict.fromkeys(map(str, recipes.values())))}
         return {name: str(value) for name, value in short.items()} | {"about": self.whole(recipes).decode()}
 
     def whole(self, recipes: Mapping[str, str | None]) -> bytes:
@@ -203,7 +204,7 @@ def check_place(path: Path) -> None:
     if os.path.isfile(path) and not os.access(path, os.W_OK):
         raise VectorFileError(f"{path} cannot be written: it is write-protected.")
     probe = path.with_name(f".{token_hex(8)}")
-    with _told(path):
+    with told(path):
         probe.open("xb").close()
         probe.unlink()
 
@@ -236,7 +237,7 @@ class VectorFile:
         self._bytes_each, self._most_held = origin.dimension() * BYTES_EACH.get(suffix, 4), min(count, ROW_GROUP)
         grows_in_place = suffix == ".jsonl" and not os.path.lexists(path)  # every line of it can be read at any time
         self._partial = path if grows_in_place else path.with_name(f"partial-{token_hex(4)}{path.suffix}")
-        with _told(path):
+        with told(path):
             self._check_room(count)
             self._file = self._partial.open("xb")
             self._writer = WRITERS[suffix](self._file, origin)
@@ -249,7 +250,7 @@ class VectorFile:
     def write(self, embedded: Sequence[Embedded]) -> None:
         """A batch, or none. Raises VectorFileError."""
         if embedded:
-            with _told(self._path):
+            with told(self._path):
                 if not isinstance(self._writer, _Npz):
                     self._check_room(self._most_held)
                 self._writer.add(embedded)
@@ -259,7 +260,7 @@ class VectorFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with _told(self._path), self._file:
+            with told(self._path), self._file:
                 if self.count:
                     self._writer.finish()
                     self.kept = self._partial
@@ -267,7 +268,7 @@ class VectorFile:
             if self.kept is None:
                 self._partial.unlink()
         if self.kept and (kind is None or not os.path.lexists(self._path)):
-            with _told(self._path):
+            with told(self._path):
                 self.kept = self.kept.replace(self._path)
         if self.kept and isinstance(self._writer, _Npy):
             with replacing(self.kept.with_name(self.kept.name + ".json")) as beside:
@@ -301,7 +302,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     fresh = path.with_name(f".{token_hex(8)}")
     try:
-        with _told(path):
+        with told(path):
             with fresh.open("xb") as file:
                 yield file
             fresh.replace(path)
@@ -310,7 +311,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
+    """An OSError of the block becomes a VectorFileError about `path`."""
     try:
         yield
     except OSError as error:

@@ -1,0 +1,397 @@
+"""A folder of part files, `part-*.parquet`, which are the job's output and all that it remembers.
+
+A part is written under a name that begins with a dot and renamed when it is whole, so what can be seen is complete: a
+process that is killed loses the part that it was writing. Knows Parquet; does not know where vectors come from.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from qwen3_vl_embed.bulk.sources import Row
+from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
+from qwen3_vl_embed.cli.sources import Skipped
+from qwen3_vl_embed.cli.vectors import SPARE, Origin, told
+from qwen3_vl_embed.errors import AdapterError, ItemError
+from qwen3_vl_embed.items import Embedded, Item, writable
+
+Result: TypeAlias = Embedded | ItemError
+PART_ROWS = 8192
+PART_SECONDS = 60.0  # and no longer: that is what a `kill -9` costs
+GROUP_ROWS = 1024  # rows that are held before they are written
+OURS = ("id", "kind", "item", "embedding", "error", "tokens")
+VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
+MERGE = 65_536  # new ids that are kept apart from the sorted ones
+
+
+def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = None) -> pa.Schema:
+    """The columns of a part.
+
+    id, kind ("text" or "image"), item (the text, or where the image is), embedding (a fixed-size list of D numbers; D
+    nulls where there is an error), error, tokens (null where the server does not say), then what is carried over, under
+    a name that begins with `source_` where it would be one of these. Metadata: `root`, where paths of items begin, as
+    `source`.
+    """
+    vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
+    types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
+    others = [pa.field(_named(each.name), each.type) for each in carried]
+    return pa.schema([*map(pa.field, OURS, types), *others], {"source": root} if root else None)
+
+
+class Ids:
+    """A set of ids that takes 8 bytes for each: of two that differ, one in 2⁶⁴ is taken for the other."""
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self._sorted = np.fromiter(map(_digest, ids), np.uint64)
+        self._sorted.sort()
+        self._new = set[int]()
+
+    def __contains__(self, id: str) -> bool:
+        digest = _digest(id)
+        place = int(np.searchsorted(self._sorted, np.uint64(digest)))
+        return digest in self._new or (place < len(self._sorted) and int(self._sorted[place]) == digest)
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._new)
+
+    def add(self, id: str) -> None:
+        self._new.add(_digest(id))
+        if len(self._new) == MERGE:
+            self._sorted = np.concatenate([self._sorted, np.fromiter(self._new, np.uint64)])
+            self._sorted.sort(kind="stable")
+            self._new.clear()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the parts are."""
+
+    path: Path
+
+    def parts(self) -> list[Path]:
+        return sorted(self.path.glob("part-*.parquet"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """For one job at a time; what a killed one was writing is thrown away. Raises SourceError, VectorFileError."""
+        with told(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SourceError(f"Another job is writing into {self.path}.") from None
+            for unfinished in self.path.glob(".part-*"):
+                unfinished.unlink()
+            yield
+        finally:
+            os.close(lock)
+
+    def check(self, origin: Origin, wanted: pa.Schema) -> None:
+        """Raises SourceError where the parts are of another model, other options or other columns."""
+        for part in self.parts()[:1]:
+            with _read(part) as file:
+                held = file.schema_arrow
+            about = _about(held)
+            made = about.get("model", {})
+            if made.get("id") != origin.model.get("id"):
+                names = [f"{each.get('checkpoint')} ({each.get('id')})" for each in (made, origin.model)]
+                raise _other(self.path, f"vectors of {names[0]}, and {names[1]} answers now")
+            if about.get("options") != origin.options:
+                raise _other(self.path, f"vectors made with the options {about.get('options')}, not {origin.options}")
+            if not held.remove_metadata().equals(wanted):
+                raise _other(self.path, f"the columns {', '.join(_columns(held))}, not {', '.join(_columns(wanted))}")
+
+    def recipes(self) -> dict[str, str]:
+        """Their ids by kind of item, in all parts."""
+        found: dict[str, str] = {}
+        for part in self.parts():
+            with _read(part) as file:
+                found |= _about(file.schema_arrow).get("recipes", {})
+        return found
+
+    def held(self) -> "Held":
+        """What the parts hold. Takes 8 bytes for each of their rows."""
+        rows = failed = 0
+
+        def ids() -> Iterator[str]:
+            nonlocal rows, failed
+            for part in self.parts():
+                with _read(part) as file:
+                    for batch in file.iter_batches(columns=["id", "error"]):
+                        rows += len(batch)
+                        failed += len(batch) - batch["error"].null_count
+                        yield from batch["id"].to_pylist()
+
+        return Held(Ids(ids()), rows, failed)
+
+    def first_error(self) -> str:
+        """Of the rows that failed; "" where there is none."""
+        for part in self.parts():
+            with _read(part) as file:
+                if errors := file.read(["error"])["error"].drop_null():
+                    return str(errors[0])
+        return ""
+
+    def drop_failed(self) -> int:
+        """Take the rows that failed out of the parts, so that they are missing. Returns how many they were."""
+        dropped = 0
+        for part in self.parts():
+            with _read(part) as file:
+                failed = pc.is_valid(file.read(["error"])["error"])
+                count = pc.sum(failed).as_py() or 0
+                if not count:
+                    continue
+                good = file.read().filter(pc.invert(failed))
+            dropped += count
+            if not len(good):
+                part.unlink()
+                continue
+            fresh = part.with_name(f".{part.stem}")
+            with told(part):
+                pq.write_table(good, fresh, row_group_size=GROUP_ROWS, **_how(good.schema))
+                _replace(fresh, part)
+        return dropped
+
+
+class Held(NamedTuple):
+    """The ids in a folder's parts, how many rows they are, and how many of these failed."""
+
+    ids: Ids
+    rows: int
+    failed: int
+
+
+class Parts:
+    """Rows on their way into part files. Within its block; whatever ends that, what came is kept.
+
+    >>> with Parts(folder, "7f2c", columns, origin, recipes) as parts:
+    ...     for results in client.embed_each(parts.items(source.rows(known))):
+    ...         parts.write(results)
+
+    Args:
+        name: begins the names of the parts, `part-<name>-00000.parquet`. One of the same name is replaced: whoever does
+            a piece of work again must not leave its rows twice.
+        recipes: their ids by kind of item, as far as they are known; new ones are added.
+        seconds: a part is closed when it is that old; None: when it is full alone, so that rows make the same parts.
+
+    `done`, `failed`, `repeated` and `skipped` count rows: written, of these with an error, left out because their id
+    had come before, and files that are no images.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        columns: pa.Schema,
+        origin: Origin,
+        recipes: dict[str, str | None],
+        seconds: float | None = PART_SECONDS,
+    ) -> None:
+        self._folder, self._name, self._columns, self._origin = folder, name, columns, origin
+        self._recipes, self._seconds = recipes, seconds
+        self._pending = deque[Row]()
+        self._ids = Ids()
+        self._part: Part | None = None
+        self._number = 0
+        self.done = self.failed = self.repeated = self.skipped = 0
+
+    def items(self, rows: Iterable[Row | Skipped]) -> Iterator[Item]:
+        """What is to be embedded, whose results `write` takes in the same order."""
+        for row in rows:
+            if isinstance(row, Skipped):
+                self.skipped += 1
+            elif row.id in self._ids:
+                self.repeated += 1
+            else:
+                self._ids.add(row.id)
+                self._pending.append(row)
+                yield row.item
+
+    def write(self, results: Sequence[Result]) -> None:
+        """Raises VectorFileError; AdapterError for vectors of another recipe than those that are there."""
+        for each in results:
+            if isinstance(each, Embedded) and self._recipes.setdefault(each.item.kind, each.recipe) != each.recipe:
+                raise AdapterError(
+                    f"The recipe is {each.recipe} now, and {self._recipes[each.item.kind]} in the parts."
+                )
+        if self._part is None:
+            name = f"{self._name}-{self._number:05}"
+            self._part = Part(self._folder, name, self._columns, self._origin, self._recipes)
+            self._number += 1
+        self.failed += self._part.add([(self._pending.popleft(), each) for each in results])
+        self.done += len(results)
+        if self._part.count >= PART_ROWS or (self._seconds is not None and self._part.age() > self._seconds):
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._part is not None and isinstance(error, VectorFileError):
+            self._part.abandon()
+        elif self._part is not None:
+            self._close()
+
+    def _close(self) -> None:
+        part, self._part = self._part, None
+        if part is not None:
+            part.close()
+
+
+class Part:
+    """One part file while it is written: `close` gives it its name, `abandon` leaves nothing.
+
+    Both, and `add`, raise VectorFileError. `recipes`, by kind of item, go into its metadata as far as they are known.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, columns: pa.Schema, origin: Origin, recipes: Mapping[str, str | None]
+    ) -> None:
+        self._path, self._fresh = folder / f"part-{name}.parquet", folder / f".part-{name}"
+        self._schema, self._origin, self._recipes = columns, origin, recipes
+        self._held: list[tuple[Row, Result]] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._started = time.monotonic()
+        self.count = 0
+
+    def age(self) -> float:
+        """Seconds since it was begun."""
+        return time.monotonic() - self._started
+
+    def add(self, done: Sequence[tuple[Row, Result]]) -> int:
+        """Returns how many of them failed."""
+        told = [_refused(row, result, self._schema) for row, result in done]
+        self._held += told
+        self.count += len(told)
+        if len(self._held) >= GROUP_ROWS:
+            self._write()
+        return sum(isinstance(result, ItemError) for _, result in told)
+
+    def close(self) -> None:
+        if self._held:
+            self._write()
+        if self._writer is not None:
+            with told(self._path):
+                self._writer.close()
+                _replace(self._fresh, self._path)
+
+    def abandon(self) -> None:
+        with told(self._path):
+            self._fresh.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        table = _table(self._held, self._schema)
+        with told(self._path):
+            if shutil.disk_usage(self._path.parent).free < table.nbytes + SPARE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._writer is None:
+                tagged = self._schema.with_metadata((self._schema.metadata or {}) | self._origin.tags(self._recipes))
+                self._writer = pq.ParquetWriter(self._fresh, tagged, **_how(tagged))
+            self._writer.write_table(table)
+        self._held = []
+
+
+def _table(done: Sequence[tuple[Row, Result]], columns: pa.Schema) -> pa.Table:
+    vector_type = columns.field("embedding").type
+    size, dtype = vector_type.list_size, np.float16 if _halved(columns) else np.float32
+    vectors, errors = np.zeros((len(done), size), dtype), list[str | None]()
+    for into, (_, result) in zip(vectors, done, strict=True):
+        if isinstance(result, Embedded):
+            into[:] = result.vector
+        errors.append(writable(str(result)) if isinstance(result, ItemError) else None)
+    failed = np.array([error is not None for error in errors])
+    numbers = pa.array(vectors.ravel(), mask=failed.repeat(size))  # a list that is null itself, pyarrow does not read
+    ours = {
+        "id": pa.array([writable(row.id) for row, _ in done], pa.string()),
+        "kind": pa.array([row.item.kind for row, _ in done], pa.string()),
+        "item": pa.array([writable(row.item.name) for row, _ in done], pa.string()),
+        "embedding": pa.FixedSizeListArray.from_arrays(numbers, type=vector_type),
+        "error": pa.array(errors, pa.string()),
+        "tokens": pa.array([getattr(result, "tokens", None) for _, result in done], pa.int32()),
+    }
+    carried = {}
+    for each in columns:
+        if each.name not in ours:
+            cells = [row.carried.get(each.name, row.carried.get(each.name.removeprefix("source_"))) for row, _ in done]
+            carried[each.name] = pa.array([writable(c) if isinstance(c, str) else c for c in cells], each.type)
+    return pa.table(ours | carried, schema=columns)
+
+
+def _refused(row: Row, result: Result, columns: pa.Schema) -> tuple[Row, Result]:
+    """A vector that the column cannot hold is an error."""
+    if (
+        _halved(columns)
+        and isinstance(result, Embedded)
+        and np.abs(result.vector).max(initial=0) > np.finfo(np.float16).max
+    ):
+        told = "a number of its vector is too large for float16, which ends at 65504: --dtype float32."
+        return row, ItemError(f"{row.item.origin}: {told}")
+    return row, result
+
+
+def _halved(columns: pa.Schema) -> bool:
+    return bool(columns.field("embedding").type.value_type == pa.float16())
+
+
+def _how(columns: pa.Schema) -> dict[str, Any]:
+    """Vectors as they are: no compression and no dictionary makes them smaller."""
+    others = [each.name for each in columns if each.name != "embedding"]
+    return {"use_dictionary": others, "compression": "zstd", "write_statistics": others}
+
+
+def _replace(fresh: Path, path: Path) -> None:
+    """All of it is on the disk before it has the name."""
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+@contextmanager
+def _read(part: Path) -> Iterator[pq.ParquetFile]:
+    """Raises SourceError where a part is not what this program wrote."""
+    try:
+        with pq.ParquetFile(part) as file:
+            yield file
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise SourceError(f"{part} is no part that can be read ({error}): take it away.") from None
+
+
+def _about(held: pa.Schema) -> dict[str, Any]:
+    about: dict[str, Any] = orjson.loads((held.metadata or {}).get(b"about", b"{}"))
+    return about
+
+
+def _other(folder: Path, how: str) -> SourceError:
+    return SourceError(f"{folder} holds {how}: name another folder with --output.")
+
+
+def _columns(held: pa.Schema) -> list[str]:
+    return [f"{each.name} ({each.type})" if each.name == "embedding" else each.name for each in held]
+
+
+def _named(name: str) -> str:
+    return f"source_{name}" if name in OURS else name
+
+
+def _digest(id: str) -> int:
+    return int.from_bytes(blake2b(id.encode(errors="surrogatepass"), digest_size=8).digest())

@@ -1,0 +1,507 @@
+"""The rows of folders, globs, tar files and tables, read as they are needed and never all at once.
+
+Knows files and fsspec; does not decode images (the server does) and does not know vectors.
+"""
+
+import csv
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, groupby, islice
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import fsspec
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qwen3_vl_embed.cli.errors import SourceError
+from qwen3_vl_embed.cli.sources import IMAGE_SUFFIXES, Skipped, below, csv_rows
+from qwen3_vl_embed.items import MOST_BYTES, Elsewhere, Item, writable
+
+PIECE = 512  # rows that are handed to another process at a time
+BATCH = 64  # rows of a Parquet file that are decoded at a time: they may hold images
+OF_ANY_TABLE = {"http", "https", "data"}  # whose URLs any table may hold; others only a table that lies there too
+BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError, csv.Error, UnicodeError, pa.ArrowException, SourceError)
+
+Known = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What of a table, or of a tar file's samples, is embedded, one of the first two; and what tells rows apart."""
+
+    text: str | None = None
+    image: str | None = None
+    id: str | None = None
+    carried: tuple[str, ...] = ()  # what goes along; known when the first file has been looked at
+
+    @property
+    def content(self) -> str | None:
+        return self.text or self.image
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to embed, what it is called, and the columns that go with its vector."""
+
+    id: str
+    item: Item
+    carried: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file, or one folder, of a source; `path` as fsspec takes it, `name` as ids begin."""
+
+    path: str
+    name: str
+    columns: Columns = Columns()
+
+    def schema(self) -> pa.Schema:
+        """The columns that are carried over. Raises SourceError where what is to be embedded is not there."""
+        return pa.schema([])
+
+    def count(self) -> int | None:
+        """Rows, about; None where only reading it all would tell."""
+        return None
+
+    def rows(self, known: Known) -> Iterator[Row | Skipped]:
+        """Those whose id is not `known`. A file that breaks off is a row that failed, and the others go on."""
+        try:
+            yield from self._rows(known)
+        except BROKEN as error:
+            if not known(self.name):
+                told = str(error) if isinstance(error, SourceError) else f"it cannot be read to its end ({error})."
+                yield Row(self.name, _failing("image", self.name, told))
+
+    def pieces(self) -> "Iterator[File] | None":
+        """The same rows, in pieces that another process reads by itself; None where it is better handed the rows."""
+        return None
+
+    def _rows(self, known: Known) -> Iterator[Row | Skipped]:
+        raise NotImplementedError
+
+    def _open(self, compression: str | None = None) -> Any:
+        return fsspec.open(self.path, "rb", compression=compression)
+
+    def _id(self, cell: Any, number: int) -> str:
+        return f"{self.name}:{number}" if cell is None or cell == "" else str(cell)
+
+
+@dataclass(frozen=True)
+class Picture(File):
+    """A file that is itself an image."""
+
+    def count(self) -> int:
+        return 1
+
+    def _rows(self, known: Known) -> Iterator[Row]:
+        if not known(self.name):
+            yield Row(self.name, _at(self.path, self.name, "", "file"))
+
+
+@dataclass(frozen=True)
+class Folder(File):
+    """All images below a folder of this machine, by suffix or by content; ids are paths from there."""
+
+    def count(self) -> int:
+        return sum(isinstance(each, Item) for _, each in below(Path(self.path)))
+
+    def _rows(self, known: Known) -> Iterator[Row | Skipped]:
+        for path, found in below(Path(self.path)):
+            if isinstance(found, Skipped):
+                yield found
+            elif not known(name := writable(path.relative_to(self.path).as_posix())):
+                yield Row(name, Item("image", name, found.origin, path))
+
+
+@dataclass(frozen=True)
+class Given(File):
+    """Rows that somebody read already."""
+
+    given: tuple[Row | Skipped, ...] = ()
+
+    def _rows(self, known: Known) -> Iterator[Row | Skipped]:
+        yield from (row for row in self.given if isinstance(row, Skipped) or not known(row.id))
+
+
+@dataclass(frozen=True)
+class Lines(File):
+    """A text a line; subclasses have a table of strings, with headings."""
+
+    def count(self) -> int | None:
+        if "://" in self.path:
+            return None
+        with self._open("infer") as file:
+            chunks: Iterator[bytes] = iter(partial(file.read, 2**20), b"")
+            return sum(chunk.count(b"\n") for chunk in chunks)
+
+    def _rows(self, known: Known) -> Iterator[Row]:
+        with self._open("infer") as file:
+            for number, line in enumerate(file, start=1):
+                if not known(name := self._id(None, number)):
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").rstrip("\r\n")
+                    yield Row(name, Item.text(text, name))
+
+    def _row(self, number: int, cells: Mapping[str, Any], known: Known) -> Iterator[Row]:
+        id_column = self.columns.id
+        if known(name := self._id(cells.get(id_column) if id_column else None, number)):
+            return
+        content = self.columns.content
+        assert content is not None
+        origin = f"row {number} of {self.name}"
+        cell = cells.get(content)
+        if self.columns.image:
+            item = _picture(cell, name, origin, self.path)
+        elif isinstance(cell, str):
+            item = Item.text(cell, origin)
+        else:
+            item = _failing("text", name, f"the cell is {'empty' if cell is None else 'no text'}.", origin)
+        yield Row(name, item, {key: cells.get(key) for key in self._carried(cells)})
+
+    def _carried(self, cells: Mapping[str, Any]) -> Iterator[str]:
+        return (key for key in cells if key is not None)
+
+    def _schema_of(self, headings: list[str]) -> pa.Schema:
+        _check(self.columns, headings, self.path)
+        return pa.schema([(name, pa.string()) for name in headings])
+
+
+@dataclass(frozen=True)
+class Csv(Lines):
+    """Cells are strings. UTF-8, or UTF-16 with a mark; commas, semicolons, tabs or bars."""
+
+    def schema(self) -> pa.Schema:
+        with self._open("infer") as file:
+            return self._schema_of(csv_rows(file, self.columns.content)[0])
+
+    def count(self) -> int | None:
+        lines = super().count()
+        return lines and lines - 1
+
+    def _rows(self, known: Known) -> Iterator[Row]:
+        with self._open("infer") as file:
+            for number, cells in enumerate(csv_rows(file, self.columns.content)[1], start=1):
+                yield from self._row(number, cells, known)
+
+
+@dataclass(frozen=True)
+class Jsonl(Lines):
+    """An object a line. What is carried is strings: of what is none, its JSON."""
+
+    def schema(self) -> pa.Schema:
+        with self._open("infer") as file:
+            first = _object(next(iter(file), b""))
+        if first is None:
+            raise SourceError(f"{self.path} does not begin with a line that is a JSON object.")
+        return self._schema_of(list(first))
+
+    def _rows(self, known: Known) -> Iterator[Row]:
+        with self._open("infer") as file:
+            for number, line in enumerate(file, start=1):
+                cells = _object(line)
+                if cells is not None:
+                    yield from self._row(number, cells, known)
+                elif not known(name := self._id(None, number)):
+                    yield Row(name, _failing("text", name, "the line is no JSON object."))
+
+    def _row(self, number: int, cells: Mapping[str, Any], known: Known) -> Iterator[Row]:
+        for row in super()._row(number, cells, known):
+            carried = {key: _json(cell) for key, cell in row.carried.items()}
+            yield Row(row.id, row.item, carried)
+
+
+@dataclass(frozen=True)
+class Parquet(File):
+    """Texts, or images as bytes, paths, URLs or Hugging Face's {bytes, path}. All other columns are carried."""
+
+    groups: tuple[int, ...] | None = None  # of rows; None: all
+
+    def schema(self) -> pa.Schema:
+        with self._open() as file:
+            whole = pq.ParquetFile(file).schema_arrow
+        _check(self.columns, whole.names, self.path)
+        content = whole.field(self.columns.content)
+        if self.columns.text and not _is_string(content.type):
+            raise SourceError(f"The column {content.name} of {self.path} is of {content.type}, not of texts.")
+        return pa.schema([each for each in whole if each.name != content.name or _is_string(each.type)])
+
+    def count(self) -> int:
+        with self._open() as file:
+            return int(pq.ParquetFile(file).metadata.num_rows)
+
+    def pieces(self) -> Iterator[File]:
+        with self._open() as file:
+            count = pq.ParquetFile(file).num_row_groups
+        for group in range(count):
+            yield Parquet(self.path, self.name, self.columns, (group,))
+
+    def _rows(self, known: Known) -> Iterator[Row]:
+        content, id_column = self.columns.content, self.columns.id
+        assert content is not None
+        with self._open() as opened:
+            file = pq.ParquetFile(opened)
+            here = file.schema_arrow.names
+            carried = [each for each in {*self.columns.carried, id_column} if each is not None and each in here]
+            groups = self.groups or range(file.num_row_groups)
+            start = sum(file.metadata.row_group(each).num_rows for each in range(min(groups, default=0)))
+            batches = file.iter_batches(BATCH, row_groups=groups, columns=list({content, *carried}))
+            cells = chain.from_iterable(
+                zip(*(batch[name] for name in (content, *carried)), strict=True) for batch in batches
+            )
+            for number, (cell, *others) in enumerate(cells, start=start + 1):
+                row = dict(zip(carried, others, strict=True))
+                name = self._id(row[id_column].as_py() if id_column else None, number)
+                if known(name):
+                    continue
+                origin, value = f"row {number} of {self.name}", cell.as_py()
+                if self.columns.image:
+                    item = _picture(value, name, origin, self.path)
+                elif value is None:
+                    item = _failing("text", name, "the cell is empty.", origin)
+                else:
+                    item = Item.text(value, origin)
+                yield Row(name, item, row)
+
+
+@dataclass(frozen=True)
+class Tar(File):
+    """Images, each a row, or with `--text txt` texts; also compressed. As in WebDataset, files whose names are the same
+    up to the first dot are one sample: its texts and JSON are columns, for those endings that the first sample has.
+    """
+
+    def schema(self) -> pa.Schema:
+        first = next(self._samples(lambda id: False, None), (None, {}))[1]
+        wanted = self.columns.content
+        if not any(self._wants(ending) for ending in first):
+            how = f"no file that ends in .{wanted}" if wanted else "no image"
+            raise SourceError(f"The first sample of {self.path} has {how}: {', '.join(first) or 'it is empty'}.")
+        return pa.schema([(each, pa.string()) for each in first if not _is_image(each)])
+
+    def _rows(self, known: Known) -> Iterator[Row]:
+        carried = self.columns.carried
+        for key, sample in self._samples(known, carried):
+            columns = {name: sample.get(name, b"") for name in carried}
+            told = {name: cell.decode(errors="replace") for name, cell in columns.items() if isinstance(cell, bytes)}
+            for ending, content in sample.items():
+                name = f"{self.name}/{key}.{ending}"
+                if not self._wants(ending) or known(name):
+                    continue
+                if isinstance(content, str):
+                    item = _failing("image", name, content)
+                elif self.columns.text:
+                    item = Item.text(content.decode(errors="surrogateescape").rstrip("\r\n"), name)
+                else:
+                    item = Item("image", name, name, content=content)
+                yield Row(name, item, told)
+
+    def pieces(self) -> Iterator[File]:
+        yield self
+
+    def _wants(self, ending: str) -> bool:
+        return ending == self.columns.content if self.columns.content else _is_image(ending)
+
+    def _samples(self, known: Known, carried: tuple[str, ...] | None) -> Iterator[tuple[str, dict[str, bytes | str]]]:
+        """The key and, by ending, each file's content; a reason where it is too large. `carried`: None is all."""
+        key, sample = "", dict[str, bytes | str]()
+        with self._open() as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                path = PurePosixPath(member.name)
+                stem, _, ending = path.name.partition(".")
+                here = writable(str(path.with_name(stem))) if stem else writable(member.name)
+                if here != key:
+                    if sample:
+                        yield key, sample
+                    key, sample = here, {}
+                if carried is not None and ending not in carried and known(f"{self.name}/{key}.{ending}"):
+                    continue
+                if self._wants(ending) or carried is None or ending in carried:
+                    sample[ending] = _member(tar, member)
+        if sample:
+            yield key, sample
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was named: its files, and the folder in which the paths of its rows begin (None: it is elsewhere)."""
+
+    files: tuple[File, ...]
+    root: str | None
+    schema: pa.Schema
+
+    def rows(self, known: Known) -> Iterator[Row | Skipped]:
+        for file in self.files:
+            yield from file.rows(known)
+
+    def pieces(self) -> Iterator[File]:
+        """The same rows, for several processes."""
+        for _, files in groupby(self.files, type):
+            rows = list[Iterable[Row | Skipped]]()
+            for file in files:
+                if (pieces := file.pieces()) is None:
+                    rows.append(file.rows(lambda id: False))
+                else:
+                    yield from pieces
+            several = chain.from_iterable(rows)
+            while given := tuple(islice(several, PIECE)):
+                yield Given("", "", given=given)
+
+    def count(self) -> int | None:
+        """Rows, about; None where only reading it all would tell, or a file cannot be read."""
+        try:
+            counts = [file.count() for file in self.files]
+        except BROKEN:
+            return None
+        return None if None in counts else sum(filter(None, counts))
+
+
+FILES: dict[str, type[File]] = {
+    ".parquet": Parquet, ".csv": Csv, ".tsv": Csv, ".jsonl": Jsonl, ".ndjson": Jsonl, ".txt": Lines,
+    ".tar": Tar, ".tgz": Tar,
+}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+
+def opened(spec: str, columns: Columns) -> Source:
+    """A folder, a glob, a file, here or at any URL that fsspec opens.
+
+    Raises:
+        SourceError: there is nothing, nothing that can be read, or not the columns that are asked for.
+    """
+    if os.path.isdir(spec):
+        return Source((Folder(spec, ""),), str(Path(spec).absolute()), pa.schema([]))
+    try:
+        system, path = fsspec.core.url_to_fs(spec)
+        is_folder, is_glob = system.isdir(path), any(mark in path for mark in "*?[")
+        if is_folder:
+            paths = [each for each in sorted(system.find(path)) if _is_image(each)]
+        else:
+            paths = sorted(system.glob(path)) if is_glob else [path] if system.exists(path) else []
+    except (ImportError, OSError, ValueError) as error:
+        raise SourceError(f"{spec} cannot be read ({error}).") from None
+    if not paths:
+        raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no image.")
+    start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", path)[0])
+    here = "file" in system.protocol
+    urls = paths if here else list(map(system.unstrip_protocol, paths))
+    names = [each.removeprefix(start).lstrip("/") for each in paths]
+    files = [_file(url, name, columns) for url, name in zip(urls, names, strict=True)]
+    schema = _schema(files)
+    id_column = columns.id or ("id" if "id" in schema.names else None)
+    schema = pa.schema([each for each in schema if each.name != id_column])
+    known = replace(columns, id=id_column, carried=tuple(schema.names))
+    return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema)
+
+
+def _schema(files: list[File]) -> pa.Schema:
+    """The first one's that can be read."""
+    broken = ""
+    for file in files:
+        try:
+            return file.schema()
+        except SourceError:
+            raise
+        except BROKEN as error:
+            broken = broken or f"{file.path} cannot be read ({error})."
+    raise SourceError(broken)
+
+
+def _file(path: str, name: str, columns: Columns) -> File:
+    bare = next((name.lower().removesuffix(each) for each in COMPRESSED if name.lower().endswith(each)), name.lower())
+    kind = FILES.get(os.path.splitext(bare)[1]) or (Picture if _is_image(name) else None)
+    if kind is None:
+        raise SourceError(f"{path} is none of {', '.join(FILES)}, and no image.")
+    if kind in (Csv, Jsonl, Parquet) and not columns.content:
+        raise SourceError(f"Which column of {path} is to be embedded? Write --text COLUMN or --image COLUMN.")
+    return kind(path, name, columns)
+
+
+def _check(columns: Columns, names: list[str], path: str) -> None:
+    for name in (columns.content, columns.id):
+        if name is not None and name not in names:
+            raise SourceError(f"{path} has no column {name}. Its columns are: {', '.join(names) or 'none'}.")
+
+
+def _picture(cell: Any, name: str, origin: str, table: str) -> Item:
+    """An image of a table's cell: bytes, Hugging Face's {bytes, path}, or where it is."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes) and cell:
+        return Item("image", name, origin, content=cell)
+    if isinstance(cell, str) and cell:
+        return _at(cell, cell, table, origin)
+    return _failing("image", name, "the cell is empty." if not cell else "the cell holds no image.", origin)
+
+
+def _at(address: str, name: str, table: str, origin: str) -> Item:
+    """An image at a URL, or at a path: from the table's folder, where it is not a whole one."""
+    scheme = address.partition(":")[0] if "://" in address or address.startswith("data:") else ""
+    if not scheme and "://" in table:
+        address = f"{table.rpartition('/')[0]}/{address}"
+        scheme = address.partition(":")[0]
+    if not scheme:
+        path = Path(os.path.dirname(table), address)
+        return Item("image", writable(name), writable(f"{origin} ({address})" if table else address), path)
+    if table and scheme not in OF_ANY_TABLE and not table.startswith(f"{scheme}://"):
+        told = f"a URL of {scheme} is opened only for a table that lies there too."
+        return _failing("image", name, told, origin)
+    short = name if len(name) <= 200 else f"{name[:200]}…"
+    return Elsewhere("image", short, f"{origin} ({short[:80]})", load=partial(_fetched, address))
+
+
+def _fetched(address: str, most: int) -> bytes:
+    """Raises ValueError: it is fsspec's many libraries that fail here, each in its own way."""
+    stream = {"block_size": 0} if address.startswith("http") else {}
+    try:
+        with fsspec.open(address, "rb", **stream) as file:
+            content: bytes = file.read(most + 1)
+    except Exception as error:
+        raise ValueError(f"it cannot be read ({type(error).__name__}: {error}).") from None
+    if len(content) > most:
+        raise ValueError(f"the file has more than {most:,} bytes.")
+    return content
+
+
+def _failing(kind: Any, name: str, told: str, origin: str | None = None) -> Item:
+    return Elsewhere(kind, name, origin or name, load=partial(_refuse, told))
+
+
+def _refuse(told: str, most: int) -> bytes:
+    raise ValueError(told)
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
+    if member.size > MOST_BYTES:
+        return f"the file has {member.size:,} bytes; {MOST_BYTES:,} are read."
+    file: IO[bytes] | None = tar.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        read = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except orjson.JSONDecodeError:
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _json(cell: Any) -> str | None:
+    return cell if cell is None or isinstance(cell, str) else orjson.dumps(cell).decode()
+
+
+def _is_string(type: pa.DataType) -> bool:
+    value = type.value_type if pa.types.is_dictionary(type) else type
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(f"x.{name}")[1].lower() in IMAGE_SUFFIXES

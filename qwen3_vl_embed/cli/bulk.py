@@ -1,0 +1,103 @@
+"""The work of the command `bulk`: a source, to a server or several, to part files. Knows files, not HTTP."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from secrets import token_hex
+from threading import Thread
+from typing import Any
+
+from qwen3_vl_embed.bulk.job import Means, Place
+from qwen3_vl_embed.bulk.parts import Folder, schema
+from qwen3_vl_embed.bulk.sources import Source
+from qwen3_vl_embed.cli import job, terminal
+from qwen3_vl_embed.cli.embed import batch_size
+from qwen3_vl_embed.cli.job import INTERRUPTED
+from qwen3_vl_embed.cli.vectors import Origin
+from qwen3_vl_embed.client import Client
+
+__all__ = ["INTERRUPTED", "run"]
+
+
+def run(
+    source: Source, output: Path, means: Means, dtype: str, retry_failed: bool, ray: str | None, workers: int
+) -> int:
+    """Embed what is not there yet, and say what is. Returns the exit code: 0 when no row of the folder failed.
+
+    Raises:
+        SourceError: the folder is another job's, or holds another recipe's vectors.
+        AdapterError: no server, or no model.
+    """
+    folder = Folder(output)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        embeds = means.connected(notify=terminal.remark)
+        if isinstance(embeds, Client):
+            stack.enter_context(embeds)
+            batch_size(embeds, means.batch_size)
+        origin = Origin(embeds.url, embeds.model(), means.options)
+        stack.enter_context(folder.locked())
+        columns = schema(origin.dimension(), dtype, source.schema, source.root)
+        folder.check(origin, columns)
+        if retry_failed:
+            folder.drop_failed()
+        held = folder.held()
+        place = Place(output, token_hex(3), columns, origin, dict(folder.recipes()))
+        if ray is None:
+            parts = place.parts()
+            results = means.results(embeds, parts.items(source.rows(held.ids.__contains__)))
+            total = _counted(lambda: (count := source.count()) and max(0, count - held.rows))
+            code, told = job.run(results, total, parts.write, parts, lambda: parts.failed)
+            counts = {name: getattr(parts, name) for name in ("done", "failed", "repeated", "skipped")}
+        else:
+            counts = dict.fromkeys(("done", "failed", "repeated", "skipped"), 0)
+            code, told = _on_ray(ray, workers, means, place, source, held.ids, counts)
+    return _say(folder, counts, held.rows, held.failed, code, told, time.perf_counter() - started)
+
+
+def _on_ray(
+    address: str, workers: int, means: Means, place: Place, source: Source, known: Any, counts: dict[str, int]
+) -> tuple[int, str]:
+    from qwen3_vl_embed.bulk import on_ray
+
+    def pieces() -> Iterator[list[None]]:
+        for piece in on_ray.run(address, workers, means, place, source, known):
+            for name in counts:
+                counts[name] += piece[name]
+            yield [None] * piece["done"]
+
+    total = _counted(lambda: (count := source.count()) and max(0, count - len(known)))
+    return job.run(pieces(), total, lambda piece: None, nullcontext(), lambda: counts["failed"])
+
+
+def _counted(count: Callable[[], int | None]) -> Callable[[], int | None]:
+    """Counts beside the work: None until it is known."""
+    found: list[int | None] = []
+    Thread(target=lambda: found.append(count()), daemon=True).start()
+    return lambda: found[0] if found else None
+
+
+def _say(
+    folder: Folder, counts: dict[str, int], before: int, failed_before: int, code: int, told: str, seconds: float
+) -> int:
+    failed = failed_before + counts["failed"]
+    if told:
+        terminal.complain(told)
+    if counts["skipped"]:
+        terminal.remark(f"{counts['skipped']:,} files are no images.")
+    if counts["repeated"]:
+        terminal.complain(f"{counts['repeated']:,} rows were left out: another row before them had the same id.")
+    if failed:
+        first = folder.first_error()
+        terminal.complain(f"{failed:,} rows failed, such as: {first}")
+        terminal.remark("--retry-failed embeds them again.")
+    rows = before + counts["done"]
+    if not rows:
+        terminal.complain("There was nothing to embed.")
+        return code or 2
+    here = f"{counts['done']:,} rows in {seconds:.1f} s, {counts['done'] / seconds:.1f}/s"
+    terminal.remark(f"{rows:,} rows in {len(folder.parts()):,} parts in {folder.path} ({here}).")
+    if code:
+        terminal.remark("The same command goes on where it ended.")
+    return code or (1 if failed or counts["repeated"] else 0)

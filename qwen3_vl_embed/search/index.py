@@ -1,0 +1,303 @@
+"""A folder that is searched: one float32 matrix, mapped into memory, and what its rows are.
+
+Exact up to `ANN_FROM` rows: one matrix-vector product. From there FAISS names candidates, whose cosines are then exact.
+Knows NumPy, Parquet and FAISS; no server.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from qwen3_vl_embed.cli.errors import SourceError
+
+Kind = Literal["text", "image"]
+KINDS: tuple[Kind, Kind] = ("text", "image")
+Vector = NDArray[np.float32]  # (D,)
+Matrix = NDArray[np.float32]  # (N, D)
+
+ANN_FROM = 200_000  # rows: see docs/log.md, 2026-11-26
+ANN = "PCA{},HNSW32,SQ8"  # FAISS's name of it
+TRAINED_ON = 10_000  # rows
+CANDIDATES = 400  # that FAISS names for one hit of ten, before their exact cosines
+BLOCK = 8192  # rows that are read and written together
+PRODUCT = 2**26  # cosines that are held at a time
+SAMPLE = 1000  # rows of a kind that stand for all of them
+LEAST = 20  # rows without which a kind tells nothing about itself
+
+
+def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "Index":
+    """Write the index of the part folders and Parquet files of `bulk` and `embed`; an earlier one is replaced.
+
+    Vectors are brought to length 1; rows that failed are left out.
+
+    Raises:
+        SourceError: there is nothing to index, it is not ours, or two of them are of different models or recipes.
+    """
+    files = [file for source in sources for file in _files(source)]
+    abouts = [_about(file) for file in files]
+    for file, about in zip(files, abouts, strict=True):
+        for what in ("model", "options"):
+            if (other := _told(about, what)) != (first := _told(abouts[0], what)):
+                raise SourceError(
+                    f"{files[0]} and {file} differ in their {what} ({first}, {other}): make an index of each."
+                )
+    count = sum(pq.read_table(file, columns=["item"], filters=_good(file)).num_rows for file in files)
+    if not count:
+        raise SourceError(f"{', '.join(map(str, sources))}: there is no vector in it.")
+    dimension = pq.read_schema(files[0]).field("embedding").type.list_size
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in ("index.json", "ann.faiss"):
+        (folder / old).unlink(missing_ok=True)
+    vectors: Matrix = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        folder / "vectors.npy", "w+", np.float32, (count, dimension)
+    )
+    rows = [_copy(file, vectors, start) for file, start in zip(files, _starts(files), strict=True)]
+    table = pa.concat_tables(rows, promote_options="default")
+    pq.write_table(table, folder / "rows.parquet", compression="zstd")
+    kinds = np.array(table["kind"].to_pylist())
+    blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
+    means: dict[str, NDArray[np.float64]] = {}
+    for kind in set(kinds.tolist()):
+        sums = [vectors[block][kinds[block] == kind].sum(axis=0, dtype=np.float64) for block in blocks]
+        means[kind] = np.sum(sums, axis=0) / (kinds == kind).sum()
+    norms = np.empty(count, np.float32)
+    for block in blocks:
+        norms[block] = np.linalg.norm(vectors[block] - np.array([means[k] for k in kinds[block]], np.float32), axis=1)
+    np.savez(folder / "centres.npz", norms=norms, **{kind: mean.astype(np.float32) for kind, mean in means.items()})
+    told = {"model": abouts[0].get("model", {}), "options": abouts[0].get("options", {}), "ann": None}
+    if count >= ann_from:
+        told["ann"] = _build_ann(vectors, folder / "ann.faiss")
+    (folder / "index.json").write_text(json.dumps(told, indent=2))
+    return Index(folder)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One row that was found, and its cosine with the query."""
+
+    row: int
+    cosine: float
+
+
+class Index:
+    """An index that `build` wrote. Raises SourceError for a folder that holds none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            told = json.loads((folder / "index.json").read_text())
+            self.vectors: Matrix = np.load(folder / "vectors.npy", mmap_mode="r")
+            self.rows = pq.read_table(folder / "rows.parquet", memory_map=True)
+            with np.load(folder / "centres.npz") as file:
+                self.centred_norms: Vector = file["norms"]
+                self.means: dict[Kind, Vector] = {kind: file[kind] for kind in KINDS if kind in file}
+        except (OSError, ValueError, pa.ArrowException) as error:
+            how = "qwen3-vl-embed index PARTS --output"
+            raise SourceError(f"{folder} holds no index that can be read ({error}): {how} {folder}.") from None
+        self.model: dict[str, Any] = told["model"]
+        self.options: dict[str, Any] = told["options"]
+        self.ann: dict[str, Any] | None = told["ann"]
+        self.kinds = np.array(self.rows["kind"].to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.vectors.shape[1])
+
+    def place(self, row: int) -> Path | None:
+        """The file that the row is of, where it is one below the folder that was embedded; None for all others."""
+        root, item = self.rows["root"][row].as_py(), self.rows["item"][row].as_py()
+        if root is None or self.kinds[row] != "image" or "\0" in item:
+            return None
+        path = Path(os.path.realpath(Path(root, item)))
+        return path if path.is_relative_to(os.path.realpath(root)) and path.is_file() else None
+
+    def cosines(self, query: Vector, rows: NDArray[np.intp] | slice = slice(None), centred: bool = False) -> Vector:
+        """float32 (N,), or of `rows` alone. `centred`: of what is left without the kind's mean, as `query` is."""
+        found: Vector = self.vectors[rows] @ query
+        if centred:
+            for kind, mean in self.means.items():
+                found[self.kinds[rows] == kind] -= mean @ query
+            found /= np.maximum(self.centred_norms[rows], np.finfo(np.float32).tiny)
+        return found
+
+    def nearest(
+        self, query: Vector, count: int, centred: bool = False, kind: Kind | None = None, exact: bool = False
+    ) -> list[Hit]:
+        """The rows with the largest cosines, largest first. `query`: float32 (D,), of length 1."""
+        rows: NDArray[np.intp] | slice = slice(None)
+        if self._ann is not None and not exact:
+            named = self._ann.search(query[None], max(CANDIDATES, 40 * count))[1][0]
+            rows = np.sort(named[named >= 0])
+        found = self.cosines(query, rows, centred)
+        if kind is not None:
+            found[self.kinds[rows] != kind] = -np.inf
+        count = min(count, int(np.isfinite(found).sum()))
+        if not count:
+            return []
+        best = np.argpartition(-found, count - 1)[:count]
+        best = best[np.argsort(-found[best], kind="stable")]
+        numbers = best if isinstance(rows, slice) else rows[best]
+        return [Hit(int(row), float(cosine)) for row, cosine in zip(numbers, found[best], strict=True)]
+
+    def sample(self, kind: Kind) -> Matrix | None:
+        """Up to SAMPLE rows of a kind, in no order; None where there are too few to speak for it."""
+        rows = np.flatnonzero(self.kinds == kind)
+        if len(rows) < LEAST:
+            return None
+        rng = np.random.default_rng(0)
+        chosen: Matrix = np.array(self.vectors[np.sort(rng.choice(rows, min(SAMPLE, len(rows)), replace=False))])
+        rng.shuffle(chosen)
+        return chosen
+
+    def duplicates(self, least: float, most: int = 1000) -> list[list[int]]:
+        """Groups of rows of one kind, each with a cosine of `least` to another of its group; the largest first."""
+        group = list(range(len(self)))
+
+        def first(row: int) -> int:
+            while group[row] != row:
+                group[row] = row = group[group[row]]
+            return row
+
+        step = max(1, min(BLOCK, PRODUCT // len(self)))
+        for start in range(0, len(self), step):
+            cosines = self.vectors[start : start + step] @ self.vectors[start:].T
+            for one, other in zip(*np.nonzero(cosines >= least), strict=True):
+                a, b = start + int(one), start + int(other)
+                if a < b and self.kinds[a] == self.kinds[b]:
+                    group[first(b)] = first(a)
+        groups: dict[int, list[int]] = {}
+        for row in range(len(self)):
+            groups.setdefault(first(row), []).append(row)
+        return sorted((rows for rows in groups.values() if len(rows) > 1), key=len, reverse=True)[:most]
+
+    @cached_property
+    def _ann(self) -> Any:
+        if self.ann is None:
+            return None
+        import faiss
+
+        return faiss.read_index(str(self.folder / "ann.faiss"), faiss.IO_FLAG_MMAP)
+
+
+def to_faiss(index: Index, path: Path) -> None:
+    """A flat FAISS index of inner products, which are cosines; row i is row i of rows.parquet."""
+    import faiss
+
+    flat = faiss.IndexFlatIP(index.dimension)
+    for block in _blocks(index.vectors):
+        flat.add(block)
+    faiss.write_index(flat, str(path))
+
+
+def to_lancedb(index: Index, path: Path, table: str = "vectors") -> None:
+    """A LanceDB table with the column `vector` and all columns of the rows."""
+    import lancedb
+
+    vector = pa.list_(pa.float32(), index.dimension)
+    columns = pa.schema([*index.rows.schema.remove_metadata(), pa.field("vector", vector)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start, block in zip(range(0, len(index), BLOCK), _blocks(index.vectors), strict=True):
+            rows = index.rows.slice(start, len(block)).combine_chunks()
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), index.dimension)
+            yield from rows.append_column("vector", lists).cast(columns).to_batches()
+
+    lancedb.connect(path).create_table(table, batches(), schema=columns, mode="overwrite")
+
+
+def _blocks(vectors: Matrix) -> Iterator[Matrix]:
+    for start in range(0, len(vectors), BLOCK):
+        yield np.ascontiguousarray(vectors[start : start + BLOCK])
+
+
+def _files(source: Path) -> list[Path]:
+    files = sorted(source.glob("part-*.parquet")) if source.is_dir() else [source]
+    if not files or not files[0].is_file():
+        raise SourceError(f"{source} is no folder of part files, and no Parquet file.")
+    return files
+
+
+def _about(file: Path) -> dict[str, Any]:
+    try:
+        held = pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{file} cannot be read ({error}).") from None
+    if "embedding" not in held.names or not pa.types.is_fixed_size_list(held.field("embedding").type):
+        raise SourceError(f"{file} has no vectors in a column `embedding`, as `bulk` and `embed` write them.")
+    about: dict[str, Any] = json.loads((held.metadata or {}).get(b"about", b"{}"))
+    return about
+
+
+def _told(about: dict[str, Any], what: str) -> Any:
+    return about.get("model", {}).get("id") if what == "model" else about.get(what)
+
+
+def _good(file: Path) -> Any:
+    return pc.is_null(pc.field("error")) if "error" in pq.read_schema(file).names else None
+
+
+def _starts(files: Sequence[Path]) -> Iterator[int]:
+    start = 0
+    for file in files:
+        yield start
+        start += pq.read_table(file, columns=["item"], filters=_good(file)).num_rows
+
+
+def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
+    """The file's vectors to their place, of length 1; the other columns, with the folder that its paths begin in."""
+    held = pq.ParquetFile(file)
+    root = (held.schema_arrow.metadata or {}).get(b"source")
+    rows: list[pa.Table] = []
+    for batch in held.iter_batches(BLOCK):
+        table = pa.table(batch)
+        if "error" in table.column_names:
+            table = table.filter(pc.is_null(table["error"])).drop_columns(["error"])
+        if len(table):
+            flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            block = flat.reshape(len(table), -1).astype(np.float32)
+            if not np.isfinite(block).all():
+                raise SourceError(f"{file} holds a vector with a number that is none.")
+            lengths = np.linalg.norm(block, axis=1, keepdims=True)
+            vectors[start : start + len(table)] = block / np.maximum(lengths, np.finfo(np.float32).tiny)
+            start += len(table)
+        table = table.drop_columns(["embedding"])
+        if "id" not in table.column_names:
+            table = table.add_column(0, "id", table["item"])
+        where = pa.array([root.decode() if root else None] * len(table), pa.string())
+        rows.append(table.append_column("root", where))
+    return pa.concat_tables(rows).replace_schema_metadata(None)
+
+
+def _build_ann(vectors: Matrix, path: Path) -> dict[str, Any]:
+    """An index that names candidates; and its recall, the share of the true first ten, over 50 rows as queries."""
+    import faiss
+
+    rng = np.random.default_rng(0)
+    count, dimension = vectors.shape
+    fast = faiss.index_factory(dimension, ANN.format(min(256, dimension)))  # by distance: the order of cosines
+    fast.train(vectors[np.sort(rng.choice(count, min(count, TRAINED_ON), replace=False))])
+    for block in _blocks(vectors):
+        fast.add(block)
+    faiss.ParameterSpace().set_index_parameter(fast, "efSearch", CANDIDATES)  # its own 16 misses half of them
+    faiss.write_index(fast, str(path))
+    found = 0
+    queries = np.array(vectors[np.sort(rng.choice(count, 50, replace=False))])
+    truth = np.argpartition(-(vectors @ queries.T), 10, axis=0)[:10]
+    for query, true in zip(queries, truth.T, strict=True):
+        named = fast.search(query[None], CANDIDATES)[1][0]
+        best = named[np.argsort(-(vectors[named] @ query))[:10]]
+        found += len(np.intersect1d(best, true))
+    return {"kind": ANN.format(min(256, dimension)), "recall": found / 500}
