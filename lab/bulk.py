@@ -107,7 +107,7 @@ def killed(names: int = 100_000, swatches: int = 20_000, times: int = 2) -> None
                 out, started = Path(place, f"out of {source.name}"), time.perf_counter()
                 for kill in range(times):
                     job = bulk(source, out, server.url)
-                    while len(list(out.glob("part-*"))) < kill + 1:
+                    while len(list(out.glob("part-*"))) < kill + 1 and job.poll() is None:
                         time.sleep(0.1)
                     time.sleep(1.5)
                     job.kill()
