@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -112,6 +113,7 @@ async def triton():
 async def ask(http, triton, **headers: str) -> list[dict[str, str]]:
     """What reached Triton for two items; the adapter counts as up, though no probe was answered."""
     http.app.state.readiness._up.set()
+    http.app.state.readiness._answered_at = time.monotonic()
     await http.post("/txt/embed", json={"input": ["a", "b"]}, headers={"x-request-id": "abc-1", **headers})
     return [one for one in triton.seen if one["id"] == "abc-1"]
 

@@ -1,7 +1,7 @@
 """What the model can do at best: what it showed at its warm-up, or better if it has been faster since.
 
-A text takes one model a millisecond and another half a minute. What follows from that for lists, for deadlines, and for
-whoever waits for a sign of life, is decided by what the model itself measured before it was ready.
+A text takes one model a millisecond and another half a minute. What follows for lists, for deadlines and for a sign of
+life is decided by what the model itself measured before it was ready.
 """
 
 import math
@@ -16,11 +16,8 @@ DEADLINE_SECONDS = 60.0  # of a request where none is set, and the time that lis
 SLACK = 4  # times what an item took at the warm-up: so much longer it takes among neighbours (log, 2026-11-26)
 WARM_UP_PIXELS, WARM_UP_BYTES = 2**16, 80  # of an image and a text that took what the warm-up says: 244², and 20 tokens
 RARE = 100  # times what an item takes until one that cannot be in time is tried all the same
-CHEAPER = (
-    b'"layer"',
-    b'"max_pixels"',
-    b'"render"',
-)  # options with which an item may take less than those of the warm-up
+# Options with which an item may take less than those of the warm-up.
+CHEAPER = (b'"layer"', b'"max_pixels"', b'"render"')
 Shown = dict[str, float]  # `pass`, `text`, `image`: seconds of a pass, and of each item in it; `batch`: items in a pass
 
 
@@ -42,8 +39,8 @@ def lone(warm_up: Shown, images: bool) -> float:
 def deadline(warm_up: Shown | None, items: Iterable[EmbedInput] = ()) -> float:
     """Seconds that a request may take where nothing is set: so many that each of its items could be answered alone.
 
-    A longer text or a larger image takes more than the warm-up's: in proportion, as a rule, up to what a model sees of
-    an image (2 megapixels at most). An option that makes it see less only makes this too patient.
+    A longer text or a larger image takes more than the warm-up's, as a rule in proportion. Of an image a model sees 2
+    megapixels at most. An option that makes it see less only makes this too patient.
     """
     if warm_up is None:
         return DEADLINE_SECONDS

@@ -1,4 +1,4 @@
 """Embed as much as there is: rows of a source, one after the other, into part files that are the job's own checkpoint.
 
-Knows files, tables and the client; not terminals. Needs the extra `bulk`.
+Needs the extra `bulk`.
 """

@@ -1,4 +1,4 @@
-"""What a job needs to be done anywhere: here, or by a worker of Ray's. Knows the client and part files."""
+"""What a job needs to be done anywhere: here, or by a worker of Ray's."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

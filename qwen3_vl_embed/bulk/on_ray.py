@@ -1,7 +1,7 @@
 """The same job by Ray Data: pieces of the source to workers on many machines, each with its own client or model.
 
-A piece's parts are named by its number and cut by rows alone, so a worker that does the work of a dead one again writes
-the same files. Ray's own checkpoint is not needed: the parts are ours. Knows Ray; nothing else here does.
+A piece's parts are named by its number and cut by rows alone. So a worker that does a dead one's work again writes the
+same files, and Ray's own checkpoint is not needed.
 """
 
 from collections.abc import Iterator

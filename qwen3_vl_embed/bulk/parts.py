@@ -1,7 +1,7 @@
 """A folder of part files, `part-*.parquet`, which are the job's output and all that it remembers.
 
-A part is written under a name that begins with a dot and renamed when it is whole, so what can be seen is complete: a
-process that is killed loses the part that it was writing. Knows Parquet; does not know where vectors come from.
+A part is written under a name that begins with a dot and renamed when it is whole, so what can be seen is complete. A
+process that is killed loses the part that it was writing.
 """
 
 import errno
@@ -43,10 +43,10 @@ MERGE = 65_536  # new ids that are kept apart from the sorted ones
 def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = None) -> pa.Schema:
     """The columns of a part.
 
-    id, kind ("text" or "image"), item (the text, or where the image is), embedding (a fixed-size list of D numbers; D
-    nulls where there is an error), error, tokens (null where the server does not say), then what is carried over, under
-    a name that begins with `source_` where it would be one of these. Metadata: `root`, where paths of items begin, as
-    `source`.
+    `id`; `kind`, "text" or "image"; `item`, the text, or where the image is. `embedding`, a fixed-size list of D
+    numbers, or of D nulls where there is an `error`. `tokens`, null where the server does not say. Then what is carried
+    over, under a name that begins with `source_` where it would be one of these. Metadata: `root`, where paths of items
+    begin, as `source`.
     """
     vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
     types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
@@ -187,13 +187,13 @@ class Parts:
     ...         parts.write(results)
 
     Args:
-        name: begins the names of the parts, `part-<name>-00000.parquet`. One of the same name is replaced: whoever does
-            a piece of work again must not leave its rows twice.
+        name: begins the names of the parts, `part-<name>-00000.parquet`. One of the same name is replaced: a
+            piece of work that is done again must not leave its rows twice.
         recipes: their ids by kind of item, as far as they are known; new ones are added.
         seconds: a part is closed when it is that old; None: when it is full alone, so that rows make the same parts.
 
-    `done`, `failed`, `repeated` and `skipped` count rows: written, of these with an error, left out because their id
-    had come before, and files that are no images.
+    Of the counts, `done` is rows that are written and `failed` those of them with an error. `repeated` are left out
+    because their id had come before, `skipped` because a file is no image.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The rows of folders, globs, tar files and tables, read as they are needed and never all at once.
 
-Knows files and fsspec; does not decode images (the server does) and does not know vectors.
+Images are bytes here: the server decodes them.
 """
 
 import csv
@@ -273,7 +273,7 @@ class Parquet(File):
 @dataclass(frozen=True)
 class Tar(File):
     """Images, each a row, or with `--text txt` texts; also compressed. As in WebDataset, files whose names are the same
-    up to the first dot are one sample: its texts and JSON are columns, for those endings that the first sample has.
+    up to the first dot are one sample. Its texts and JSON are columns, for those endings that the first sample has.
     """
 
     def schema(self) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""The work of the command `bulk`: a source, to a server or several, to part files. Knows files, not HTTP."""
+"""The work of the command `bulk`: a source, to a server or several, to part files."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The work of the commands `index` and `search`: to a terminal, to a pipe, to a page. Knows no vectors."""
+"""The work of the commands `index` and `search`: to a terminal, to a pipe, to a page."""
 
 import sys
 from collections.abc import Iterator, Sequence

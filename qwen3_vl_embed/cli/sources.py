@@ -147,7 +147,7 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
     try:
         yield from text
     finally:
-        text.detach()  # whoever opened the file closes it
+        text.detach()  # its opener closes the file
 
 
 def _decoded(content: bytes) -> str:

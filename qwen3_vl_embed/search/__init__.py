@@ -1,4 +1,4 @@
 """Find things among vectors: an index on disk, queries of words, pictures and colours, a page.
 
-Knows vectors, files and the client; not terminals. Needs the extra `search`.
+Needs the extra `search`.
 """

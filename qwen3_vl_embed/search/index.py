@@ -1,7 +1,6 @@
 """A folder that is searched: one float32 matrix, mapped into memory, and what its rows are.
 
 Exact up to `ANN_FROM` rows: one matrix-vector product. From there FAISS names candidates, whose cosines are then exact.
-Knows NumPy, Parquet and FAISS; no server.
 """
 
 import json

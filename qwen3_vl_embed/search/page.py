@@ -59,7 +59,7 @@ class Refused(Exception):
 
 
 class Page:
-    """What the page asks: each method answers one path. Knows no sockets."""
+    """What the page asks: each method answers one path."""
 
     def __init__(self, searcher: Searcher) -> None:
         self.searcher, self.index = searcher, searcher.index

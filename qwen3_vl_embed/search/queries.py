@@ -1,6 +1,6 @@
 """What is asked, as one vector: words, a picture, a colour, a row that is there, less what it is not.
 
-And what a cosine means: its percentile among random pairs. Knows a server by `Client`; no files but the index's own.
+And what a cosine means: its percentile among random pairs.
 """
 
 import io
