@@ -94,6 +94,7 @@ def test_a_row_that_fails_is_a_row_and_is_retried_when_asked(run, names, tmp_pat
     assert table["error"].null_count == 2000
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_job_that_was_ended_goes_on_where_it_was(run, stack, tmp_path, number, monkeypatch):  # noqa: F811
     """Twice, at any point: each row is there once, and what was whole stays as it was."""
@@ -206,6 +207,7 @@ def made(rows, seed: int = 0):
         yield batch
 
 
+@pytest.mark.faults
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     """100,000 rows more take the 8 bytes of an id each, and no more than a third of a row's vector, text and id."""
     peaks = []

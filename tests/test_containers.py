@@ -266,6 +266,7 @@ sleep(60)
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("seconds", "works"), [(1e-4, True), (60, False)], ids=["waits for its GPU", "is frozen"])
 def test_a_quiet_process_that_looks_at_its_gpu_is_no_hang(seconds, works):
     """Waiting takes next to no CPU time; the looks are counted by the kernel."""

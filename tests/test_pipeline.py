@@ -157,6 +157,7 @@ def test_a_failing_pass_and_an_answer_that_cannot_be_delivered_stop_nobody(embed
     assert np.isfinite(caller.answers["works"][0].vector).all()
 
 
+@pytest.mark.faults
 def test_a_forward_thread_that_cannot_go_on_takes_the_process_with_it():
     """Callers would wait for ever; a process that is gone is noticed and started again."""
     program = f"""

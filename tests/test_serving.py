@@ -290,6 +290,7 @@ def heeds_signals(pid: int) -> bool:
     return bool(int(blocked.split()[1], 16) & 1 << signal.SIGINT - 1)
 
 
+@pytest.mark.faults
 @pytest.mark.stack
 @pytest.mark.parametrize(("when", "status"), [("imports", 130), ("loading", 130), ("serving", 0)])
 def test_any_number_of_signals_at_any_time_is_one_word_and_leaves_nothing(when, status):
