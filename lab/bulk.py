@@ -131,7 +131,7 @@ def memory(rows_: Annotated[int, typer.Option("--rows")] = 1_000_000, every: int
 
     from qwen3_vl_embed.bulk.parts import Parts, schema
     from qwen3_vl_embed.bulk.sources import Row
-    from qwen3_vl_embed.cli.vectors import Origin
+    from qwen3_vl_embed.files.vectors import Origin
     from qwen3_vl_embed.items import Embedded, Item
 
     origin = Origin("nowhere", {"id": "x", "dimension": 64}, {})

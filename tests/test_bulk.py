@@ -18,9 +18,9 @@ from qwen3_vl_embed import Client, Item, ItemError
 from qwen3_vl_embed.bulk.local import LocalModel
 from qwen3_vl_embed.bulk.parts import Folder, Ids, Parts, schema
 from qwen3_vl_embed.bulk.sources import Row
-from qwen3_vl_embed.cli.sources import Skipped
 from qwen3_vl_embed.cli.validation import swatch
-from qwen3_vl_embed.cli.vectors import Origin
+from qwen3_vl_embed.files.sources import Skipped
+from qwen3_vl_embed.files.vectors import Origin
 from qwen3_vl_embed.items import Embedded
 from qwen3_vl_embed.serving.settings import ROOT
 from tests.conftest import CHECKPOINT
@@ -253,7 +253,7 @@ def test_a_number_too_large_for_float16_is_an_error_and_no_infinity(tmp_path):
 
 def test_a_full_disk_is_a_sentence_and_leaves_whole_parts(tmp_path, monkeypatch):
     from qwen3_vl_embed.bulk import parts as module
-    from qwen3_vl_embed.cli.errors import VectorFileError
+    from qwen3_vl_embed.files.errors import VectorFileError
 
     monkeypatch.setattr(module, "SPARE", 2**60)
     parts = Parts(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {})

@@ -15,9 +15,9 @@ import pytest
 
 from qwen3_vl_embed import ItemError
 from qwen3_vl_embed.bulk.sources import Columns, Row, opened
-from qwen3_vl_embed.cli.errors import SourceError
-from qwen3_vl_embed.cli.sources import Skipped
 from qwen3_vl_embed.cli.validation import swatch
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.sources import Skipped
 
 NAMES = ["blue", "green", "red"]
 PICTURES = {name: swatch(name) for name in NAMES}

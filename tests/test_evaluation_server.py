@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from qwen3_vl_embed.cli.__main__ import app
-from qwen3_vl_embed.cli.errors import SourceError
 from qwen3_vl_embed.cli.recipe import option
+from qwen3_vl_embed.files.errors import SourceError
 from tests.test_evaluation_report import NAMES, RGB, Document, seen, write_images
 
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from qwen3_vl_embed import AdapterError, Client
-from qwen3_vl_embed.cli.errors import SourceError
 from qwen3_vl_embed.cli.validation import NAMES, swatch
+from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.search import index as module
 from qwen3_vl_embed.search.index import Index, build, to_faiss, to_lancedb
 from qwen3_vl_embed.search.queries import Query, Searcher

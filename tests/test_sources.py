@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from qwen3_vl_embed import Item, ItemError
-from qwen3_vl_embed.cli.errors import SourceError
-from qwen3_vl_embed.cli.sources import (
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.sources import (
     Skipped,
     from_csv,
     from_folder,

@@ -14,10 +14,10 @@ from embedder import Embedder, EmbedderConfig, EmbedInput, Options
 from embedder.poolings import POOLINGS
 from qwen3_vl_embed.cli import calibrate as calibrating
 from qwen3_vl_embed.cli import sweep as sweeping
-from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
 from qwen3_vl_embed.evaluation.calibrate import default_images, default_texts
 from qwen3_vl_embed.evaluation.colours import Palette, png, swatch, xkcd
 from qwen3_vl_embed.evaluation.sweep import Block, Row, figures, load, ranking, readable, recommended, vectors
+from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.serving.settings import ROOT
 from tests.reference import cosine, random_checkpoint
 

@@ -11,9 +11,9 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from qwen3_vl_embed.cli import vectors
-from qwen3_vl_embed.cli.errors import VectorFileError
-from qwen3_vl_embed.cli.vectors import Origin, VectorFile, check_writable, replacing
+from qwen3_vl_embed.files import vectors
+from qwen3_vl_embed.files.errors import VectorFileError
+from qwen3_vl_embed.files.vectors import Origin, VectorFile, check_writable, replacing
 from qwen3_vl_embed.items import Embedded, Item
 
 VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack
 import pyarrow as pa
 
 from qwen3_vl_embed.bulk.parts import PART_SECONDS, Parts
-from qwen3_vl_embed.cli.vectors import Origin
 from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.errors import ItemError
+from qwen3_vl_embed.files.vectors import Origin
 from qwen3_vl_embed.items import Embedded, Item
 from qwen3_vl_embed.options import ImageOptions
 

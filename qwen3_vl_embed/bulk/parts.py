@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qwen3_vl_embed.bulk.sources import Row
-from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
-from qwen3_vl_embed.cli.sources import Skipped
-from qwen3_vl_embed.cli.vectors import SPARE, Origin, told
 from qwen3_vl_embed.errors import AdapterError, ItemError
+from qwen3_vl_embed.files.errors import SourceError, VectorFileError
+from qwen3_vl_embed.files.sources import Skipped
+from qwen3_vl_embed.files.vectors import SPARE, Origin, told
 from qwen3_vl_embed.items import Embedded, Item, writable
 
 Result: TypeAlias = Embedded | ItemError

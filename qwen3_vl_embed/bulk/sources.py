@@ -20,8 +20,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qwen3_vl_embed.cli.errors import SourceError
-from qwen3_vl_embed.cli.sources import IMAGE_SUFFIXES, Skipped, below, csv_rows
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES, Skipped, below, csv_rows
 from qwen3_vl_embed.items import MOST_BYTES, Elsewhere, Item, writable
 
 PIECE = 512  # rows that are handed to another process at a time

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
 from qwen3_vl_embed.errors import AdapterError
+from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 
 CHECKOUT = Path(__file__).resolve().parents[2] / "model_repository"
 

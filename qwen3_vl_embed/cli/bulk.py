@@ -14,8 +14,8 @@ from qwen3_vl_embed.bulk.sources import Source
 from qwen3_vl_embed.cli import job, terminal
 from qwen3_vl_embed.cli.embed import batch_size
 from qwen3_vl_embed.cli.job import INTERRUPTED
-from qwen3_vl_embed.cli.vectors import Origin
 from qwen3_vl_embed.client import Client
+from qwen3_vl_embed.files.vectors import Origin
 
 __all__ = ["INTERRUPTED", "run"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from embedder import EmbedError, Options
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.checkpoint import load
-from qwen3_vl_embed.cli.errors import SourceError
-from qwen3_vl_embed.cli.vectors import check_place, replacing
 from qwen3_vl_embed.evaluation.calibrate import calibrate, default_images, default_texts
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.vectors import check_place, replacing
 from qwen3_vl_embed.serving.console import Console
 
 

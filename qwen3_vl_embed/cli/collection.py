@@ -88,7 +88,7 @@ def bulk(
             from qwen3_vl_embed.bulk.job import Means
             from qwen3_vl_embed.bulk.sources import Columns, opened
             from qwen3_vl_embed.cli import bulk as bulk_job
-            from qwen3_vl_embed.cli.errors import SourceError
+            from qwen3_vl_embed.files.errors import SourceError
         if ray and not find_spec("ray"):
             raise SourceError("`bulk --ray` needs ray: pip install 'qwen3-vl-embed[ray]'.")
         if local_model:

@@ -169,7 +169,7 @@ def report(
         with installed("report", "evaluation"):
             from qwen3_vl_embed.cli import report as evaluation
             from qwen3_vl_embed.cli.report_table import show
-            from qwen3_vl_embed.cli.vectors import check_folder
+            from qwen3_vl_embed.files.vectors import check_folder
 
         options = chosen(flags, option)
         if vectors:

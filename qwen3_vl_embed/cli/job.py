@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.cli.errors import VectorFileError
 from qwen3_vl_embed.cli.interrupts import Interrupts
 from qwen3_vl_embed.errors import AdapterError
+from qwen3_vl_embed.files.errors import VectorFileError
 
 INTERRUPTED = 130  # exit code: 128 and the number of Ctrl-C's signal, as shells have it
 

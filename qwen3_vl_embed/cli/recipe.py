@@ -6,7 +6,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from qwen3_vl_embed.cli import app
-from qwen3_vl_embed.cli.errors import SourceError
+from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.options import ImageOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])

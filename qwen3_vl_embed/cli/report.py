@@ -16,8 +16,6 @@ import orjson
 from numpy.typing import NDArray
 
 from qwen3_vl_embed.batches import Stack
-from qwen3_vl_embed.cli.errors import SourceError, VectorFileError
-from qwen3_vl_embed.cli.vectors import replacing
 from qwen3_vl_embed.client import Client, Results
 from qwen3_vl_embed.contract import ContractError, Endpoints, list_limit
 from qwen3_vl_embed.errors import AdapterError
@@ -27,6 +25,8 @@ from qwen3_vl_embed.evaluation.page import page
 from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs, load
 from qwen3_vl_embed.evaluation.report import Report, report
 from qwen3_vl_embed.evaluation.tsv import tsv
+from qwen3_vl_embed.files.errors import SourceError, VectorFileError
+from qwen3_vl_embed.files.vectors import replacing
 from qwen3_vl_embed.items import Item
 
 Progress = Callable[[Iterable[Results], int], Iterator[Results]]

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.app import installed
-from qwen3_vl_embed.cli.errors import SourceError
 from qwen3_vl_embed.client import Client
+from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.search.index import Index, build, to_faiss, to_lancedb
 from qwen3_vl_embed.search.page import Page, Server
 from qwen3_vl_embed.search.queries import Query, Searcher, swatch

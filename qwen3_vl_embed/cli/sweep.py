@@ -12,11 +12,11 @@ from embedder import EmbedError
 from embedder.prepare.prompts import prompt as known_prompt
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.checkpoint import load
-from qwen3_vl_embed.cli.errors import SourceError
-from qwen3_vl_embed.cli.vectors import check_folder, replacing
 from qwen3_vl_embed.evaluation.colours import Palette, xkcd
 from qwen3_vl_embed.evaluation.heatmap import draw
 from qwen3_vl_embed.evaluation.sweep import Row, blocks, ranking, recommended, sweep
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.vectors import check_folder, replacing
 from qwen3_vl_embed.serving.console import Console
 
 WIDE = 76  # characters: what all figures need

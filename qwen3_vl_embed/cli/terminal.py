@@ -10,7 +10,7 @@ from rich.text import Text
 from qwen3_vl_embed.serving.console import Console
 
 if TYPE_CHECKING:  # `--help` does without NumPy
-    from qwen3_vl_embed.cli.sources import Skipped
+    from qwen3_vl_embed.files.sources import Skipped
 
 out = Console()
 err = Console(stderr=True)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qwen3_vl_embed.cli.errors import SourceError
+from qwen3_vl_embed.files.errors import SourceError
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, Kind] = ("text", "image")

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from qwen3_vl_embed.cli.sources import FORMATS
 from qwen3_vl_embed.errors import AdapterError
+from qwen3_vl_embed.files.sources import FORMATS
 from qwen3_vl_embed.search.queries import Query, Searcher, swatch
 
 FILES = {

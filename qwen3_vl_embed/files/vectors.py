@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from qwen3_vl_embed.cli.errors import VectorFileError
+from qwen3_vl_embed.files.errors import VectorFileError
 from qwen3_vl_embed.items import Embedded
 
 ROW_GROUP = 4096  # rows of Parquet that are held and written together: what reads them wants thousands

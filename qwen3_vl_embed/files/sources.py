@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from qwen3_vl_embed.cli.errors import SourceError
+from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.items import Item, writable
 
 # Wider than what the server decodes: a photo.heic is better refused by name than embedded as three syllables.
