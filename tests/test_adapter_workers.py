@@ -159,7 +159,10 @@ def test_no_worker_outlives_its_parent(start, count):
         ({"ADAPTER_WORKERS": "0"}, "ADAPTER_WORKERS: "),
         ({"ADAPTER_MAX_PENDING_BYTES": "100000000"}, "ADAPTER_MAX_PENDING_BYTES must be at least .*201326592"),
         ({"ADAPTER_API_KEY": "two words"}, "ADAPTER_API_KEY: (?!.*two words)"),
-        ({"ADAPTER_WORKERS": "8"}, "ADAPTER_MAX_PENDING_ITEMS must be at least .*2048"),
+        (
+            {"ADAPTER_WORKERS": "8", "ADAPTER_MAX_PENDING_ITEMS": "1024"},
+            "ADAPTER_MAX_PENDING_ITEMS must be at least .*2048",
+        ),
         ({"ADAPTER_WORKERS": "4", "ADAPTER_MAX_CONCURRENCY": "3"}, "ADAPTER_MAX_CONCURRENCY .*must be at least .*4"),
     ],
 )
