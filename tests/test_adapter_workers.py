@@ -168,8 +168,10 @@ def test_no_worker_outlives_its_parent(start, count):
 )
 def test_wrong_settings_end_it_before_there_is_a_worker(variables, words):
     refused = Running(**variables)
-    assert refused.popen.wait(LIMIT_SECONDS) == 1
-    said = refused.end()
+    try:
+        assert refused.popen.wait(LIMIT_SECONDS) == 1
+    finally:
+        said = refused.end()
     assert re.fullmatch(f"{words}.*\n", said), said  # one line, and no traceback
 
 

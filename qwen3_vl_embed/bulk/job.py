@@ -1,9 +1,9 @@
 """What a job needs to be done anywhere: here, or by a worker of Ray's."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import pyarrow as pa
 
@@ -13,9 +13,6 @@ from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.files.vectors import Origin
 from qwen3_vl_embed.items import Embedded, Item
 from qwen3_vl_embed.options import ImageOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Embeds(Protocol):
@@ -42,7 +39,7 @@ class Means:
     in_flight: int = 4
     options: dict[str, Any] = field(default_factory=dict)
 
-    def connected(self, number: int = 0, notify: "Callable[[str], None]" = lambda told: None) -> Embeds:
+    def connected(self, number: int = 0, notify: Callable[[str], None] = lambda told: None) -> Embeds:
         """The server of this number, counted round and round; or the model, loaded. Raises AdapterError."""
         if self.local_model is not None:
             from qwen3_vl_embed.bulk.local import LocalModel

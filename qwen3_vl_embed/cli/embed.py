@@ -27,9 +27,9 @@ __all__ = ["INTERRUPTED", "batch_size", "check_writable", "found", "run"]
 def found(
     words: list[str], texts: list[str], images: list[Path], csv: Path | None, column: str | None
 ) -> list[Item | Skipped]:
+    """What is to be embedded, in order, and what is not. Raises SourceError."""
     if (csv is None) != (column is None):
         raise SourceError("--csv and --column go together: --csv colours.csv --column name.")
-    """What is to be embedded, in order, and what is not. Raises SourceError."""
     inputs: list[Item | Skipped] = []
     for word in words:
         inputs += sources.from_lines(sys.stdin.buffer.read()) if word == "-" else sources.from_word(word)

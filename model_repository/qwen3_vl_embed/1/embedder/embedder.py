@@ -1,4 +1,4 @@
-"""The work: inputs in, vectors out. Read `Embedder.embed_each`: one stage per line."""
+"""The work: inputs in, vectors out. Read `Embedder.embed_each`, `_start` and `_finish_pass`: a stage per line."""
 
 import hashlib
 import json
@@ -52,6 +52,8 @@ COUNTS = {
 }
 WORKERS = min(8, os.cpu_count() or 1)  # threads that prepare: each holds a decoded image, and a few feed a GPU
 
+LEAST = 1024  # tokens, to which the budget shrinks when memory runs out
+
 # Multiply-adds of a pass that one core of a CPU computes in some ten milliseconds. In a shorter one the cores would
 # meet every few microseconds, and where a neighbour has one of them, the others wait for its turn to end: a name took
 # 130 to 270 ms (docs/log.md, 2026-11-25).
@@ -70,8 +72,6 @@ class Embedding:
     recipe: Recipe
     warnings: Warnings = Warnings.NONE
 
-
-LEAST = 1024  # tokens, to which the budget shrinks when memory runs out
 
 logger = logging.getLogger(__name__)
 Answer = Embedding | Rendering | Description | EmbedError  # the second and third are for those who ask for them
