@@ -66,9 +66,7 @@ def faults(path: Path) -> Iterator[str]:
             yield f"{count} words: {sentence}"
         if found := MOTTO.search(sentence):
             yield f'"{found[0]}", which import-linter says: {sentence}'
-    for number, line in enumerate(
-        path.read_text().splitlines(), start=1
-    ):  # comments, tables and sentences to callers too
+    for number, line in enumerate(path.read_text().splitlines(), start=1):  # comments and tables too
         for word, better in PRIVATE.items():
             if path != Path(__file__) and (found := re.search(word, line, re.IGNORECASE)):
                 yield f'line {number}: "{found[0]}" (better: {better})'

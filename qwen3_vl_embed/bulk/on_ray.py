@@ -13,7 +13,7 @@ from ray.cloudpickle import dumps, loads
 from qwen3_vl_embed.bulk.job import Embeds, Means, Place
 from qwen3_vl_embed.bulk.parts import Ids
 from qwen3_vl_embed.bulk.sources import Source
-from qwen3_vl_embed.errors import AdapterError, ItemError
+from qwen3_vl_embed.errors import AdapterError
 
 
 class Worker:
@@ -26,18 +26,17 @@ class Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """`batch`: number and pickled piece, one each. Returns what became of its rows, or what ended it."""
         number, piece = int(batch["number"][0]), loads(batch["piece"][0])
-        told, first = "", ""
+        told = ""
         with self._place.parts(f"-{number:06}", seconds=None) as parts:
             try:
                 embeds = self._embeds(number)
                 rows = piece.rows(self._known.__contains__)
                 for results in self._means.results(embeds, parts.items(rows)):
                     parts.write(results)
-                    first = first or next((str(each) for each in results if isinstance(each, ItemError)), "")
             except AdapterError as error:
                 told = str(error)
         counts = {name: [getattr(parts, name)] for name in ("done", "failed", "repeated", "skipped")}
-        return counts | {"told": [told], "first": [first]}
+        return counts | {"told": [told]}
 
     def _embeds(self, number: int) -> Embeds:
         server = number % len(self._means.urls) if self._means.urls else 0

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,8 +51,8 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
                 raise SourceError(
                     f"{files[0]} and {file} differ in their {what} ({first}, {other}): make an index of each."
                 )
-    count = sum(pq.read_table(file, columns=["item"], filters=_good(file)).num_rows for file in files)
-    if not count:
+    starts = list(accumulate((_rows(file) for file in files), initial=0))
+    if not (count := starts.pop()):
         raise SourceError(f"{', '.join(map(str, sources))}: there is no vector in it.")
     dimension = pq.read_schema(files[0]).field("embedding").type.list_size
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
     vectors: Matrix = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
         folder / "vectors.npy", "w+", np.float32, (count, dimension)
     )
-    rows = [_copy(file, vectors, start) for file, start in zip(files, _starts(files), strict=True)]
+    rows = [_copy(file, vectors, start) for file, start in zip(files, starts, strict=True)]
     table = pa.concat_tables(rows, promote_options="default")
     pq.write_table(table, folder / "rows.parquet", compression="zstd")
     kinds = np.array(table["kind"].to_pylist())
@@ -244,15 +245,12 @@ def _told(about: dict[str, Any], what: str) -> Any:
     return about.get("model", {}).get("id") if what == "model" else about.get(what)
 
 
-def _good(file: Path) -> Any:
-    return pc.is_null(pc.field("error")) if "error" in pq.read_schema(file).names else None
-
-
-def _starts(files: Sequence[Path]) -> Iterator[int]:
-    start = 0
-    for file in files:
-        yield start
-        start += pq.read_table(file, columns=["item"], filters=_good(file)).num_rows
+def _rows(file: Path) -> int:
+    """How many of its rows have a vector."""
+    held = pq.ParquetFile(file)
+    if "error" not in held.schema_arrow.names:
+        return int(held.metadata.num_rows)
+    return sum(batch["error"].null_count for batch in held.iter_batches(columns=["error"]))
 
 
 def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:

@@ -5,7 +5,7 @@ And what a cosine means: its percentile among random pairs.
 
 import io
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from threading import Lock
 from typing import Any
@@ -75,7 +75,8 @@ class Searcher:
         self._same = False
         self._lock = Lock()
         self._samples: dict[Kind, Matrix] = {}
-        self._vector = lru_cache(maxsize=256)(self._asked)
+        self._words = lru_cache(maxsize=256)(partial(self._asked, "text"))
+        self._picture = lru_cache(maxsize=4)(partial(self._asked, "image"))  # which holds its file: 64 MB at most
         self._pairs = lru_cache(maxsize=64)(self._random_pairs)
 
     def search(self, query: Query, count: int, exact: bool = False) -> Found:
@@ -87,15 +88,15 @@ class Searcher:
         """
         parts: list[tuple[Kind, Vector]] = []
         if query.text:
-            parts.append(("text", self._vector("text", query.text)))
+            parts.append(("text", self._words(query.text)))
         if query.image is not None:
-            parts.append(("image", self._vector("image", query.image)))
+            parts.append(("image", self._picture(query.image)))
         if query.like is not None:
             kind: Kind = "image" if self.index.kinds[query.like] == "image" else "text"
             parts.append((kind, np.array(self.index.vectors[query.like])))
         if not parts:
             raise ValueError("Type words, pick a colour or drop a picture.")
-        without = self._vector("text", query.without) if query.without else None
+        without = self._words(query.without) if query.without else None
         mixed = self._mixed([(kind, vector[None]) for kind, vector in parts], without, query.words, query.centred)
         hits = self.index.nearest(mixed[0], count, query.centred, query.kind, exact)
         if query.like is not None:

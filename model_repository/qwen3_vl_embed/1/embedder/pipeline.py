@@ -28,9 +28,8 @@ logger = logging.getLogger(__name__)
 
 # The thread that waits for the device, as the kernel shows it: the watchdog counts how often it wakes.
 PR_SET_NAME, BEATING = 15, b"forward"  # prctl(2)
-ASK_AFTER = (
-    0.25  # seconds inside; a younger request is not asked whether its caller still waits, which costs a round trip
-)
+# Seconds inside. A younger request is not asked whether its caller still waits, which costs a round trip.
+ASK_AFTER = 0.25
 
 
 @dataclass(eq=False)

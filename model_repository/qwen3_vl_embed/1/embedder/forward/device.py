@@ -36,9 +36,8 @@ def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
     return device, dtype
 
 
-POLL_SECONDS = (
-    1e-4  # a tenth of a millisecond later than it could be, for some hundredths of a core in place of all of it
-)
+# A tenth of a millisecond later than it could be, for some hundredths of a core in place of all of it.
+POLL_SECONDS = 1e-4
 
 
 class Arriving:
