@@ -140,3 +140,12 @@ def test_info_says_what_makes_the_vectors(folder, embedder):
     assert info["prompt"] == "eol"
     again = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
     assert again.info == info
+
+
+def test_each_of_several_passes_says_how_long_it_took_itself(embedder):
+    """The adapter learns from it what the model can do (`client/triton/pace.py`): a probe was taken for a long text."""
+    probe, text = EmbedInput(text="ready", options=Options(layer=0)), EmbedInput(text="a word " * 400)
+    embedder.embed([probe, text])
+    for items in ([probe, text], [text, probe]):
+        quick, slow = sorted(embedder.embed(items), key=lambda answer: answer.tokens)
+        assert 0 < 2 * quick.forward_ms < slow.forward_ms

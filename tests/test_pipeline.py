@@ -190,7 +190,7 @@ class Device:
 class Later(Arriving):
     def __init__(self, device, rows):
         super().__init__(rows)
-        self.device, self.number = device, len(device.launched)
+        self.beside = device
         device.free_at = max(device.free_at, time.monotonic()) + device.seconds
         self.ends = device.free_at
         device.launched.append((time.monotonic(), len(rows)))
@@ -200,7 +200,7 @@ class Later(Arriving):
 
     def wait(self):
         rows = super().wait()
-        self.device.waited.append(time.monotonic())
+        self.beside.waited.append(time.monotonic())
         return rows
 
 

@@ -181,4 +181,4 @@ def test_a_hanging_and_a_dead_model_process_are_seen_in_time_all_the_same(slow, 
     if busy:
         slow.stack._restart("triton")
         caller.join()
-        assert answers[0].status_code in (200, 504)
+        assert answers[0].status_code in (200, 429, 504)  # by when it is back, too little of the deadline may be left

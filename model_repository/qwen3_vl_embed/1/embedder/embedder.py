@@ -9,7 +9,6 @@ from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
-from time import perf_counter
 from traceback import clear_frames
 from typing import Any, Self
 
@@ -23,7 +22,7 @@ from .checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from .config import EmbedderConfig
 from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from .forward.budget import free_bytes, token_budget
-from .forward.device import Arriving, gather, usable
+from .forward.device import Arriving, Moment, gather, usable
 from .forward.model import PackedModel
 from .forward.packing import Packed, pack, plan
 from .forward.pooling import finish, pool
@@ -90,9 +89,9 @@ class Embedder:
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
         self._device = Lock()  # one pass at a time is launched, and on a CPU computed
         self._threads = torch.get_num_threads()
-        self._arrived = 0.0  # when the last pass did
+        self._devices = model.devices
         self.batch_tokens = config.max_batch_tokens or token_budget(
-            model.model.config, model.model.dtype.itemsize, min(map(free_bytes, model.devices)), model.token_seconds()
+            model.model.config, model.model.dtype.itemsize, min(map(free_bytes, self._devices)), model.token_seconds()
         )
         self.counts = dict.fromkeys(COUNTS, 0)
         self.info = self._describe()
@@ -159,6 +158,7 @@ class Embedder:
         launched = Pass(self, items)
         try:
             with self._device:
+                launched.started = {device: Moment(device) for device in self._devices}
                 packed = pack([item.sequence for item in items], self.model.device)
                 if self.model.device.type == "cpu":
                     torch.set_num_threads(1 if self.model.work(packed) < SHORT else self._threads)
@@ -179,11 +179,9 @@ class Embedder:
                 raise launched.error
             assert launched.rows is not None
             vectors = launched.rows.wait()
+            took_ms = launched.started[launched.rows.device].ms_until(launched.rows.arrived)
         except Exception as error:
             return self._in_halves(launched.items, error)
-        arrived = perf_counter()
-        took_ms = (arrived - max(launched.started, self._arrived)) * 1e3  # it may have waited for the one before
-        self._arrived = arrived
         timed = (took_ms, len(launched.items))
         return [self._finish(vector, item, *timed) for vector, item in zip(vectors, launched.items, strict=True)]
 
@@ -284,9 +282,9 @@ class Pass:
 
     embedder: Embedder
     items: list[Prepared]
+    started: dict[torch.device, Moment] = field(default_factory=dict)
     rows: Arriving | None = None
     error: Exception | None = None
-    started: float = field(default_factory=perf_counter)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Which device computes, and how the CPU's numbers get there."""
 
-from time import sleep
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,26 @@ def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
 POLL_SECONDS = 1e-4
 
 
+class Moment:
+    """When a device gets to this point of its work. A CPU computes while it is asked, so that it is there already."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._at, self._event = perf_counter(), None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record(torch.cuda.current_stream(device))
+
+    def passed(self) -> bool:
+        """Raises: RuntimeError: the device is lost to this process."""
+        return self._event is None or bool(self._event.query())
+
+    def ms_until(self, later: "Moment") -> float:
+        """Milliseconds from this one to a later one of the same device; both have passed."""
+        if self._event is None or later._event is None:
+            return (later._at - self._at) * 1e3
+        return float(self._event.elapsed_time(later._event))
+
+
 class Arriving:
     """Rows on their way from the device: float32 (N, D). Others can be sent after them before anybody waits for these.
 
@@ -49,16 +69,15 @@ class Arriving:
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
-        self._rows, self._event = rows, None
+        self._rows, self.device = rows, rows.device
         if rows.is_cuda:
             self._rows = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
             self._rows.copy_(rows, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(rows.device))
+        self.arrived = Moment(self.device)
 
     def there(self) -> bool:
         """Raises: RuntimeError: the device is lost to this process."""
-        return self._event is None or bool(self._event.query())
+        return self.arrived.passed()
 
     def wait(self) -> NDArray[np.float32]:
         """Raises: RuntimeError: the device is lost to this process."""
