@@ -1,5 +1,8 @@
 """The Helm chart, rendered by Helm itself."""
 
+import json
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,14 @@ def rendered(values: dict[str, Any], name: str = "embed") -> list[dict[str, Any]
     Raises:
         helm_python.HelmError: a value is unknown or impossible.
     """
+    return deepcopy(_rendered(json.dumps(values), name))
+
+
+@cache
+def _rendered(values: str, name: str) -> list[dict[str, Any]]:
     with helm_python.Chart.load(CHART) as chart:
-        chart.validate_schema(values)
-        files = chart.render(values, name=name, namespace="search")
+        chart.validate_schema(json.loads(values))
+        files = chart.render(json.loads(values), name=name, namespace="search")
     documents = [each for path, text in files.items() if path.endswith(".yaml") for each in yaml.safe_load_all(text)]
     return [document for document in documents if document]
 
