@@ -16,7 +16,9 @@ from client.triton.pace import CHEAPER, DEADLINE_SECONDS, Pace
 from client.triton.readiness import RETRY_SECONDS, Readiness
 from client.triton.triton_client import TritonClient
 
-SENDS = 3  # of one item, to models that may have begun with it
+# Of one item, to models that may have begun with it. Of several Tritons one whose model hangs goes on to refuse its
+# share of items until its watchdog ends it, after 9 s or so: the last time is after 21 s.
+SENDS, SENDS_TO_SEVERAL = 2, 4
 
 
 class Pixels:
@@ -176,16 +178,16 @@ class Dispatcher:
 
     async def _compute(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:
         async with self._pixels.taken(item.large, turn) if item.large else nullcontext(), self._slots:
-            begun = 0
+            begun, most = 0, SENDS_TO_SEVERAL if self._client.several else SENDS
             while True:  # as long as anybody waits for it
                 await self._readiness.wait()
                 try:
                     return await self._send(item, request_id)
                 except Unavailable as error:
                     begun += error.begun
-                    if begun == SENDS:  # if it is this item that kills the model, it must not go on
+                    if begun == most:  # if it is this item that kills the model, it must not go on
                         raise
-                await asyncio.sleep((1 + begun) * RETRY_SECONDS)
+                await asyncio.sleep(4**begun * RETRY_SECONDS)
 
     async def _send(self, item: EmbedInput, request_id: str) -> Embedding:
         generation = self._readiness.generation
