@@ -380,9 +380,13 @@ async def render(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 when a real embedding came back lately and Triton says that the model is ready; 503 otherwise."""
-    await state_of(request.scope).readiness.check()
-    return _json({"status": "ready"})
+    """200 when a real embedding came back lately and Triton says that the model is ready; 503 otherwise.
+
+    Of several Tritons one whose vectors are refused is told in `refused`.
+    """
+    readiness = state_of(request.scope).readiness
+    await readiness.check()
+    return _json({"status": "ready"} | ({"refused": readiness.refusal} if readiness.refusal else {}))
 
 
 async def live(_: Request) -> Response:

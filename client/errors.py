@@ -87,7 +87,11 @@ class InferenceFailed(ApiError):
 
 
 class Unavailable(ApiError):
-    """The model cannot be reached, or refuses to work."""
+    """The model cannot be reached, or refuses to work; `begun`: perhaps after it had begun with the item."""
+
+    def __init__(self, message: str, param: str | None = None, begun: bool = True) -> None:
+        super().__init__(message, param)
+        self.begun = begun
 
 
 class DeadlinePassed(ApiError):

@@ -27,6 +27,7 @@ class Sampler:
     def sample(self) -> None:
         """Bring the metrics up to date."""
         metrics.MODEL_UP.set(self._readiness.answers)
+        metrics.RECIPES_DIFFER.set(self._readiness.refusal is not None)
         metrics.IN_FLIGHT.set(self._admission.pending)
         metrics.ROOM.set(self._admission.room)
         metrics.HELD_BYTES.set(self._intake.held)

@@ -28,7 +28,10 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(default=8001, ge=1, le=65535, description="Port to listen on.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that answer, on the one port.")
-    triton_url: str = Field(default="127.0.0.1:8011", description="host:port of Triton's gRPC endpoint.")
+    triton_url: str = Field(
+        default="127.0.0.1:8011",
+        description="host:port of Triton's gRPC endpoint; several: addresses with commas, or dns:///name:port.",
+    )
     model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
     served_model_name: str | None = Field(
         default=None, pattern="^[a-z0-9][a-z0-9._-]*$", description="What it is asked for by; unset: the checkpoint's."
@@ -76,6 +79,14 @@ class Settings(BaseSettings):
     @field_validator("triton_url")
     @classmethod
     def _host_and_port(cls, url: str) -> str:
+        if "," in url and not url.startswith(("ipv4:", "ipv6:")):
+            for scheme, address in (("ipv4", r"[0-9.]+"), ("ipv6", r"\[[0-9A-Fa-f:.]+\]")):
+                if all(re.fullmatch(rf"{address}:[0-9]{{1,5}}", each) for each in url.split(",")):
+                    return f"{scheme}:{url}"
+            raise ValueError(
+                f"{url!r} is no list of addresses of one kind, such as 10.0.0.1:8001,10.0.0.2:8001; "
+                "for all addresses of a name it is dns:///triton:8001"
+            )
         if not re.fullmatch(r"(unix:|dns:|ipv4:|ipv6:)\S+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}", url):
             raise ValueError(f"{url!r} is not the host:port of Triton's gRPC endpoint, such as 127.0.0.1:8011")
         return url

@@ -75,6 +75,13 @@ def pipelined_stack(stack: RunningStack) -> Iterator[RunningStack]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def other_stack(stack: RunningStack) -> Iterator[RunningStack]:
+    """The same checkpoint, another recipe."""
+    with running(EMBED_POOLING="mean") as started:
+        yield started
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle connections are closed after a third of a second, and nothing else is waited for longer."""

@@ -5,6 +5,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,28 @@ backend adapter
     server adapter {adapter} maxconn 1
 """
 
+# As docs/kubernetes.md says; a `server` line for each adapter, `{folder}/admin` takes and gives them traffic.
+BALANCED = """
+global
+    stats socket {folder}/admin level admin
+defaults
+    mode http
+    balance leastconn
+    option httpchk GET /health
+    option redispatch 1
+    retries 5
+    retry-on conn-failure empty-response
+    timeout connect 5s
+    timeout client 65s
+    timeout server 65s
+frontend callers
+    bind 127.0.0.1:{port}
+    default_backend adapters
+backend adapters
+    default-server check inter 500ms
+    {servers}
+"""
+
 KINDS = ("nginx", "nginx with its WebSocket lines", "haproxy")
 
 
@@ -66,18 +89,42 @@ KINDS = ("nginx", "nginx with its WebSocket lines", "haproxy")
 def gateway(kind: str, adapter: str, port: int, folder: Path) -> Iterator[str]:
     """The address of one in front of the adapter at `adapter` (host:port), until the block ends."""
     program = kind.partition(" ")[0]
+    if program == "haproxy":
+        text = HAPROXY.format(adapter=adapter, port=port)
+    else:
+        lines = PLAIN if kind == "nginx" else WEBSOCKET
+        user = "user root;" if os.geteuid() == 0 else ""  # who else may not write into a test's folder
+        text = NGINX.format(folder=folder, user=user, adapter=adapter, port=port, lines=lines)
+    with _running(program, text, port, folder) as url:
+        yield url
+
+
+@contextmanager
+def balancer(adapters: dict[str, str], port: int, folder: Path) -> Iterator[str]:
+    """The address of HAProxy in front of several adapters, each (host:port) by a name of one word."""
+    servers = "\n    ".join(f"server {name} {address}" for name, address in adapters.items())
+    with _running("haproxy", BALANCED.format(folder=folder, port=port, servers=servers), port, folder) as url:
+        yield url
+
+
+def tell(folder: Path, *lines: str) -> None:
+    """Have a balancer's HAProxy do this, such as `set server adapters/old state drain`."""
+    for line in lines:
+        with socket.socket(socket.AF_UNIX) as admin:
+            admin.connect(str(folder / "admin"))
+            admin.sendall(f"{line}\n".encode())
+            assert not (said := admin.recv(4096).strip()), said
+
+
+@contextmanager
+def _running(program: str, text: str, port: int, folder: Path) -> Iterator[str]:
     if not (path := shutil.which(program, path=os.environ["PATH"] + os.pathsep + "/usr/sbin")):
         assert os.environ.get("CI") != "true", f"{program} is missing"
         pytest.skip(f"needs {program}: apt install nginx-light haproxy")
     configuration, log = folder / f"{program}.conf", folder / "log"
-    if program == "haproxy":
-        configuration.write_text(HAPROXY.format(adapter=adapter, port=port))
-        command = [path, "-db", "-f", str(configuration)]
-    else:
-        lines = PLAIN if kind == "nginx" else WEBSOCKET
-        user = "user root;" if os.geteuid() == 0 else ""  # who else may not write into a test's folder
-        configuration.write_text(NGINX.format(folder=folder, user=user, adapter=adapter, port=port, lines=lines))
-        command = [path, "-p", str(folder), "-c", str(configuration)]
+    configuration.write_text(text)
+    flags = ["-db", "-f"] if program == "haproxy" else ["-p", str(folder), "-c"]
+    command = [path, *flags, str(configuration)]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             url = f"http://127.0.0.1:{port}"

@@ -85,21 +85,21 @@ def png64(red: int, green: int, blue: int, size: int = 64) -> str:
 class Line:
     """A TCP relay to Triton's gRPC port."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, host: str, port: int) -> None:
         self._target = target.rsplit(":", 1)
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._port = 0
+        self._host, self._port = host, port
 
     @property
     def url(self) -> str:
-        return f"127.0.0.1:{self._port}"
+        return f"{self._host}:{self._port}"
 
     async def connect(self) -> None:
         """Let connections through; the port stays the same when the line was cut before."""
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._relay, self._host, self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
@@ -166,8 +166,8 @@ async def proxied(target: str) -> AsyncIterator[tuple[Proxy, str]]:
 
 
 @asynccontextmanager
-async def line_to(target: str) -> AsyncIterator[Line]:
-    line = Line(target)
+async def line_to(target: str, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Line]:
+    line = Line(target, host, port)
     await line.connect()
     try:
         yield line

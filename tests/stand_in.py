@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "deploy" / "stand-in" / "Dockerfile"
 WHEEL = ROOT / "requirements" / "tritonserver.txt"
-TOOLS = ("podman", "podman-compose", "buildah", "runc", "debootstrap", "iptables")
+TOOLS = ("podman", "podman-compose", "buildah", "runc", "debootstrap", "iptables", "catatonit")
 PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,libpython3.11,ca-certificates,gcc,libc6-dev,python3-dev"
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("EMBED_", "ADAPTER_"))},
@@ -29,8 +29,8 @@ def missing() -> str | None:
     """Why the container tests cannot run on this machine."""
     if tools := [tool for tool in TOOLS if not shutil.which(tool)]:
         return (
-            f"needs {', '.join(tools)}: apt install podman buildah runc netavark aardvark-dns iptables debootstrap; "
-            "pip install podman-compose"
+            f"needs {', '.join(tools)}: apt install podman buildah runc netavark aardvark-dns iptables debootstrap "
+            "catatonit; pip install podman-compose"
         )
     return "needs root" if os.geteuid() else None
 

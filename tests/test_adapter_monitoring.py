@@ -92,27 +92,3 @@ def test_prometheus_asks_every_service_on_its_port_with_the_adapters_key():
     key = next(volume for volume in COMPOSE["services"]["prometheus"]["volumes"] if "API_KEY_FILE" in volume)
     assert found["adapter"][0]["authorization"]["credentials_file"] == key.split(":")[-2]
     assert all(key in COMPOSE["services"][name]["volumes"] for name in ("adapter", "adapter-cpu"))
-
-
-def test_the_kubernetes_manifest_is_yaml_and_matches_ports_and_probes():
-    (text,) = [
-        block for block in re.findall(r"```yaml\n(.*?)```", OPERATIONS, re.DOTALL) if "kind: Deployment" in block
-    ]
-    deployment, service, policy = yaml.safe_load_all(text)
-    containers = {one["name"]: one for one in deployment["spec"]["template"]["spec"]["containers"]}
-    adapter, triton = containers["adapter"], containers["triton"]
-    port = int(next(each["value"] for each in adapter["env"] if each["name"] == "ADAPTER_PORT"))
-    assert port not in (8000, 8001, 8002)  # Triton's, in the same pod
-    assert adapter["ports"] == [{"containerPort": port}]
-    assert adapter["readinessProbe"]["httpGet"] == {"path": "/health", "port": port}
-    assert adapter["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": port}
-    assert {"name": "ADAPTER_TRITON_URL", "value": "localhost:8001"} in adapter["env"]
-    assert triton["startupProbe"]["exec"]["command"] == ["python3", "/opt/watchdog.py", "check"]
-    assert service["spec"]["ports"] == [{"port": 80, "targetPort": port}]
-    assert policy["spec"]["ingress"] == [{"ports": [{"port": port}]}]
-    assert policy["spec"]["podSelector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
-    assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
-    for container in containers.values():
-        security = container["securityContext"]
-        assert (security["readOnlyRootFilesystem"], security["runAsUser"]) == (True, 1000)
-        assert (security["allowPrivilegeEscalation"], security["capabilities"]) == (False, {"drop": ["ALL"]})

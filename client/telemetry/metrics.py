@@ -70,6 +70,7 @@ IN_FLIGHT = _gauge("adapter_items_in_flight", "Items that are waiting or at Trit
 ROOM = _gauge("adapter_items_room", "Items that may be in flight: fewer while so many would miss the deadline.")
 HELD_BYTES = _gauge("adapter_held_bytes", "Bytes of the bodies that are being read or worked on.")
 OPEN_FILES = _gauge("adapter_open_files", "Open files of the workers: one a connection, and some twenty of their own.")
+RECIPES_DIFFER = _gauge("adapter_recipes_differ", "1 while one of several Tritons is refused.", "livemax")
 MODEL_UP = _gauge("adapter_model_up", "1 while embeddings come back, in every worker.", "livemin")
 
 _requests: dict[tuple[str, int], Counter] = {}

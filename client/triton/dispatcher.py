@@ -13,8 +13,12 @@ from client.items import Embedding, EmbedInput, Made
 from client.triton.admission import MARGIN, Admission
 from client.triton.cache import Flight, SingleFlight, VectorCache
 from client.triton.pace import CHEAPER, DEADLINE_SECONDS, Pace
-from client.triton.readiness import Readiness
+from client.triton.readiness import RETRY_SECONDS, Readiness
 from client.triton.triton_client import TritonClient
+
+# Of one item, to models that may have begun with it. Of several Tritons one whose model hangs goes on to refuse its
+# share of items until its watchdog ends it, after 9 s or so: the last time is after 21 s.
+SENDS, SENDS_TO_SEVERAL = 2, 4
 
 
 class Pixels:
@@ -70,13 +74,23 @@ class Dispatcher:
         self._large = large  # of large images, by their pixels
 
     async def embed(self, items: list[EmbedInput], request_id: str, seconds: float) -> list[Embedding]:
-        """One embedding for each item, in order; nobody waits for longer than `seconds`.
+        """One embedding for each item, in order and all of one model; nobody waits for longer than `seconds`.
 
         When one item fails, the others are cancelled.
 
         Raises:
             ApiError: of the item that failed; `param` names it.
         """
+        for _ in range(2):  # once more where the model was replaced meanwhile
+            embeddings = await self._embed(items, request_id, seconds)
+            if len({embedding.model["id"] for embedding in embeddings}) == 1:
+                return embeddings
+        raise DeadlinePassed(
+            "timeout: the model was replaced while this request ran, and its vectors would not be comparable. "
+            "Send the request again."
+        )
+
+    async def _embed(self, items: list[EmbedInput], request_id: str, seconds: float) -> list[Embedding]:
         embeddings = [self._cached(item) for item in items]
         missing = [index for index, embedding in enumerate(embeddings) if embedding is None]
         if missing:
@@ -85,7 +99,7 @@ class Dispatcher:
                 computed = await self._embed_all(asked, request_id)
             for index, embedding in zip(missing, computed, strict=True):
                 embeddings[index] = embedding
-        return _of_one_model([embedding for embedding in embeddings if embedding is not None])
+        return [embedding for embedding in embeddings if embedding is not None]
 
     async def render(self, item: EmbedInput, request_id: str, seconds: float) -> Embedding:
         """One item that asks how it is rendered: computed, never cached, since no vector is wanted."""
@@ -164,13 +178,18 @@ class Dispatcher:
 
     async def _compute(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:
         async with self._pixels.taken(item.large, turn) if item.large else nullcontext(), self._slots:
-            try:
-                return await self._send(item, request_id)
-            except Unavailable:  # once more, and no more: if it is this item that kills the model, it must not go on
-                return await self._send(item, request_id)
+            begun, most = 0, SENDS_TO_SEVERAL if self._client.several else SENDS
+            while True:  # as long as anybody waits for it
+                await self._readiness.wait()
+                try:
+                    return await self._send(item, request_id)
+                except Unavailable as error:
+                    begun += error.begun
+                    if begun == most:  # if it is this item that kills the model, it must not go on
+                        raise
+                await asyncio.sleep(4**begun * RETRY_SECONDS)
 
     async def _send(self, item: EmbedInput, request_id: str) -> Embedding:
-        await self._readiness.wait()
         generation = self._readiness.generation
         try:
             # Each caller's own deadline ends his waiting; a computation that others joined since must outlive his.
@@ -195,12 +214,3 @@ def _raise_failure(flight: Flight[Embedding], item: EmbedInput) -> None:
 def _free(embedding: Embedding) -> Embedding:
     """The same vector for somebody who did not start its computation."""
     return Embedding(embedding.vector, embedding.model, embedding.recipe, tokens=embedding.tokens)
-
-
-def _of_one_model(embeddings: list[Embedding]) -> list[Embedding]:
-    if len({embedding.model["id"] for embedding in embeddings}) > 1:
-        raise DeadlinePassed(
-            "timeout: the model was replaced while this request ran, and its vectors would not be comparable. "
-            "Send the request again."
-        )
-    return embeddings

@@ -7,6 +7,7 @@ is the only sign to trust: older Tritons report a dead model as ready.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +30,9 @@ class Readiness:
 
     `generation` counts losses. The sender of a request notes it, and reports with it what came of the request: news
     from before a loss is no news.
+
+    Of several Tritons one that goes is no loss: the others answer. The first answer says which model all of them have
+    to serve. It holds until nobody has given it for a while and another one has.
     """
 
     def __init__(self, client: TritonClient, probe_seconds: float, deadline_seconds: float | None) -> None:
@@ -39,24 +43,34 @@ class Readiness:
         self._up = asyncio.Event()
         self._gone = asyncio.Event()
         self._answered_at: float | None = None  # of time.monotonic(); None until the very first answer
+        self._refused_since: float | None = None  # the same, of other models' answers since the last one of ours
+        self._refusal, self._refused_at = "", -math.inf  # the last of them
         self.model: dict[str, Any] | None = None  # None while it is not known which model would answer
         self.generation = 0
 
     def answered(self, embedding: Embedding, generation: int) -> None:
-        """A vector came back for a request that was sent in `generation`."""
+        """A vector came back for a request that was sent in `generation`.
+
+        Raises:
+            Unavailable: of several Tritons this one serves another model than the others.
+        """
+        if self._client.several and self.model and embedding.model["id"] != self.model["id"]:
+            raise self._refused(embedding.model["id"], self.model["id"])
         if generation != self.generation:
             return
         if not self._up.is_set():
             logger.info("model %s answers", embedding.model["id"])
         self.model, self._warm_up = embedding.model, shown(embedding.model)
-        self._answered_at = time.monotonic()
+        self._answered_at, self._refused_since = time.monotonic(), None
         self._gone.clear()
         self._up.set()
 
     def lost(self, generation: int) -> None:
         """The model could not be reached: whatever answers next may be another one."""
-        if generation != self.generation:
-            return
+        if generation == self.generation and not (self._client.several and self._client.connected):
+            self._lose()
+
+    def _lose(self) -> None:
         if self._up.is_set():
             logger.warning("the model is gone: waiting for it")
         self.generation += 1
@@ -82,7 +96,8 @@ class Readiness:
     def timeout(self, seconds: float) -> DeadlinePassed:
         """What a request is told whose so many seconds are over."""
         if self._up.is_set():
-            return DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.")
+            why = f" {self.refusal}" if self.refusal else ""
+            return DeadlinePassed(f"timeout: the request took longer than {seconds:g} s.{why}")
         return DeadlinePassed(
             f"timeout: the model went away and was not back within {seconds:g} s. It may be restarting: "
             "send the request again in a few seconds."
@@ -93,6 +108,27 @@ class Readiness:
         """Whether an embedding came back lately."""
         silent = STALE_PROBES * self._probe_seconds + self._patience
         return self._up.is_set() and self._silent_seconds() <= silent
+
+    @property
+    def refusal(self) -> str | None:
+        """What is wrong with one of several Tritons, while it was seen in the last twelve probes' time."""
+        return self._refusal if time.monotonic() - self._refused_at < 12 * self._probe_seconds else None
+
+    def _refused(self, other: str, ours: str) -> Unavailable:
+        """What an answer of the model `other` is told; when nobody gives `ours` any more, that one is lost."""
+        refusal = (
+            f"One of the Tritons serves another checkpoint or recipe (model {other}) than the first that answered "
+            f"(model {ours}), and its vectors are refused: give all of them the same checkpoint and EMBED_ settings."
+        )
+        if self.refusal != refusal:
+            logger.warning("%s", refusal)
+        now = time.monotonic()
+        self._refusal, self._refused_at = refusal, now
+        self._refused_since = self._refused_since or now
+        if now - self._refused_since > self._patience:
+            self._lose()
+            self._refused_since, self._refused_at = None, -math.inf
+        return Unavailable(refusal, begun=False)
 
     @property
     def _patience(self) -> float:
@@ -109,7 +145,7 @@ class Readiness:
             raise Unavailable("The model does not answer: it is starting, restarting or gone.")
         if not self.answers:
             raise Unavailable(f"No embedding has come back for {self._silent_seconds():.0f} s.")
-        if not await self._client.model_ready(PATIENCE_SECONDS):
+        if not self._client.several and not await self._client.model_ready(PATIENCE_SECONDS):  # any of them would say
             raise Unavailable("Triton says that the model is not ready: its log says why.")
 
     async def probe(self) -> None:
@@ -146,4 +182,4 @@ class Readiness:
         """For ever: a connection that breaks is a loss, even with no request on it."""
         while True:
             await self._client.disconnected()
-            self.lost(self.generation)
+            self._lose()

@@ -40,6 +40,7 @@ _CHANNEL = [
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 
 # Every request carries the same three inputs, or Triton would not batch texts and images together.
 _INPUTS = [
@@ -54,18 +55,22 @@ _OUTPUTS = [
 ]
 _DESCRIBE = EmbedInput(options=b'{"describe": true}')
 _GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
+# What is said before anything was begun: by a Triton that ends, and by gRPC, which reaches none.
+_NOT_BEGUN = ("has no available versions", "Server exiting", "ailed to connect", "all backends failing")
 
 
 class TritonClient:
     """One gRPC channel to one model. Create it inside the event loop that uses it.
 
+    `url` may name `several` Tritons (commas, or `dns:`): then gRPC sends each item to the next that is connected.
     `metadata` says what goes along with an item: the trace that it belongs to.
     """
 
     def __init__(self, url: str, model_name: str, metadata: Callable[[], Sequence[tuple[str, str]]] = tuple) -> None:
         self._model_name = model_name
         self._metadata = metadata
-        self._channel = grpc.aio.insecure_channel(url, options=_CHANNEL)
+        self.several = "," in url or url.startswith("dns:")
+        self._channel = grpc.aio.insecure_channel(url, options=[*_CHANNEL, *([_IN_TURN] if self.several else [])])
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._models: dict[str, dict[str, Any]] = {}  # by their ids
         self._asking = asyncio.Lock()
@@ -84,6 +89,11 @@ class TritonClient:
         stages = (queue_ms, answer.preprocess_ms, answer.forward_ms, answer.batch_items)
         return Embedding(answer.vector, model, answer.recipe, True, answer.tokens, *stages, answer.json)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a Triton that an item can be sent to, of several at least one."""
+        return bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
+
     def forget(self) -> None:
         """The model is gone; what comes back may be the same and describe itself otherwise."""
         self._models = {}
@@ -95,7 +105,7 @@ class TritonClient:
                 answer = await self._infer(_DESCRIBE, timeout, "describe")
                 models[answer.model] = {"id": answer.model, **(answer.json or {})}
         if model not in models:
-            raise Unavailable("The model was replaced while it answered: send the request again.")
+            raise Unavailable("The model was replaced while it answered: send the request again.", begun=False)
         return models[model]
 
     async def _infer(self, item: EmbedInput, timeout: float, request_id: str) -> "Answer":
@@ -121,7 +131,7 @@ class TritonClient:
         return bool(answer.ready)
 
     async def disconnected(self) -> None:
-        """Return when a connection that stood is gone."""
+        """Return when a connection that stood is gone, and of several the last one."""
         while (state := self._channel.get_state()) != grpc.ChannelConnectivity.READY:
             await self._channel.wait_for_state_change(state)
         await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
@@ -188,7 +198,8 @@ def translated(status: grpc.StatusCode, text: str) -> ApiError:
         return DeadlinePassed("timeout: the model did not answer in time. Send the request again, or fewer items.")
     if status in _GONE or "is not healthy" in text:
         logger.debug("unavailable: %s %.300s", status.name, text)
-        return Unavailable("The model is not available: send the request again later.")
+        begun = not any(words in text for words in _NOT_BEGUN)
+        return Unavailable("The model is not available: send the request again later.", begun=begun)
     return _our_fault(f"{status.name} {text}")
 
 

@@ -37,6 +37,7 @@ from embedder import (
     Options,
     Rendering,
 )
+from embedder.config import PREFIX
 from embedder.embedder import COUNTS
 from embedder.errors import CAPTURE_FAILED, LOST
 from embedder.pipeline import Pipeline, Request
@@ -78,6 +79,10 @@ class TritonPythonModel:
         """Load the checkpoint of the `EMBED_*` settings; a sentence in Triton's log says why, if that fails."""
         keep_private()
         read_utf8()
+        model_config = json.loads(args["model_config"])
+        # Of this model alone, where several stand side by side, before the environment's.
+        own = {name: each["string_value"] for name, each in model_config.get("parameters", {}).items()}
+        os.environ |= {name: value for name, value in own.items() if name.startswith(PREFIX)}
         try:
             config = EmbedderConfig.from_environment()
             if config.device in ("auto", "cuda") and args["model_instance_kind"] == "GPU":  # one instance on each
@@ -88,7 +93,7 @@ class TritonPythonModel:
         except (EmbedError, ValueError) as error:
             sentence = str(error).encode("utf-8", "surrogateescape").decode(errors="replace")  # names of files
             raise pb_utils.TritonModelException(sentence) from error
-        batch = json.loads(args["model_config"])["max_batch_size"]
+        batch = model_config["max_batch_size"]
         self.embedder.info["warm_up"]["batch"] = batch
         capacity = 2 * batch  # one that is computed, and the next, which is prepared
         self.pipeline = Pipeline(self.embedder, capacity, None if self.embedder.pipelined else PASS_TOKENS)
