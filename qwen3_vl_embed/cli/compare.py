@@ -155,9 +155,8 @@ def _show(found: "Comparison", searched: bool) -> None:
         cells = ("–" if value is None else f"{value:.5f}" for value in (row.alone, row.together))
         table.add_row(Text(row.name), row.kind, *cells, style="" if row.agrees else "bold red")
     terminal.out.print(table)
-    lines = [
-        f"Agreement: {', '.join(f'{kind} ≥ {1 if least >= 1 else least:.6g}' for kind, least in found.least.items())}."
-    ]
+    limits = (f"{kind} ≥ {least:.6g}" if least < 1 else f"{kind} none" for kind, least in found.least.items())
+    lines = [f"Agreement: {', '.join(limits)}."]
     lines += found.remarks
     for letter, kinds in found.known.items():
         for variant in {str(each): each for each in kinds.values()}.values():
@@ -174,6 +173,12 @@ def _show(found: "Comparison", searched: bool) -> None:
     for sentence, of_kinds in told.items():
         if sentence:
             terminal.out.print(Text(f"Cause ({', '.join(of_kinds)}): {sentence}", "bold"), soft_wrap=True)
+    for letter, ways in found.padding.items():
+        told_ways = " or ".join(ways) or "in no way that I know"
+        sentence = f"Cause (in a list): {letter} is {told_ways}. It is to be mended there: ours pads nothing."
+        terminal.out.print(
+            Text(sentence if ways else f"{letter}, in a list: changed {told_ways}.", "bold"), soft_wrap=True
+        )
     if found.verdict != "agree" and not searched:
         terminal.out.print("Give --checkpoint, the folder that both serve, to find the cause.", soft_wrap=True)
 

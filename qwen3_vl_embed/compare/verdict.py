@@ -62,6 +62,7 @@ class Comparison:
     verdict: str = UNKNOWN
     remarks: list[str] = field(default_factory=list)
     causes: dict[str, list[Cause]] = field(default_factory=dict)
+    padding: dict[str, list[str]] = field(default_factory=dict)  # by side: ways that give what it gives in a list
     known: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
 
@@ -73,7 +74,6 @@ class Answers:
     alone: list[Got]
     together: list[Got]
     found: "dict[str, list[Variant]]" = field(default_factory=dict)
-    padded: list[str] | None = None  # how it pads wrongly; None where nobody has looked
 
     def vectors(self, members: Iterable[int]) -> dict[int, Vector]:
         return {i: got for i in members if not isinstance(got := self.alone[i], str)}
@@ -151,7 +151,7 @@ class _Causes:
             self.result.causes[kind] = causes(*(side.found[kind] for side in self.both))
             known.append(bool(self.result.causes[kind]))
         for side in self.both:
-            if min(cosine(side.alone[i], side.together[i]) or 0 for i in members) < least:
+            if min(cosine(side.alone[i], side.together[i]) or 0 for i in members) < min(least, 1 - EQUAL):
                 known.append(self._padding(side))
         return bool(known) and all(known)
 
@@ -182,14 +182,13 @@ class _Causes:
 
         texts, variants = self.kinds.get("text", []), side.found.get("text", [])
         theirs = [got for i in texts if not isinstance(got := side.together[i], str)]
-        if side.padded is None:
-            side.padded = []
+        if side.name not in self.result.padding:
+            self.result.padding[side.name] = []
             if variants and len(theirs) == len(texts):
                 ids = [self.variants.sequence(self.inputs[i], variants[0]).tokens.ids for i in texts]
-                side.padded = faults(self.variants.embedder.checkpoint, ids, theirs, self.result.least["text"])
-            told = " or ".join(side.padded) or "in no way that I know"
-            self.result.remarks.append(f"{side.name}, in a list: {told}. It is to be mended there: ours pads nothing.")
-        return bool(side.padded)
+                found = faults(self.variants.embedder.checkpoint, ids, theirs, self.result.least["text"])
+                self.result.padding[side.name] = found
+        return bool(self.result.padding[side.name])
 
 
 def causes(a: "Sequence[Variant]", b: "Sequence[Variant]") -> list[Cause]:
