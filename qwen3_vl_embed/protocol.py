@@ -93,7 +93,7 @@ class Conversation:
             url = httpx.URL(self.url)
         except httpx.InvalidURL:
             raise _not_a_url(self.url) from None
-        local = _is_local(url.host)
+        local = is_local(url.host)
         proxies = getproxies()
         if not local and (url.scheme in proxies or "all" in proxies) and not proxy_bypass(url.host):
             self._detour = f" It was asked through the environment's proxy; NO_PROXY={url.host} goes around that."
@@ -223,7 +223,7 @@ class Conversation:
 
     def _body(self, items: Sequence[Item], options: Mapping[str, Any], as_list: bool) -> bytes:
         read = [_read(item, position, self.most_bytes) for position, item in enumerate(items)]
-        content = [each if isinstance(each, str) else _data_url(each) for each in read]
+        content = [each if isinstance(each, str) else data_url(each) for each in read]
         return orjson.dumps({self._endpoints.input_field: content if as_list else content[0], **options})
 
     def _patiently(self, ask: Callable[[], Steps[Answer]]) -> Steps[Answer]:
@@ -330,7 +330,7 @@ def _read(item: Item, position: int, most: int) -> str | bytes:
         raise
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -344,7 +344,7 @@ def _not_a_url(url: str) -> AdapterError:
     return AdapterError(f"{url} is not the URL of a server. Write it like http://localhost:8001.")
 
 
-def _data_url(image: bytes) -> str:
+def data_url(image: bytes) -> str:
     """As the benchmark sends images: another server of its schema may want the prefix."""
     kind = next((kind for start, kind in IMAGE_STARTS.items() if image.startswith(start)), "png")
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
