@@ -111,8 +111,12 @@ def test_size_measures_a_server(stack, kind):
     assert result.exit_code == 0, (result.stdout, result.stderr)
     measured = result.stdout.split("at most: ")[1].splitlines()[0]
     again = run("--rate", "1", "--p99", "30", *measured.split())
-    assert again.exit_code == 0
-    assert again.stdout.splitlines()[0] == result.stdout.splitlines()[0]
+    assert again.exit_code == 0, again.stderr
+    assert (
+        again.stdout.splitlines()[-1]
+        == result.stdout.splitlines()[-1]
+        == "GPUs for 1 a second with a p99 of at most 30 s: 1."
+    )
 
 
 ROUNDS, CHANGED, TOLERANCE = 2, 0.1, 0.2
