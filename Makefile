@@ -4,6 +4,7 @@ STAMP := .venv/.installed
 UV := .cache/uv/bin/uv
 RAY_STAMP := .cache/ray/.installed
 FUZZ_STAMP := .cache/fuzz/.installed
+SBOM := .cache/sbom/bin/cyclonedx-py
 CLIENTS := sdks llama-index aiperf mteb
 BENCH_STAMP := .venv/.bench-installed
 PERF_ANALYZER := .cache/perf_analyzer/bin/perf_analyzer
@@ -167,6 +168,21 @@ audit:  ## known vulnerabilities of the pinned dependencies (asks the package in
 	@test -x .cache/audit/bin/pip-audit || { python3 -m venv .cache/audit && .cache/audit/bin/python -m pip install --quiet pip-audit; }
 	@.cache/audit/bin/python -m pip_audit --require-hashes --disable-pip -r requirements/client.txt -r requirements/server.txt
 
+licences: setup  ## write the table of docs/licences.md
+	@$(BIN)/python -m lab.licences
+
+sbom: $(SBOM)  ## what the images and the wheel are pinned to, with hashes, as CycloneDX: build/sbom/
+	@mkdir -p build/sbom
+	@$(SBOM) requirements --pyproject pyproject.toml --output-reproducible -o build/sbom/wheel.cdx.json requirements/wheel.txt
+	@$(SBOM) requirements --output-reproducible -o build/sbom/adapter.cdx.json requirements/client.txt
+	@$(SBOM) requirements --output-reproducible -o build/sbom/triton.cdx.json requirements/server.txt
+	@ls build/sbom/*
+
+$(SBOM): requirements/sbom.txt
+	@test -x .cache/sbom/bin/pip || python3 -m venv .cache/sbom
+	@.cache/sbom/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	$(COMPILE) pyproject.toml $(EXTRAS) --group server --group adapter --group dev -c requirements/pins.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/wheel.txt
@@ -178,6 +194,7 @@ lock: $(UV)  ## resolve pyproject.toml into requirements/*.txt
 	for name in sdks llama-index aiperf; do $(COMPILE) --group pyproject.toml:clients-$$name -o requirements/clients-$$name.txt; done
 	$(COMPILE) --group pyproject.toml:clients-mteb -c requirements/dev.txt -o requirements/clients-mteb.txt
 	$(COMPILE) pyproject.toml --extra ray -c requirements/dev.txt -o requirements/ray.txt
+	$(COMPILE) --group pyproject.toml:sbom -o requirements/sbom.txt
 	$(COMPILE) --group pyproject.toml:uv -o requirements/uv.txt
 
 $(UV): requirements/uv.txt  # any Python will do for it; Debian's may have pip and no venv, or no pip and a venv
@@ -191,4 +208,4 @@ clean:  ## remove the virtual environment and all caches
 	rm -rf .venv .cache build *.egg-info
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-ray test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench perf-analyzer model-analyzer aiperf bench-setup bench-quick bench-load bench-gpu fuzz audit lock clean
+.PHONY: help setup serve demo test test-ray test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers test-all check format options train measure bench perf-analyzer model-analyzer aiperf bench-setup bench-quick bench-load bench-gpu fuzz audit licences sbom lock clean

@@ -17,7 +17,9 @@ FROM ${BASE_IMAGE}
 RUN python3 -m venv --without-pip /opt/venv
 ARG REQUIREMENTS=server
 COPY requirements/${REQUIREMENTS}.txt /opt/requirements.txt
-RUN python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir --require-hashes -r /opt/requirements.txt
+# Without av, which is for videos: nothing here imports it, and its wheel brings x264 and x265 (docs/licences.md).
+RUN python3 -m pip --python /opt/venv/bin/python3 install --no-cache-dir --require-hashes -r /opt/requirements.txt \
+ && python3 -m pip --python /opt/venv/bin/python3 uninstall --yes av
 
 ARG TORCH_INDEX=
 ARG TORCH_PINS=

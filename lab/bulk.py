@@ -12,11 +12,12 @@ import tempfile
 import time
 from base64 import b64encode
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Annotated
 
-import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import typer
 from PIL import Image
@@ -126,26 +127,27 @@ def killed(names: int = 100_000, swatches: int = 20_000, times: int = 2) -> None
 
 @app.command()
 def memory(rows_: Annotated[int, typer.Option("--rows")] = 1_000_000, every: int = 100_000) -> None:
-    """The process's memory while so many rows go through the parts, with vectors of 64 numbers from nowhere."""
-    import pyarrow as pa
-
-    from qwen3_vl_embed.bulk.parts import Parts, schema
-    from qwen3_vl_embed.bulk.sources import Row
-    from qwen3_vl_embed.files.vectors import Origin
-    from qwen3_vl_embed.items import Embedded, Item
-
-    origin = Origin("nowhere", {"id": "x", "dimension": 64}, {})
-    vector, batch = np.ones(64, np.float32), list[Item]()
-    columns = schema(64, "float32", pa.schema([]))
-    with tempfile.TemporaryDirectory() as place, Parts(Path(place), "x", columns, origin, {}) as parts:
-        for item in parts.items(Row(f"row {i}", Item.text(f"text {i}")) for i in range(rows_)):
-            batch.append(item)
-            if len(batch) == 64:
-                parts.write([Embedded(each, vector, "r") for each in batch])
-                batch.clear()
-                if parts.done % every < 64:
-                    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-                    print(f"{parts.done:>9,} rows: {resident / 2**20:.0f} MiB", flush=True)
+    """The memory of `bulk` while so many names go through a real server, and at the most."""
+    server = stack()
+    try:
+        server.start()
+        with tempfile.TemporaryDirectory() as place:
+            source, out = Path(place, "names.txt"), Path(place, "out")
+            with source.open("w") as file:
+                file.writelines(f"a colour like {number} others\n" for number in range(rows_))
+            started, told, most = time.perf_counter(), 0, 0
+            job = bulk(source, out, server.url)
+            process = psutil.Process(job.pid)
+            while job.poll() is None:
+                time.sleep(1)
+                with suppress(psutil.NoSuchProcess):
+                    most = max(most, process.memory_info().rss)
+                if (done := rows(out)) >= told + every:
+                    told = done
+                    print(f"{done:>9,} rows: {most / 2**20:.0f} MiB, {time.perf_counter() - started:.0f} s", flush=True)
+            print(job.communicate()[1].decode().strip().splitlines()[-1], f"{most / 2**20:.0f} MiB at the most")
+    finally:
+        server.stop()
 
 
 def rows(folder: Path) -> int:

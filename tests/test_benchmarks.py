@@ -35,6 +35,7 @@ from lab.benchmarks import (
     plan_service,
     results,
     serve,
+    sizing,
     soak,
     table,
     targets,
@@ -206,7 +207,7 @@ def assert_is_result(document: dict):
     assert {"device", "processor", "cores", "memory_gib"} == set(document["hardware"])
 
 
-@pytest.mark.parametrize("program", [forward, peers, growth, serve, overload, soak, table])
+@pytest.mark.parametrize("program", [forward, peers, growth, serve, overload, sizing, soak, table])
 def test_help_has_an_example(program):
     assert (
         "Example: python -m lab.benchmarks."

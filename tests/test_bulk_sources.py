@@ -3,9 +3,15 @@
 import csv
 import io
 import pickle
+import re
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from threading import Thread
+from typing import BinaryIO, Literal
 
 import fsspec
 import orjson
@@ -119,6 +125,75 @@ def test_pieces_are_the_same_rows_for_another_process(photos, tmp_path, form):
     pieces = pickle.loads(pickle.dumps(list(source.pieces())))
     found = [row for piece in pieces for row in piece.rows(nothing)]
     assert [(row.id, content(row)) for row in found] == [(row.id, content(row)) for row in rows(spec, columns)]
+
+
+class Ranges(SimpleHTTPRequestHandler):
+    """The standard library's file server, and ranges, as other servers have them."""
+
+    ranges = True
+
+    def send_head(self) -> BinaryIO | None:
+        range_ = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if not (self.ranges and range_ and path.is_file()):
+            return super().send_head()
+        content = path.read_bytes()
+        first, last = int(range_[1]), min(int(range_[2] or len(content)), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        return io.BytesIO(content[first : last + 1])
+
+    def end_headers(self) -> None:
+        if self.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class NoRanges(Ranges):
+    ranges = False
+
+
+@contextmanager
+def served(folder: Path, handler: type[Ranges]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+BY_HTTP = ["tar", "tar.gz", "parquet, bytes", "parquet, paths", "csv, paths", "jsonl, paths"]
+
+
+@pytest.mark.parametrize("query", ["", "?signature=a%2Fb&x=1"])
+@pytest.mark.parametrize("handler", [Ranges, NoRanges])
+@pytest.mark.parametrize("form", BY_HTTP)
+def test_a_server_gives_the_same_images(photos, tmp_path, form, handler, query):
+    """A path in a cell begins at the table's own address. An address may be signed."""
+    path, columns = FORMS[form](tmp_path)
+    with served(tmp_path, handler) as address:
+        spec = f"{address}/{Path(path).name}{query}"
+        found = rows(spec, columns)
+        assert [content(row) for row in found] == list(PICTURES.values())
+        assert len({row.id for row in found}) == 3
+        assert rows(spec, columns, known={row.id for row in found}.__contains__) == []
+
+
+def test_a_server_gives_one_picture_and_those_that_a_page_lists(photos, tmp_path):
+    with served(tmp_path, Ranges) as address:
+        [row] = rows(f"{address}/photos/red.png")
+        assert content(row) == PICTURES["red"]
+        assert [content(row) for row in rows(f"{address}/photos/")] == list(PICTURES.values())
+        with pytest.raises(SourceError, match="There is no "):
+            rows(f"{address}/nothing.tar")
+        [missing] = rows(as_jsonl(tmp_path, [{"f": f"{address}/photos/nothing.png"}]), Columns(image="f"))
+        assert "it cannot be read (FileNotFoundError" in content(missing)
 
 
 def test_what_is_counted_is_what_comes(photos, tmp_path):

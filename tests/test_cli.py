@@ -266,14 +266,14 @@ def test_what_the_server_refuses_is_its_own_sentence(run, options):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", [["embed", "red"], ["validate"], ["info"]])
+@pytest.mark.parametrize("command", [["embed", "red"], ["validate"], ["size", "--rate", "1"], ["info"]])
 def test_no_server_is_a_sentence(command):
     result = runner.invoke(app, [*command, "--url", "http://127.0.0.1:9"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: Nothing answers at http://127.0.0.1:9.")
 
 
-@pytest.mark.parametrize("command", ["serve", "embed", "bulk", "index", "search", "validate", "info"])
+@pytest.mark.parametrize("command", ["serve", "embed", "bulk", "index", "search", "validate", "size", "info"])
 def test_help_has_examples(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -291,7 +291,7 @@ print({"numpy", "pyarrow", "fastapi", "torch"} & set(sys.modules))
 """
 
 
-@pytest.mark.parametrize("command", [[], ["embed"], ["bulk"], ["index"], ["search"], ["report"], ["sweep"]])
+@pytest.mark.parametrize("command", [[], ["embed"], ["bulk"], ["index"], ["search"], ["report"], ["size"], ["sweep"]])
 def test_help_waits_for_nothing_heavy(command):
     done = subprocess.run(
         [sys.executable, "-c", HELP, *command, "--help"], cwd=ROOT, stdout=PIPE, text=True, check=True

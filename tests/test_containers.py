@@ -411,6 +411,65 @@ def test_a_dead_model_process_is_replaced(deployment):
     assert deployment.http.post("/txt/embed", json={"input": "red"}).status_code == 200
 
 
+AIR_GAPPED = """
+import base64, json, sys
+from http.client import HTTPConnection
+answers = []
+for path, value in (("/txt/embed", "red"), ("/img/embed", base64.b64encode(sys.stdin.buffer.read()).decode())):
+    adapter = HTTPConnection("127.0.0.1", 8080, timeout=60)
+    adapter.request("POST", path, json.dumps({"input": value}), {"Content-Type": "application/json"})
+    answers.append(json.load(adapter.getresponse())["embedding"])
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.containers
+def test_both_images_start_and_answer_without_a_network(deployment):
+    """A checkpoint that is mounted, user 1000 and a read-only file system; nothing but the loopback interface."""
+    hardened = [
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--tmpfs=/tmp:exec",
+        "--shm-size=2gb",
+    ]
+    mounted = [f"--volume={TINY}:/checkpoint:ro", "--env=EMBED_CHECKPOINT=/checkpoint", "--env=EMBED_DEVICE=cpu"]
+    beside = [
+        "--network=container:air-gapped-triton",
+        "--env=ADAPTER_TRITON_URL=localhost:8001",
+        "--env=ADAPTER_PORT=8080",
+    ]
+    start = ["podman", "run", "--detach", "--no-healthcheck", *hardened]
+    image = (ROOT / "examples" / "red.png").read_bytes()
+    try:
+        stand_in.run(*start, "--name=air-gapped-triton", "--network=none", *mounted, "qwen3-vl-embed/triton")
+        stand_in.run(*start, "--name=air-gapped-adapter", *beside, "qwen3-vl-embed/adapter")
+        deadline = time.monotonic() + 3 * LIMIT_SECONDS
+        while b"no model" in (answers := in_air_gapped(image)):
+            assert time.monotonic() < deadline, stand_in.run("podman", "logs", "air-gapped-triton")[-3000:]
+            time.sleep(0.5)
+        links = stand_in.run("podman", "exec", "air-gapped-triton", "cat", "/proc/net/dev").splitlines()[2:]
+    finally:
+        for name in (
+            "air-gapped-adapter",
+            "air-gapped-triton",
+        ):  # one after the other: the first is in the other's network
+            stand_in.run("podman", "rm", "--force", "--ignore", "--time=5", name)
+    assert [link.split(":")[0].strip() for link in links] == ["lo"]
+    there = [
+        deployment.http.post("/txt/embed", json={"input": "red"}).json()["embedding"],
+        deployment.http.post("/img/embed", json={"input": base64.b64encode(image).decode()}).json()["embedding"],
+    ]
+    assert (np.array(json.loads(answers)) * np.array(there)).sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def in_air_gapped(image: bytes) -> bytes:
+    """The JSON of two vectors, or `no model` while there is none."""
+    command = ["podman", "exec", "--interactive", "air-gapped-adapter", "python3", "-c", AIR_GAPPED]
+    done = subprocess.run(command, input=image, capture_output=True, env=stand_in.ENVIRONMENT)
+    return b"no model" if done.returncode else done.stdout
+
+
 @pytest.mark.containers
 def test_stopping_is_orderly_and_down_leaves_nothing(deployment):
     deployment.compose("stop", "adapter-cpu")

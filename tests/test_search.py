@@ -118,6 +118,18 @@ def test_an_approximate_index_leads_to_nearly_all_that_is_nearest(tmp_path, monk
     assert index.ann["recall"] > 0.9
 
 
+@pytest.mark.parametrize("how", [{"kind": "image"}, {"centred": True}, {"centred": True, "kind": "image"}])
+def test_what_no_candidate_is_of_is_found_all_the_same(tmp_path, how):
+    """All candidates of a text are texts where the two kinds lie apart: pictures, and centred cosines, are compared."""
+    texts, images = spread(3000, 32), spread(3000, 32, 1)  # each around a direction of its own
+    files = [write(tmp_path / "a.parquet", texts), write(tmp_path / "b.parquet", images, "image")]
+    index = build(files, tmp_path / "index", ann_from=1000)
+    for query in np.array(texts[:5]):
+        near, exact = index.nearest(query, 10, **how), index.nearest(query, 10, exact=True, **how)
+        assert len(near) == 10
+        assert [hit.row for hit in near] == [hit.row for hit in exact]
+
+
 def test_exports_find_what_we_find(both, tmp_path):
     import faiss
     import lancedb

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Callable, Iterable
 
+from lab.benchmarks.fleets import RATES, Case, cases
 from lab.benchmarks.targets import TARGETS, Key
 
 Results = dict[Key, dict]
 Rows = Iterable[Iterable[object]]
 NUMBER = re.compile(r"[\d.,e+]*( ?[%×s])?")
+MANY = 64  # GPUs
 LATENCIES = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
 
 
@@ -164,6 +166,32 @@ def soak(results: Results) -> str:
     return told + markdown("checkpoint|what|after the warm-up|at the end|at most|an hour adds", rows)
 
 
+def sizing(results: Results) -> str:
+    """What was simulated beside what was measured."""
+
+    def cells(row: dict) -> tuple[str, ...]:
+        names = ("per_s", "p50_ms", "p99_ms")
+        found = (f"{number(row['simulated'][n])}, {number(row['measured'][n])} ({row['ratio'][n]:.2f})" for n in names)
+        return f"{row['share']:.0%}, {number(row['rate'])}/s", f"{row['requests']:,}", *found
+
+    rows = ((where, *cells(row)) for where, figures in of(results, "sizing") for row in figures["rows"])
+    head = "checkpoint|arrivals, of the capacity|requests|requests/s: simulated, measured (ratio)"
+    return markdown(f"{head}|p50 ms|p99 ms", rows)
+
+
+def fleets(results: Results) -> str:
+    """The 4B, up to 10⁹ images."""
+
+    def cells(case: Case) -> tuple[str, ...]:
+        hours = 1e9 / case.times.capacity / 3600
+        figures = (1e3 * case.times.seconds(1), case.times.capacity, hours / 1000, hours, hours / MANY)
+        return case.gpu, case.images, case.basis, *map(number, figures), *(case.gpus(rate) for rate in RATES)
+
+    counts = "|".join(f"GPUs for {rate:,}/s" for rate in RATES)
+    head = f"GPU|images|basis|ms alone|images/s at most|GPU-hours: 10⁶|10⁹|hours of 10⁹ on {MANY}|{counts}"
+    return markdown(head, map(cells, cases(results)))
+
+
 def machines(results: Results) -> str:
     def cells(each: dict) -> tuple[object, ...]:
         hardware, versions, ceiling = each["hardware"], each["versions"], each["ceiling"]
@@ -178,5 +206,5 @@ def machines(results: Results) -> str:
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
     each.__name__: each
-    for each in (targets, short, forward, count, peers, replay, loops, growth, overload, soak, machines)
+    for each in (targets, short, forward, count, peers, replay, loops, growth, overload, soak, sizing, fleets, machines)
 }

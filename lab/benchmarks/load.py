@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from qwen3_vl_embed.sizing import arrivals
+
 try:
     import orjson
     import uvloop
@@ -191,7 +193,6 @@ async def arrive(
     opened: list[Connection] = []
     idle: list[Connection] = []
     slots = asyncio.Semaphore(connections)
-    gaps = np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds)))
     started = perf_counter()
 
     async def one(content: bytes, planned: float) -> Outcome:
@@ -212,7 +213,7 @@ async def arrive(
         return Outcome(planned, perf_counter() - started, answer.status, answer.says_when, failure)
 
     tasks = {}
-    for planned in np.cumsum(gaps).tolist():
+    for planned in arrivals(rate, max(1, round(rate * seconds))).tolist():
         await asyncio.sleep(max(0.0, started + planned - perf_counter()))
         tasks[asyncio.create_task(one(next(requests), planned))] = planned
     answered, waiting = await asyncio.wait(tasks, timeout=patience)

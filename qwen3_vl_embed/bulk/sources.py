@@ -19,6 +19,7 @@ import fsspec
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.utils import infer_compression
 
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES, Skipped, below, csv_rows
@@ -26,6 +27,7 @@ from qwen3_vl_embed.items import MOST_BYTES, Elsewhere, Item, writable
 
 PIECE = 512  # rows that are handed to another process at a time
 BATCH = 64  # rows of a Parquet file that are decoded at a time: they may hold images
+HTTP = ("http://", "https://")
 OF_ANY_TABLE = {"http", "https", "data"}  # whose URLs any table may hold; others only a table that lies there too
 BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError, csv.Error, UnicodeError, pa.ArrowException, SourceError)
 
@@ -88,6 +90,8 @@ class File:
         raise NotImplementedError
 
     def _open(self, compression: str | None = None) -> Any:
+        if compression == "infer":
+            compression = infer_compression(self.name)  # the path may be a signed address
         return fsspec.open(self.path, "rb", compression=compression)
 
     def _id(self, cell: Any, number: int) -> str:
@@ -380,7 +384,8 @@ def opened(spec: str, columns: Columns) -> Source:
         return Source((Folder(spec, ""),), str(Path(spec).absolute()), pa.schema([]))
     try:
         system, path = fsspec.core.url_to_fs(spec)
-        is_folder, is_glob = system.isdir(path), any(mark in path for mark in "*?[")
+        marks = "*" if path.startswith(HTTP) else "*?["  # where ? begins a query
+        is_folder, is_glob = system.isdir(path), any(mark in path for mark in marks)
         if is_folder:
             paths = [each for each in sorted(system.find(path)) if _is_image(each)]
         else:
@@ -389,16 +394,21 @@ def opened(spec: str, columns: Columns) -> Source:
         raise SourceError(f"{spec} cannot be read ({error}).") from None
     if not paths:
         raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no image.")
-    start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", path)[0])
+    start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", _unsigned(path))[0])
     here = "file" in system.protocol
     urls = paths if here else list(map(system.unstrip_protocol, paths))
-    names = [each.removeprefix(start).lstrip("/") for each in paths]
+    names = [_unsigned(each).removeprefix(start).lstrip("/") for each in paths]
     files = [_file(url, name, columns) for url, name in zip(urls, names, strict=True)]
     schema = _schema(files)
     id_column = columns.id or ("id" if "id" in schema.names else None)
     schema = pa.schema([each for each in schema if each.name != id_column])
     known = replace(columns, id=id_column, carried=tuple(schema.names))
     return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema)
+
+
+def _unsigned(path: str) -> str:
+    """Without the query of an address, which may change while the file does not."""
+    return path.partition("?")[0] if path.startswith(HTTP) else path
 
 
 def _schema(files: list[File]) -> pa.Schema:
@@ -445,7 +455,7 @@ def _at(address: str, name: str, table: str, origin: str) -> Item:
     """An image at a URL, or at a path: from the table's folder, where it is not a whole one."""
     scheme = address.partition(":")[0] if "://" in address or address.startswith("data:") else ""
     if not scheme and "://" in table:
-        address = f"{table.rpartition('/')[0]}/{address}"
+        address = f"{_unsigned(table).rpartition('/')[0]}/{address}"
         scheme = address.partition(":")[0]
     if not scheme:
         path = Path(os.path.dirname(table), address)

@@ -1,4 +1,4 @@
-"""The commands that talk to a running server, and the one that runs it: serve, embed, validate, report, info.
+"""The commands that talk to a running server, and the one that runs it: serve, embed, validate, report, size, info.
 
 Thin: they read options and call the modules that do the work, which they import themselves: `--help` waits for none.
 """
@@ -184,6 +184,46 @@ def report(
         folder = output or Path(f"report-{name}")
         show(evaluation.write(pairs, name, folder))
     terminal.remark(f"Written to {folder}: open {folder / 'report.html'} in a browser.")
+
+
+@app.command()
+def size(
+    rate: Annotated[float, option("Items a second, each a request that comes at random.", min=0.001)],
+    p99: Annotated[float, option("Seconds within which 99 of 100 are to be answered.", min=0.001)] = 1.0,
+    side: Annotated[int, option("Of the pictures that are sent, in pixels.", min=32, max=4096)] = 244,
+    words: Annotated[int, option("Send texts of so many words instead.", min=0)] = 0,
+    total: Annotated[float, option("Items in all: how long do they take?", min=0)] = 0,
+    seconds: Annotated[float, option("To measure each number of callers for.", min=0.1)] = 5.0,
+    passes: Annotated[str | None, option("Seconds of a pass by its items, as measured before; asks no server.")] = None,
+    delay: Annotated[float, option("Seconds of a request beside its pass, with --passes.", min=0)] = 0.0,
+    seed: Annotated[int, option("The same seed gives the same arrivals.")] = 0,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """How many GPUs for so many items a second? Measures a server that has one and nothing else to do, and simulates.
+
+    The server is asked by 1 to 128 callers at once, for half a minute in all. Measure with what you will send.
+
+    [bold]Examples[/bold]
+      qwen3-vl-embed size --rate 500 --p99 0.5
+      qwen3-vl-embed size --rate 20 --p99 2 --side 1024 --total 1e9 --url http://gpu-box:8001
+      qwen3-vl-embed size --rate 500 --p99 0.5 --passes 1:0.005,64:0.126
+    """
+    with sentences():
+        import asyncio
+
+        from qwen3_vl_embed.cli import size as sizing
+        from qwen3_vl_embed.sizing import needed
+
+        if passes:
+            times = sizing.read(passes, delay)
+        else:
+            times = asyncio.run(sizing.measure(url, sizing.items(side, words), seconds))
+        fleets = needed(times, rate, p99, seed)
+        sizing.show_times(times)
+        sizing.show(times, fleets, rate, p99)
+        if total:
+            sizing.show_total(times, total, fleets[-1].gpus if fleets else 1)
+    raise typer.Exit(0 if fleets else 1)
 
 
 @app.command()

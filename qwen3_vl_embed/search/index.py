@@ -136,11 +136,17 @@ class Index:
     def nearest(
         self, query: Vector, count: int, centred: bool = False, kind: Kind | None = None, exact: bool = False
     ) -> list[Hit]:
-        """The rows with the largest cosines, largest first. `query`: float32 (D,), of length 1."""
+        """The rows with the largest cosines, largest first. `query`: float32 (D,), of length 1.
+
+        Centred cosines have another order than those by which candidates are named, so they are always exact. So are
+        those of a kind that has fewer candidates than are asked for.
+        """
         rows: NDArray[np.intp] | slice = slice(None)
-        if self._ann is not None and not exact:
+        if self._ann is not None and not (exact or centred):
             named = self._ann.search(query[None], max(CANDIDATES, 40 * count))[1][0]
-            rows = np.sort(named[named >= 0])
+            named = np.sort(named[named >= 0])
+            if kind is None or (self.kinds[named] == kind).sum() >= count:
+                rows = named
         found = self.cosines(query, rows, centred)
         if kind is not None:
             found[self.kinds[rows] != kind] = -np.inf

@@ -1,0 +1,101 @@
+"""From how many rows an approximate index pays: build, recall and milliseconds beside exact search, in one run.
+
+    python -m lab.search --rows 100000 --rows 500000 --dimension 2560
+
+The vectors are synthetic: 200 clusters whose centres and spread lie in 64 directions of falling weight, around a common
+direction, and noise in all. Queries are further ones of the same kind, and no rows. Ten hits are asked for. A time is
+the median of the queries' own, one after the other.
+"""
+
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from qwen3_vl_embed.search.index import BLOCK, Index, build
+
+QUERIES, HITS, DIRECTIONS, CLUSTERS = 40, 10, 64, 200
+app = typer.Typer(add_completion=False)
+console = Console()
+
+
+class Source:
+    """Rows of length 1, float32 (N, D)."""
+
+    def __init__(self, dimension: int) -> None:
+        self._rng = np.random.default_rng(0)
+        weights = np.arange(1, DIRECTIONS + 1)[:, None] ** -0.5
+        self._basis = (self._rng.normal(size=(DIRECTIONS, dimension)) * weights).astype(np.float32)
+        self._centres = self._rng.normal(size=(CLUSTERS, DIRECTIONS)).astype(np.float32)
+        self._common = self._rng.normal(size=dimension).astype(np.float32)
+
+    def rows(self, count: int) -> np.ndarray:
+        """The next ones."""
+        near = self._centres[self._rng.integers(0, CLUSTERS, count)]
+        few = near + 0.5 * self._rng.standard_normal(near.shape, np.float32)
+        noise = self._rng.standard_normal((count, len(self._common)), np.float32)
+        vectors = few @ self._basis + self._common + 0.3 * noise
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def written(source: Source, count: int, path: Path) -> None:
+    """As `bulk` writes its parts."""
+    about = orjson.dumps({"model": {"id": "synthetic"}, "options": {}})
+    columns = {"id": pa.string(), "kind": pa.string(), "item": pa.string()}
+    dimension = source.rows(1).shape[1]
+    schema = pa.schema([*columns.items(), ("embedding", pa.list_(pa.float32(), dimension))], {"about": about})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, count, BLOCK):
+            block = source.rows(min(BLOCK, count - start))
+            names = [str(start + number) for number in range(len(block))]
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), dimension)
+            writer.write_table(pa.table([names, ["image"] * len(block), names, lists], schema))
+
+
+def timed(index: Index, queries: np.ndarray, exact: bool) -> tuple[float, list[set[int]]]:
+    """Median seconds of a query, and the rows that each found."""
+    took, found = [], []
+    for query in queries:
+        started = perf_counter()
+        hits = index.nearest(query, HITS, exact=exact)
+        took.append(perf_counter() - started)
+        found.append({hit.row for hit in hits})
+    return float(np.median(took)), found
+
+
+@app.command(epilog="Example: python -m lab.search --rows 500000")
+def main(
+    rows: Annotated[list[int], typer.Option(help="Of the index; may be given more than once.")] = [100_000],  # noqa: B006
+    dimension: int = 2560,
+) -> None:
+    """Print a row for each number of rows."""
+    drawn = Table("rows", "built in s", "exact ms", "approximate ms", "recall of ten", "its own word")
+    for count in rows:
+        source = Source(dimension)
+        with tempfile.TemporaryDirectory() as place:
+            parts = Path(place, "part.parquet")
+            written(source, count, parts)
+            started = perf_counter()
+            index = build([parts], Path(place, "index"), ann_from=1)
+            built = perf_counter() - started
+            parts.unlink()
+            queries = source.rows(QUERIES)
+            timed(index, queries, False)  # into memory
+            (exact, true), (near, found) = timed(index, queries, True), timed(index, queries, False)
+        recall = np.mean([len(a & b) / HITS for a, b in zip(true, found, strict=True)])
+        assert index.ann is not None
+        cells = f"{count:,}", f"{built:.0f}", f"{exact * 1e3:.3g}", f"{near * 1e3:.3g}"
+        drawn.add_row(*cells, f"{recall:.3f}", f"{index.ann['recall']:.3f}")
+        console.print(drawn)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,122 @@
+"""`qwen3-vl-embed size`: what passes take on a running server, measured; and how many such GPUs a load needs."""
+
+import asyncio
+from bisect import bisect
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from io import BytesIO
+from itertools import count
+from time import perf_counter, process_time
+
+import numpy as np
+from PIL import Image
+from rich import box
+from rich.progress import track
+from rich.table import Table
+
+from qwen3_vl_embed.cli import terminal
+from qwen3_vl_embed.client import AsyncClient
+from qwen3_vl_embed.errors import ItemError
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.items import Item
+from qwen3_vl_embed.sizing import Fleet, Times, sizes
+
+SHOWN = 6  # fleets
+KEPT = 16  # callers of one client: httpx keeps 20 connections
+BUSY_CLIENT = 0.8  # of a core, beyond which it is this program that is slow
+
+
+def items(side: int, words: int) -> Iterator[Item]:
+    """Without end, no two the same, or a cache would answer: texts of so many words; pictures where that is 0.
+
+    A picture is a JPEG of smooth random colours. Its number stands behind its end, where no decoder looks.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    for number in count():
+        if words:
+            yield Item.text(" ".join(["word"] * (words - 1) + [str(number)]))
+        else:
+            yield Item("image", str(number), str(number), content=file.getvalue() + b"%012d" % number)
+
+
+def read(passes: str, delay: float) -> Times:
+    """The times in `1:0.005,64:0.126`. Raises SourceError."""
+    try:
+        pairs = [each.split(":") for each in passes.split(",")]
+        found = {int(items): float(seconds) for items, seconds in pairs}
+    except ValueError:
+        found = {}
+    if 1 not in found or min(found) < 1 or not all(0 < seconds < np.inf for seconds in found.values()):
+        raise SourceError(f"--passes {passes} is not like 1:0.005,64:0.126: items and seconds, and 1 among them.")
+    return Times(dict(sorted(found.items())), delay)
+
+
+async def measure(url: str, given: Iterator[Item], seconds: float) -> Times:
+    """Closed loops of so many seconds each, from 1 caller up to two full passes.
+
+    Raises:
+        AdapterError: there is no server, or it does not embed these.
+    """
+    async with AsyncClient(url) as client:
+        model = await client.model()
+        most = int(model["warm_up"]["batch"])
+        async for [first] in client.embed_each([next(given)]):
+            if isinstance(first, ItemError):
+                raise first
+            if model["device"] != "cpu" and first.tokens:  # a CPU answers together what it took in together
+                most = max(1, min(most, model["batch_tokens"] // first.tokens))
+    callers = [1, *(2 * size for size in sizes(most))]
+    shown = track(callers, "Measuring", console=terminal.err, transient=True, disable=not terminal.err.is_terminal)
+    return Times.of({number: await closed(url, given, number, seconds) for number in shown}, most)
+
+
+async def closed(url: str, given: Iterator[Item], callers: int, seconds: float) -> float:
+    """Items a second that so many callers get, each with one request at a time; from when each has had an answer."""
+    ends: list[float] = []
+    started, cpu = perf_counter(), process_time()
+
+    async def caller(client: AsyncClient) -> None:
+        while len(ends) < 2 * callers or perf_counter() - started < seconds:
+            item = next(given)
+            await (client.embed_text(item.name) if item.content is None else client.embed_image(item.content))
+            ends.append(perf_counter())
+
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(AsyncClient(url)) for _ in range(0, callers, KEPT)]
+        await asyncio.gather(*(caller(opened[number // KEPT]) for number in range(callers)))
+    until = bisect(ends, max(started + seconds, ends[2 * callers - 1]))  # later ones are of passes that grow smaller
+    if process_time() - cpu > BUSY_CLIENT * (ends[-1] - started):
+        terminal.remark(f"{callers} callers kept this program's core busy: the server may do more than was measured.")
+    return (until - callers) / (ends[until - 1] - ends[callers - 1])
+
+
+def show(times: Times, fleets: list[Fleet], rate: float, p99: float) -> None:
+    """The fleets that were tried, the sufficient one last."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("GPUs", "of their best", "items a pass", "p50 ms", "p99 ms"):
+        table.add_column(name, justify="right")
+    for gpus, found in fleets[-SHOWN:]:
+        p50, last = (f"{1e3 * found.percentile(share):,.3g}" for share in (50, 99))
+        share = f"{rate / gpus / times.capacity:.0%}"
+        table.add_row(str(gpus), share, f"{np.mean(found.passes):.3g}", p50, last)
+    terminal.out.print(table)
+    if fleets:
+        terminal.out.print(f"GPUs for {rate:g} a second with a p99 of at most {p99:g} s: {fleets[-1].gpus}.")
+    else:
+        alone = times.delay + times.seconds(1)
+        terminal.out.print(f"No number of these GPUs is enough: one item alone takes {alone:.3g} s, not {p99:g} s.")
+
+
+def show_times(times: Times) -> None:
+    """What was measured, as `--passes` and `--delay` take it."""
+    passes = ",".join(f"{items}:{seconds:.4g}" for items, seconds in times.passes.items())
+    told = f"A GPU embeds {times.capacity:,.4g} a second at most: --passes {passes} --delay {times.delay:.3g}"
+    terminal.out.print(told, soft_wrap=True)
+
+
+def show_total(times: Times, total: float, gpus: int) -> None:
+    """How long so many items take that need not be answered soon."""
+    hours = total / times.capacity / 3600
+    terminal.out.print(f"{total:,.0f} in all, in full passes: {hours:,.3g} GPU-hours; {hours / gpus:,.3g} h on {gpus}.")
