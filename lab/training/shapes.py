@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -28,11 +30,14 @@ SHAPES = {
     "circle": "circles", "ring": "rings", "triangle": "triangles", "square": "squares", "star": "stars",
     "cross": "crosses",
 }  # fmt: skip
-SIDE = 128  # pixels: 8x8 patches, 16 language tokens
-CELLS = 3  # places along each side; a shape fills at most one of them
+SIDE = 96  # pixels: 6x6 patches, 9 language tokens
+CELLS = 3  # places along each side, each as large as one token sees; a shape fills at most one of them
+ROOM = 0.93  # of a cell, so that no two shapes touch
 SHARP = 2  # drawn so many times as large, then reduced
 SHADE = 18  # levels by which a colour varies
 APART = 10.0  # of two phrases, for each of the three in which they differ: by the loss's e-folds, as good as unrelated
+
+app = typer.Typer(add_completion=False)
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,8 @@ def draw(phrase: Phrase, rng: np.random.Generator) -> NDArray[np.uint8]:
     pen = ImageDraw.Draw(canvas)
     cell = SIDE * SHARP / CELLS
     for place in rng.choice(CELLS * CELLS, phrase.number + 1, replace=False).tolist():
-        radius = cell / 2 * rng.uniform(0.6, 0.95)
-        middle = (np.array(divmod(place, CELLS)) + 0.5) * cell + rng.uniform(-1, 1, 2) * (cell / 2 - radius)
+        radius = cell / 2 * rng.uniform(0.6, ROOM)
+        middle = (np.array(divmod(place, CELLS)) + 0.5) * cell + rng.uniform(-1, 1, 2) * (cell / 2 * ROOM - radius)
         shade = np.array(list(COLOURS.values())[phrase.colour]) + rng.integers(-SHADE, SHADE + 1, 3)
         fill = tuple(np.clip(shade, 0, 255).tolist())
         corners = outline(shape, rng.uniform(-0.35, 0.35))
@@ -120,8 +125,12 @@ class ShapeSampler:
         return str(self._rng.choice([text.capitalize(), text.title(), text.upper(), digits, f" {text}"]))
 
 
-def write(folder: Path, seed: int) -> None:
-    """A picture of each phrase and captions.csv, for `report --images` and `sweep --images`."""
+@app.command(epilog="Example: python -m lab.training.shapes build/shapes")
+def write(
+    folder: Annotated[Path, typer.Argument(help="Where to.")],
+    seed: Annotated[int, typer.Option(help="Seeds the pictures; training's were of 949.")] = 20,
+) -> None:
+    """Write a picture of each phrase and captions.csv, for `report --images` and `sweep --images`."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
@@ -131,3 +140,7 @@ def write(folder: Path, seed: int) -> None:
             name = f"{phrase}.png".replace(" ", "-")
             Image.fromarray(draw(phrase, rng)).save(folder / name)
             rows.writerow([name, phrase])
+
+
+if __name__ == "__main__":
+    app()
