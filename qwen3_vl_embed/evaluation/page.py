@@ -32,7 +32,6 @@ POLICY = (
 )
 HEADS = (
     ("text_to_image_recall_1", ".1%", "of texts find their own image first (R@1)"),
-    ("text_to_image_recall_10", ".1%", "find it among the first ten (R@10)"),
     ("text_to_image_mixed_recall_1", ".1%", "find it first among all texts and images"),
     ("text_to_image_first_near", ".1%", "of first answers look alike (ΔE ≤ 10)"),
     ("matched_mean", ".3f", "mean distance of matched pairs"),
