@@ -3,10 +3,13 @@
 import csv
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.ndimage import label
 
+from embedder.forward.parts import StillPatchEmbed
 from lab.training.shapes import COLOURS, PHRASES, SHADE, SHAPES, draw, write
+from lab.training.train import restore_convolution
 
 
 def test_a_picture_shows_as_many_shapes_of_that_colour():
@@ -39,3 +42,18 @@ def test_the_folder_is_what_report_and_sweep_read(tmp_path):
     for row in rows[::20]:
         pictures = [np.asarray(Image.open(tmp_path / folder / row["file"])) for folder in ("a", "b")]
         np.testing.assert_array_equal(*pictures)
+
+
+def test_what_was_trained_is_what_is_written():
+    """The patch embedding's columns stand as pixels lie in an image; a checkpoint's convolution has channels first."""
+    torch.manual_seed(0)
+    conv, again = (torch.nn.Conv3d(3, 4, (2, 16, 16), (2, 16, 16)) for _ in range(2))
+    model = torch.nn.Module()
+    model.model = torch.nn.Module()
+    model.model.visual = torch.nn.Module()
+    model.model.visual.patch_embed = StillPatchEmbed(conv)
+    restore_convolution(model, again)
+    patch = torch.rand(5, 3, 16, 16)
+    frames = patch[:, :, None].repeat(1, 1, 2, 1, 1)
+    torch.testing.assert_close(again(frames), conv(frames))
+    torch.testing.assert_close(again(frames).flatten(1), StillPatchEmbed(again)(patch.permute(0, 2, 3, 1).flatten(1)))

@@ -81,7 +81,7 @@ def train(model: PackedModel, batches: Iterator[Batch], steps: int) -> Iterator[
 def restore_convolution(model: Qwen3VLForConditionalGeneration, conv: torch.nn.Conv3d) -> None:
     """Put the checkpoint's own patch embedding back: each of its two frames holds half of the trained still kernel."""
     trained = model.model.visual.patch_embed.proj  # embedder.parts.StillPatchEmbed summed the frames
-    half = trained.weight.data.unflatten(1, (3, 1, *conv.kernel_size[1:])) / 2
+    half = trained.weight.data.unflatten(1, (*conv.kernel_size[1:], 3)).permute(0, 3, 1, 2)[:, :, None] / 2
     conv.weight.data = half.expand_as(conv.weight).contiguous()
     conv.bias.data = trained.bias.data
     model.model.visual.patch_embed.proj = conv
@@ -122,7 +122,7 @@ class Name(StrEnum):
 
 TASKS = {
     Name.COLOURS: Task("qwen3-vl-color-tiny", xkcd().names, architecture.SWATCH_PIXELS, 1900, colour_batches),
-    Name.SHAPES: Task("qwen3-vl-shapes-tiny", tuple(map(str, PHRASES)), SIDE * SIDE, 700, shape_batches),
+    Name.SHAPES: Task("qwen3-vl-shapes-tiny", tuple(map(str, PHRASES)), SIDE * SIDE, 240, shape_batches),
 }
 
 
