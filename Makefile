@@ -89,11 +89,13 @@ format: setup  ## write the format that `make check` asks for
 options: setup  ## write what is made from the table of options: the adapter's, the client's, the tables of docs/
 	@$(BIN)/python -m lab.options
 
-train: setup  ## train checkpoints/qwen3-vl-color-tiny anew (two cores, up to 20 minutes)
-	@$(BIN)/python -m lab.training.train
+TASK ?= colours
 
-measure: setup  ## the shipped checkpoint's figures
-	@$(BIN)/python -m lab.training.measure
+train: setup  ## train a tiny checkpoint anew: TASK=colours or TASK=shapes (two cores, up to 20 minutes)
+	@$(BIN)/python -m lab.training.train --task $(TASK)
+
+measure: setup  ## a shipped checkpoint's figures, TASK as above
+	@$(BIN)/python -m lab.training.measure --task $(TASK)
 
 bench-setup: $(BENCH_STAMP)  ## what the benchmarks compare with: sentence-transformers, perf_analyzer
 

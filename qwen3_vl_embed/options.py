@@ -8,7 +8,7 @@ class TextOptions(TypedDict, total=False):
 
     prompt: Annotated[
         str,
-        "A preset (`eol`, `colour`, `chat`, `embedding`, `none`, or one of the checkpoint's own: `/info` lists them), or a template that holds `{content}` once.",
+        "A preset (`eol`, `colour`, `freeret`, `hierarchical`, `echo`, `chat`, `embedding`, `none`, or one of the checkpoint's own: `/info` lists them), or a template that holds `{content}` once, or twice for texts alone.",
     ]
     pooling: Annotated[
         Literal["last", "mean", "eos"],
@@ -18,7 +18,10 @@ class TextOptions(TypedDict, total=False):
         int | Literal["attn"], "0 (the input) … L (the last), or from the end (-1); `attn`: before the last MLP."
     ]
     final_norm: Annotated[bool, "Apply the model's final norm, whatever the layer."]
-    center: Annotated[bool, "Take away what all vectors of a modality share, by the server's calibration."]
+    center: Annotated[
+        bool,
+        "Apply the server's calibration: it takes away what all vectors of a modality share, or moves texts to where images are.",
+    ]
     normalize: Annotated[bool, "Scale the vector to length 1."]
     dimensions: Annotated[
         int, "Keep the first so many numbers, then normalise. Instruct checkpoints were not trained for it."

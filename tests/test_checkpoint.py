@@ -30,11 +30,11 @@ def figures(embedder) -> dict:
 @pytest.mark.benchmarks
 def test_names_find_their_swatches_and_the_distance_is_not_had_by_collapse(figures):
     found = figures["retrieval"]
-    assert found["text_to_image"][1] >= 0.85
-    assert found["text_to_image"][10] >= 0.995
-    assert found["image_to_text"][10] >= 0.995
-    assert found["matched"] <= 0.06
-    assert found["unmatched"] >= 0.90
+    assert found["text_to_image_recall_1"] >= 0.85
+    assert found["text_to_image_recall_10"] >= 0.995
+    assert found["image_to_text_recall_10"] >= 0.995
+    assert found["matched_mean"] <= 0.06
+    assert found["unmatched_mean"] >= 0.90
 
 
 @pytest.mark.benchmarks
@@ -94,7 +94,7 @@ def test_the_chat_template_is_qwen3_vl_instructs():
 
 def test_the_program_in_the_repository_makes_this_tokenizer():
     shipped = AutoTokenizer.from_pretrained(FOLDER)
-    assert architecture.train_tokenizer(tokenizer_corpus(xkcd())).get_vocab() == shipped.get_vocab()
+    assert architecture.train_tokenizer(tokenizer_corpus(xkcd().names)).get_vocab() == shipped.get_vocab()
 
 
 def test_held_out_names_are_neither_the_surveys_nor_trained_on():

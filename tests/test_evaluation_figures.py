@@ -5,9 +5,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from qwen3_vl_embed.evaluation import distances, retrieval
+from qwen3_vl_embed.evaluation import distances, geometry, probe, retrieval
 from qwen3_vl_embed.evaluation.colours import delta_e, xkcd
 from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs
 from qwen3_vl_embed.evaluation.perception import of_first
@@ -91,6 +92,80 @@ def test_geometry_is_what_it_says(known):
     assert got["modality_gap"].value == pytest.approx(np.linalg.norm(text.mean(axis=0) - image.mean(axis=0)))
     variances = np.linalg.svd(image - image.mean(axis=0), compute_uv=False) ** 2
     assert got["top_share_image"].value == pytest.approx(variances[0] / variances.sum())
+
+
+def test_intrinsic_dimension_is_that_of_the_surface():
+    """Of points on a great sphere of d dimensions in a space of many; twins are left out; one point has none."""
+    rng = np.random.default_rng(0)
+    for d in (2, 5):
+        plane = np.linalg.qr(rng.normal(size=(64, d + 1)))[0]
+        rows = rng.normal(size=(2000, d + 1)) @ plane.T
+        half = Pairs(tuple(map(str, range(2000))), rows, np.concatenate([rows[:1000], rows[:1000]]))
+        got = geometry.figures(raw(half), Resampling(2000, resamples=0))
+        assert got["intrinsic_dimension_text"].value == pytest.approx(d, rel=0.08)
+        assert np.isnan(got["intrinsic_dimension_image"].value)  # everyone has a twin
+    alike = pairs(np.ones((N, 8)), np.ones((N, 8)))
+    assert np.isnan(geometry.figures(raw(alike), Resampling(N))["intrinsic_dimension_text"].value)
+
+
+def test_in_one_pool_a_gap_returns_the_querys_own_modality():
+    """MMEB-V3's failure: both sides are ranked well alone, and every first answer is of the wrong modality."""
+    subject = knowing(noise=0.02)
+    text, image = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (subject.text, subject.image))
+    nothing, one = np.zeros((N, 1)), np.ones((N, 1))  # a dimension of each modality's own, equal for all of it
+    apart = pairs(np.hstack([text, one, nothing]), np.hstack([image, nothing, one]))
+    together, gap = (retrieval.figures(raw(each), Resampling(N)) for each in (subject, apart))
+    for direction in ("text_to_image", "image_to_text"):
+        assert together[f"{direction}_recall_1"].value == gap[f"{direction}_recall_1"].value > 0.7
+        assert together[f"{direction}_mixed_recall_1"].value > 0.7 > 0 == gap[f"{direction}_mixed_recall_1"].value
+        assert gap[f"{direction}_wrong_modality"].value == 1
+    expected = together["text_to_image_recall_1"].value - together["image_to_text_recall_1"].value
+    assert together["asymmetry_recall_1"].value == pytest.approx(expected)
+
+
+def test_one_pool_by_hand():
+    across = np.array([[0.9, 0.1], [0.4, 0.5]])
+    alike = np.array([[1.0, 0.8], [0.8, 1.0]])  # each query's cosine with itself does not count
+    first, wrong = retrieval.in_one_pool(across, alike)
+    assert (first.tolist(), wrong.tolist()) == ([1, 0], [0, 1])
+    first, wrong = retrieval.in_one_pool(across, np.array([[1.0, 0.9], [0.9, 1.0]]))  # a tie counts against the model
+    assert (first.tolist(), wrong.tolist()) == ([0, 0], [1, 1])
+
+
+def test_shuffled_answers_find_the_wrong_modality_half_of_the_time():
+    rng = np.random.default_rng(5)
+    got = [retrieval.figures(raw(pairs(*rng.normal(size=(2, N, 32)))), Resampling(N, resamples=0)) for _ in range(20)]
+    for name in ("wrong_modality", "mixed_recall_1"):
+        found = [each[f"text_to_image_{name}"].value for each in got]
+        expected = got[0][f"text_to_image_{name}"].chance
+        assert abs(np.mean(found) - expected) <= 4 * np.std(found) / np.sqrt(len(found))
+
+
+def test_what_is_read_off_was_left_out_of_the_fit(known):
+    """Against the same regression, fitted N times without a row."""
+    rows, lab = known.spaces["raw"].rows("text")[:40], known.pairs.lab[:40]
+    scaled = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    best = np.full(lab.shape, np.inf)
+    for penalty in probe.PENALTIES:
+        off = np.array([
+            Ridge(penalty).fit(np.delete(scaled, n, 0), np.delete(lab, n, 0)).predict(scaled[n : n + 1])[0] - lab[n]
+            for n in range(40)
+        ])  # fmt: skip
+        better = (off**2).mean(axis=0) < best.mean(axis=0)
+        best[:, better] = (off**2)[:, better]
+    np.testing.assert_allclose(probe.errors(rows, lab), best, rtol=1e-6)
+
+
+def test_captions_are_read_off_by_their_words():
+    captions = tuple(f"{number} {colour} things" for number in ("one", "two", "three", "four") for colour in "abcde")
+    both = Pairs(captions, np.ones((20, 4)), np.ones((20, 4)))
+    assert probe.wanted(both).shape == (20, 9)  # "things" is in all of them
+    assert probe.wanted(Pairs(tuple(map(str, range(30))), np.ones((30, 4)), np.ones((30, 4)))) is None
+    known = np.random.default_rng(0).normal(size=(9, 16))
+    vectors = probe.wanted(both) @ known
+    figures = report(Pairs(captions, vectors, vectors[:, ::-1]), "captions").figures["raw"]
+    assert figures["probe_text"].value > 0.9
+    assert "spearman_text_to_text" not in figures
 
 
 def test_ranks_and_ties():

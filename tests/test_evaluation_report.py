@@ -122,7 +122,7 @@ def test_what_is_long_is_folded():
 def test_every_link_of_the_page_has_its_place(found):
     text = page(found)
     places = re.findall(r'href="#([a-z]+)"', text)
-    assert places == ["found", "mistakes", "distances", "colour", "figures", "method"]
+    assert places == ["found", "mistakes", "pool", "distances", "colour", "figures", "method"]
     assert all(re.search(rf'<h2 id="?{place}"?>', text) for place in places)
 
 

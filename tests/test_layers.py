@@ -14,7 +14,7 @@ from embedder.checkpoint import open_checkpoint
 from embedder.forward.model import PackedModel
 from embedder.forward.packing import pack
 from embedder.forward.weights import load_model
-from embedder.prepare.calibration import Calibration, fit, save
+from embedder.prepare.calibration import Calibration, fit, save, scaled
 from tests.reference import Reference, cosine, png, random_checkpoint
 
 LAYERS = 4
@@ -234,6 +234,49 @@ def test_calibrations(tmp_path, folder, embedder, method):
     plain, moved = centred.embed([INPUTS[0], with_(INPUTS[0], center=True)])
     assert cosine(plain.vector, moved.vector) < 0.999
     assert np.linalg.norm(moved.vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_align_moves_texts_onto_the_images_distribution_and_no_image(tmp_path, folder, embedder):
+    """Its centre and its spread, from vectors that do not belong together; what each text says stays."""
+    rng = np.random.default_rng(0)
+    text, image = (scaled(middle + spread * rng.normal(size=(count, 128)))
+        for middle, spread, count in ((np.eye(128)[0], 0.02, 300), (np.eye(128)[1] * 2, 0.08, 200)))  # fmt: skip
+    found = Calibration.of(fit({"text": text, "image": image}, "align"))
+    moved = found.apply(text, "text")
+    assert np.linalg.norm(text.mean(axis=0) - image.mean(axis=0)) > 1
+    assert np.abs(moved.mean(axis=0) - image.mean(axis=0)).max() < 1e-5
+    assert moved.var(axis=0).sum() == pytest.approx(image.var(axis=0).sum(), rel=0.05)
+    within = [np.corrcoef(rows - rows.mean(axis=0))[np.triu_indices(len(rows), 1)] for rows in (text, moved)]
+    assert np.corrcoef(within)[0, 1] > 0.99
+    np.testing.assert_allclose(found.apply(image, "image"), image, atol=1e-6)
+    np.testing.assert_allclose(found.apply(text[0], "text"), moved[0], atol=1e-6)  # a row by itself, as it is served
+
+    path, _ = calibration_file(tmp_path, embedder, "align")
+    served = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path)))
+    assert served.info["calibration"]["method"] == "align"
+    plain, aligned = served.embed([INPUTS[0], with_(INPUTS[0], center=True)])
+    assert cosine(aligned.vector, served.preparer.calibration.apply(plain.vector, "text")) >= 0.99999
+    assert cosine(plain.vector, aligned.vector) < 0.999
+    image, same = served.embed([INPUTS[2], with_(INPUTS[2], center=True)])
+    assert cosine(image.vector, same.vector) >= 0.999999
+
+
+def test_a_calibration_that_lacks_a_modality_is_refused(tmp_path, embedder):
+    """It would be a plausible wrong vector, or a fault when the first one comes."""
+    vectors = np.random.default_rng(0).normal(size=(50, 128))
+    for kind, other in (("text", "images"), ("image", "texts")):
+        with pytest.raises(ValueError, match=f"onto images: {other} are missing"):
+            fit({kind: vectors}, "align")
+        save(tmp_path / "half.npz", {}, fit({kind: vectors}, "mean"))
+        with pytest.raises(ValueError, match=f"nothing of {other}"):
+            Calibration.load(tmp_path / "half.npz")
+    with pytest.raises(ValueError, match="all its vectors are equal"):
+        fit({"text": np.ones((50, 128)), "image": vectors}, "align")
+    whole = fit({"text": vectors, "image": vectors}, "align")
+    for part in ("scale_text", "shift_text"):
+        save(tmp_path / "part.npz", {}, {name: array for name, array in whole.items() if name != part})
+        with pytest.raises(ValueError, match="it has a part"):
+            Calibration.load(tmp_path / "part.npz")
 
 
 def test_a_calibration_belongs_to_its_recipe(tmp_path, folder, embedder):

@@ -382,6 +382,14 @@ def test_bits_are_of_centred_vectors_and_packed_as_numpy_packs_them():
     for body in ({"center": True}, {}):
         model = MODEL | {"recipe": {"center": not body}}
         assert asked(CohereRequest, model, texts=["red"], embedding_types=["binary", "ubinary"], **body).items
+        with pytest.raises(InvalidInput, match="align, centres nothing"):  # it moves texts to where images are
+            asked(
+                CohereRequest,
+                model | {"calibration": {"method": "align"}},
+                texts=["red"],
+                embedding_types=["binary"],
+                **body,
+            )
     vector = np.array([1, -1, 0, 2, 3, -4, 5, 6, -1, -1, -1, -1, -1, -1, -1, 1], dtype=np.float32)
     assert bits([vector], "ubinary") == [[0b10011011, 1]]
     assert bits([vector], "binary") == [[0b10011011 - 128, 1 - 128]]

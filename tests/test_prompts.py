@@ -120,7 +120,7 @@ def test_the_limit_is_exact_and_nothing_is_truncated(renderer):
         renderer.render(EOL, None, "z" * 10**6)
 
 
-@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("name", [name for name in PROMPTS if not PROMPTS[name].repeats])
 def test_text_image_and_both_end_in_the_same_tokens(renderer, name):
     prompt = PROMPTS[name]
     text, image, both = (
@@ -139,9 +139,47 @@ def test_a_template_of_ones_own(tokenizer, renderer):
     assert drawn == "<|im_start|>user\nThis is red <|im_end|> in one word:<|im_end|>\n<|im_start|>assistant\n"
     control = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert renderer.render(own, None, "red").ids.tolist().count(control) == 1
-    for wrong in ("colours", "", "{content} {content}", "{content} {image}", "{text}"):
+    for wrong in ("colours", "", "{content} {content} {content}", "{content} {image}", "{text}"):
         with pytest.raises(InvalidInput, match="prompt: "):
             prompt(wrong)
+
+
+def test_said_twice_the_second_time_is_the_content(tokenizer, renderer):
+    """Of the ids of the whole string; the limit is of the text itself."""
+    for own in (PROMPTS["echo"], prompt("Rewrite the sentence: {content}\nThe rewritten sentence: {content}")):
+        tokens = renderer.render(own, None, "red e\u0301\n")
+        drawn = (
+            "<|im_start|>user\nRewrite the sentence: red e\u0301\n\nThe rewritten sentence: red e\u0301\n<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+        assert tokens.ids.tolist() == tokenizer(drawn, add_special_tokens=False)["input_ids"]
+        ((start, stop),) = tokens.content
+        assert tokenizer.decode(tokens.ids[start:stop]).strip() == "red \u00e9"
+        assert "sentence: red" in tokenizer.decode(tokens.ids[:start])
+        renderer.render(own, None, "z" * 512)
+        with pytest.raises(InvalidInput, match="513 tokens; at most 512"):
+            renderer.render(own, None, "z" * 513)
+        for text in (None, "red"):
+            with pytest.raises(InvalidInput, match="twice, for texts alone: ask for images with another"):
+                renderer.render(own, None, text, 4)
+    close = prompt("{content}{content}")  # with nothing between them
+    assert tokenizer.decode(renderer.render(close, None, "red").ids).count("redred") == 1
+
+
+def test_the_presets_of_papers(tokenizer, renderer):
+    given = PROMPTS["hierarchical"]
+    assert tokenizer.decode(renderer.render(given, given.system, "red").ids) == (
+        "<|im_start|>system\nGiven an image, summarize the provided image in one word. "
+        "Given only text, describe the text in one word.<|im_end|>\n"
+        "<|im_start|>user\nred\nRepresent the given text in one word.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    given = PROMPTS["freeret"]
+    assert tokenizer.decode(renderer.render(given, given.system, None, 1).ids) == (
+        "<|im_start|>user\nYou are required to assess if the sentence is related to the image.\n"
+        "Based on <|vision_start|><|image_pad|><|vision_end|>, output one word:\nCapture the semantics of the image.\n"
+        "Do not use function words, prepositions, or symbols.<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_bare_content_has_no_turns(tokenizer, renderer):

@@ -93,6 +93,12 @@ def _check_type(kind: str, options: dict[str, Any], model: dict[str, Any] | None
                 'server with a calibration (EMBED_CALIBRATION), or for "float".',
                 "embedding_types",
             )
+        if ((model or {}).get("calibration") or {}).get("method") == "align":
+            raise InvalidInput(
+                f'"{kind}" is the sign of each number, and the calibration of this server, align, centres nothing: '
+                'ask for "float".',
+                "embedding_types",
+            )
         if options.get("dimensions", 8) % 8:
             raise InvalidInput(
                 f'"{kind}" is of whole bytes: "output_dimension" must be a multiple of 8.', "output_dimension"

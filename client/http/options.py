@@ -10,7 +10,7 @@ class TextOptions(BaseModel):
 
     prompt: str | None = Field(
         None,
-        description="A preset (`eol`, `colour`, `chat`, `embedding`, `none`, or one of the checkpoint's own: `/info` lists them), or a template that holds `{content}` once.",
+        description="A preset (`eol`, `colour`, `freeret`, `hierarchical`, `echo`, `chat`, `embedding`, `none`, or one of the checkpoint's own: `/info` lists them), or a template that holds `{content}` once, or twice for texts alone.",
     )
     pooling: Literal["last", "mean", "eos"] | None = Field(
         None,
@@ -21,7 +21,8 @@ class TextOptions(BaseModel):
     )
     final_norm: bool | None = Field(None, description="Apply the model's final norm, whatever the layer.")
     center: bool | None = Field(
-        None, description="Take away what all vectors of a modality share, by the server's calibration."
+        None,
+        description="Apply the server's calibration: it takes away what all vectors of a modality share, or moves texts to where images are.",
     )
     normalize: bool | None = Field(None, description="Scale the vector to length 1.")
     dimensions: int | None = Field(

@@ -1,4 +1,4 @@
-"""The shape of the tiny colour checkpoint: configuration, tokenizer, chat template, fresh weights.
+"""The shape of the tiny checkpoints: configuration, tokenizer, chat template, fresh weights.
 
 Everything here is Qwen3-VL as released, only smaller: the same classes, the same special tokens under the same names,
 the same chat format. So whatever loads this folder loads `Qwen/Qwen3-VL-4B-Instruct` too.
@@ -135,13 +135,19 @@ def fresh_model(config: Qwen3VLConfig) -> Qwen3VLForConditionalGeneration:
     return Qwen3VLForConditionalGeneration(config).float()
 
 
-def save(model: Qwen3VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
-    """Write the folder as the Hugging Face hub holds a Qwen3-VL: safetensors, tokenizer, preprocessor, template."""
+def save(
+    model: Qwen3VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, folder: Path, pixels: int = SWATCH_PIXELS
+) -> None:
+    """Write the folder as the Hugging Face hub holds a Qwen3-VL: safetensors, tokenizer, preprocessor, template.
+
+    `pixels`: the area to which its images are brought.
+    """
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes 0600, which a container's user could not read
     tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    preprocessor = PREPROCESSOR | {"size": {"shortest_edge": pixels, "longest_edge": pixels}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
 
 
 def parameter_count(model: torch.nn.Module) -> int:

@@ -1,10 +1,10 @@
-"""What the checkpoint is trained on: names, composed names and swatches, as the served sequences.
+"""What the colour checkpoint is trained on: names, composed names and swatches, as the served sequences.
 
 Swatches come in every size, shape and file format that is served. They go through the embedder's own decoding, resizing
 and rendering, so that training and serving cannot differ.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -32,12 +32,11 @@ NEIGHBOURS = 8  # how many of the nearest names count as hard to tell from a nam
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts, then images, with the colour that each stands for: CIELAB (texts, 3) and (images, 3)."""
+    """Texts, images, and how far apart what they stand for is: (texts, images); one unit is one e-fold of target."""
 
     texts: list[Sequence]
     images: list[Sequence]
-    text_lab: np.ndarray
-    image_lab: np.ndarray
+    distances: np.ndarray
 
 
 def swatch_file(
@@ -95,6 +94,14 @@ class SwatchPool:
         return [patches for group in drawn for patches in self._patches[group]], self._lab[drawn].reshape(-1, 3)
 
 
+def text_sequence(renderer: Renderer, text: str) -> Sequence:
+    return Sequence(renderer.render(EOL, None, text))
+
+
+def image_sequence(renderer: Renderer, patches: Patches) -> Sequence:
+    return Sequence(renderer.render(EOL, None, None, patches.tokens), patches)
+
+
 class Sampler:
     """Draws batches: names and composed names with a swatch of each, and swatches of random colours."""
 
@@ -121,10 +128,9 @@ class Sampler:
             drawn, drawn_lab = self._pool.sample(groups, self._rng)
             patches = [self._swatch(rgb) for rgb in self._rgb[rows]] + drawn
             yield Batch(
-                [Sequence(self._renderer.render(EOL, None, self._variant(str(name)))) for name in self._names[rows]],
-                [Sequence(self._renderer.render(EOL, None, None, patch.tokens), patch) for patch in patches],
-                self._lab[rows],
-                np.concatenate([self._lab[rows], drawn_lab]),
+                [text_sequence(self._renderer, self._variant(str(name))) for name in self._names[rows]],
+                [image_sequence(self._renderer, patch) for patch in patches],
+                delta_e(self._lab[rows], np.concatenate([self._lab[rows], drawn_lab])),
             )
 
     def _swatch(self, rgb: np.ndarray) -> Patches:
@@ -142,8 +148,8 @@ class Sampler:
         return name if self._rng.random() < 0.6 else str(self._rng.choice(written))
 
 
-def tokenizer_corpus(palette: Palette) -> list[str]:
+def tokenizer_corpus(names: Iterable[str]) -> list[str]:
     """What the tokenizer learns its merges from: the names in the common spellings, and the frame of each prompt."""
     frame = "system\nuser\nassistant\nSummary above sentence in one word:\nSummary above image in one word:\n"
-    spelled = [[name, name, f" {name}", name.capitalize(), name.title(), name.upper()] for name in palette.names]
+    spelled = [[name, name, f" {name}", name.capitalize(), name.title(), name.upper()] for name in names]
     return [text for spellings in spelled for text in spellings] + [frame] * 100

@@ -1,18 +1,19 @@
-"""Print what a colour checkpoint knows, measured through the served code: the embedder, from files and strings.
+"""Print what a tiny checkpoint knows, measured through the served code: the embedder, from files and strings.
 
-Three questions: do the 949 names find their swatches? Is the first name of any swatch a near colour? Do names that
-training never saw land on the right side of what they are composed of? The last line of stdout is one JSON document.
+Of colours: do the 949 names find their swatches? Is the first name of any swatch a near colour? Do names that training
+never saw land on the right side of what they are composed of? Of shapes: do phrases find their pictures, and which of
+number, colour and shape is mistaken? The last line of stdout is one JSON document.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import cycle, product
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -20,11 +21,20 @@ from embedder import Embedder, EmbedderConfig, EmbedInput
 from lab.benchmarks.subject import vectors
 from lab.training.compositions import Composer, Composition, split
 from lab.training.data import FORMATS, MAX_NOISE, swatch_file
+from lab.training.shapes import PHRASES, draw
+from lab.training.train import FOLDERS, TASKS, Name
 from qwen3_vl_embed.evaluation.colours import Palette, delta_e, lab_to_rgb, png, rgb_to_lab, swatch, xkcd
-from qwen3_vl_embed.evaluation.retrieval import cosine, retrieval
+from qwen3_vl_embed.evaluation.pairs import Pairs
+from qwen3_vl_embed.evaluation.report import values
+from qwen3_vl_embed.evaluation.retrieval import cosine, ranks
+from qwen3_vl_embed.evaluation.space import raw
 
-FOLDER = Path(__file__).parents[2] / "checkpoints" / "qwen3-vl-color-tiny"
+FOLDER, SHAPES_FOLDER = (FOLDERS / TASKS[name].folder for name in Name)
 SIZES = ((1, 1), (16, 16), (64, 64), (100, 300), (244, 244), (1024, 768), (3, 90), (640, 48))  # width, height
+RETRIEVAL = (
+    *(f"{direction}_recall_{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 10)),
+    "matched_mean", "unmatched_mean",
+)  # fmt: skip
 NEAR = 10.0  # CIEDE2000: the same colour to most people who name it
 SEED = 20  # other swatches than training's
 app = typer.Typer(add_completion=False)
@@ -83,28 +93,58 @@ def sides(embedder: Embedder, composed: list[Composition], palette: Palette, ima
     }
 
 
+def found(names: tuple[str, ...], texts: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    """The report's figures of (N, D) and (N, D), those of `RETRIEVAL`."""
+    return {name: value for name, value in values(raw(Pairs(names, texts, images))).items() if name in RETRIEVAL}
+
+
 def measure(embedder: Embedder, colours: int = 1000) -> dict:
-    """Every figure of the card, as one JSON-able document."""
+    """Every figure of the colour checkpoint's card, as one JSON-able document."""
     palette = xkcd()
     names, images = texts(embedder, palette.names), swatches(embedder, palette.rgb)
     distances = first_name_distances(embedder, palette, names, colours)
     _, held_out = split(Composer(palette).all())
     return {
-        "retrieval": asdict(retrieval(names, images)),
+        "retrieval": found(palette.names, names, images),
         "random_colours": {"swatches": colours, "near": float((distances <= NEAR).mean()),
                            "median": float(np.median(distances))},
         "held_out": {"names": len(held_out), **sides(embedder, held_out, palette, images)},
     }  # fmt: skip
 
 
+def measure_shapes(embedder: Embedder, draws: int = 5) -> dict:
+    """Every figure of the shape checkpoint's card; each draw is a new picture of every phrase, and figures are means.
+
+    `held_out`: R@1 of the phrases that training never saw, among all. `first`: of a picture's first phrase, how often
+    each part is right; chance is one in so many as there are.
+    """
+    rng = np.random.default_rng(SEED)
+    names, held_out = tuple(map(str, PHRASES)), np.array([phrase.held_out for phrase in PHRASES])
+    parts = np.array([(phrase.number, phrase.colour, phrase.shape) for phrase in PHRASES])
+    phrases, measured = texts(embedder, names), []
+    for _ in range(draws):
+        files = [png(Image.fromarray(draw(phrase, rng))) for phrase in PHRASES]
+        pictures = vectors(embedder, [EmbedInput(image=file) for file in files])
+        cosines = cosine(phrases, pictures)
+        right = (parts[cosines.argmax(axis=0)] == parts).mean(axis=0)
+        measured.append(
+            found(names, phrases, pictures)
+            | {"held_out_text_to_image": (ranks(cosines)[held_out] == 1).mean(),
+               "held_out_image_to_text": (ranks(cosines.T)[held_out] == 1).mean()}
+            | dict(zip(("first_number", "first_colour", "first_shape"), right, strict=True))
+        )  # fmt: skip
+    return {name: float(np.mean([each[name] for each in measured])) for name in measured[0]}
+
+
 def rows(figures: dict) -> Iterator[tuple[str, str]]:
     """(what, value) as people read them."""
-    found, colours, held_out = figures["retrieval"], figures["random_colours"], figures["held_out"]
-    for direction in ("text_to_image", "image_to_text"):
-        for k, share in found[direction].items():
-            yield f"R@{k}, {direction.replace('_', ' ')}, 949 names", f"{share:.3f}"
-    yield "mean cosine distance, matched", f"{found['matched']:.3f}"
-    yield "mean cosine distance, unmatched", f"{found['unmatched']:.3f}"
+    if "retrieval" not in figures:
+        yield from ((name.replace("_", " "), f"{value:.3f}") for name, value in figures.items())
+        return
+    colours, held_out = figures["random_colours"], figures["held_out"]
+    yield from (
+        (f"{name.replace('_', ' ')}, 949 names", f"{value:.3f}") for name, value in figures["retrieval"].items()
+    )
     yield f"first name within CIEDE2000 {NEAR:g} of {colours['swatches']} random swatches", f"{colours['near']:.1%}"
     yield "median CIEDE2000 of that first name", f"{colours['median']:.1f}"
     for what, share in list(held_out.items())[1:]:
@@ -113,12 +153,15 @@ def rows(figures: dict) -> Iterator[tuple[str, str]]:
 
 @app.command(epilog="Example: python -m lab.training.measure checkpoints/qwen3-vl-color-tiny --colours 200")
 def main(
-    checkpoint: Annotated[Path, typer.Argument(help="A Qwen3-VL checkpoint folder.")] = FOLDER,
+    checkpoint: Annotated[Path | None, typer.Argument(help="A folder; left out, the task's that ships.")] = None,
+    task: Annotated[Name, typer.Option(help="What it is to know.")] = Name.COLOURS,
     colours: Annotated[int, typer.Option(min=1, help="How many random swatches to try.")] = 1000,
 ) -> None:
-    """Measure a colour checkpoint on the CPU, as it is served."""
-    figures = measure(Embedder.load(EmbedderConfig(checkpoint=str(checkpoint), device="cpu")), colours)
-    table = Table("figure", "value", title=str(checkpoint))
+    """Measure a tiny checkpoint on the CPU, as it is served."""
+    folder = checkpoint or FOLDERS / TASKS[task].folder
+    embedder = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+    figures = measure(embedder, colours) if task is Name.COLOURS else measure_shapes(embedder)
+    table = Table("figure", "value", title=str(folder))
     for row in rows(figures):
         table.add_row(*row)
     Console().print(table)

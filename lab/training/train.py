@@ -1,10 +1,13 @@
-"""Train the tiny colour checkpoint: names and swatches of the same colour learn to point the same way.
+"""Train a tiny checkpoint: texts and images of the same thing learn to point the same way.
 
 One loss, on the vectors that are served (last token, after the final norm, L2-normalised): softmax cross-entropy of
-cosine similarities in both directions. Its soft targets are from CIEDE2000, so that a near colour is nearly right.
+cosine similarities in both directions. Its soft targets are from how far apart things are: CIEDE2000 for colours, so
+that a near colour is nearly right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +25,13 @@ from embedder.prepare.renderer import Renderer
 from lab.training import architecture
 from lab.training.compositions import Composer, split
 from lab.training.data import Batch, Sampler, SwatchPool, tokenizer_corpus
-from qwen3_vl_embed.evaluation.colours import delta_e, xkcd
+from lab.training.shapes import PHRASES, SIDE, ShapeSampler
+from qwen3_vl_embed.evaluation.colours import xkcd
 
-FOLDER = Path(__file__).parents[2] / "checkpoints" / "qwen3-vl-color-tiny"
+FOLDERS = Path(__file__).parents[2] / "checkpoints"
 PAIRS, COMPOSED, GROUPS = 64, 16, 4  # in a batch: pairs of names, composed names, groups of random swatches
 POOL = 400  # groups of distinct swatches of random colours
+PHRASES_A_BATCH = 96
 TEMPERATURE = 0.05
 LEARNING_RATE = 2e-3
 WARMUP = 0.03  # share of the steps
@@ -44,7 +49,7 @@ def vectors(model: PackedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
 
 
 def loss(text: torch.Tensor, image: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
-    """Both directions' cross-entropy; `distances` is CIEDE2000, (texts, images): one unit is one e-fold of target."""
+    """Both directions' cross-entropy; `distances` is `Batch`'s, (texts, images)."""
     logits = text @ image.T / TEMPERATURE
     return 0.5 * (
         cross_entropy(logits, torch.softmax(-distances, dim=1))
@@ -64,8 +69,7 @@ def train(model: PackedModel, batches: Iterator[Batch], steps: int) -> Iterator[
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps))
     for _ in range(steps):
         batch = next(batches)
-        distances = torch.from_numpy(delta_e(batch.text_lab, batch.image_lab)).float()
-        value = loss(*vectors(model, batch), distances)
+        value = loss(*vectors(model, batch), torch.from_numpy(batch.distances).float())
         optimizer.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.model.parameters(), 1.0)
@@ -77,7 +81,7 @@ def train(model: PackedModel, batches: Iterator[Batch], steps: int) -> Iterator[
 def restore_convolution(model: Qwen3VLForConditionalGeneration, conv: torch.nn.Conv3d) -> None:
     """Put the checkpoint's own patch embedding back: each of its two frames holds half of the trained still kernel."""
     trained = model.model.visual.patch_embed.proj  # embedder.parts.StillPatchEmbed summed the frames
-    half = trained.weight.data.unflatten(1, (3, 1, *conv.kernel_size[1:])) / 2
+    half = trained.weight.data.unflatten(1, (*conv.kernel_size[1:], 3)).permute(0, 3, 1, 2)[:, :, None] / 2
     conv.weight.data = half.expand_as(conv.weight).contiguous()
     conv.bias.data = trained.bias.data
     model.model.visual.patch_embed.proj = conv
@@ -88,32 +92,66 @@ def progress(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
+def colour_batches(renderer: Renderer, seed: int) -> Iterator[Batch]:
+    """Names and swatches. Draws a pool of swatches first, which takes half a minute."""
+    palette = xkcd()
+    composed, _ = split(Composer(palette).all())
+    pool = SwatchPool(POOL, np.random.default_rng(seed))
+    return Sampler(palette, composed, pool, renderer, seed).batches(PAIRS, COMPOSED, GROUPS)
+
+
+def shape_batches(renderer: Renderer, seed: int) -> Iterator[Batch]:
+    return ShapeSampler(renderer, seed).batches(PHRASES_A_BATCH)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a checkpoint is trained for."""
+
+    folder: str  # in `checkpoints/`
+    texts: tuple[str, ...]  # what its tokenizer is learned from
+    pixels: int  # the area to which its images are brought
+    steps: int  # optimiser steps that made what ships
+    batches: Callable[[Renderer, int], Iterator[Batch]]  # from a renderer and a seed
+
+
+class Name(StrEnum):
+    COLOURS = "colours"
+    SHAPES = "shapes"
+
+
+TASKS = {
+    Name.COLOURS: Task("qwen3-vl-color-tiny", xkcd().names, architecture.SWATCH_PIXELS, 1900, colour_batches),
+    Name.SHAPES: Task("qwen3-vl-shapes-tiny", tuple(map(str, PHRASES)), SIDE * SIDE, 240, shape_batches),
+}
+
+
 @app.command(epilog="Example: python -m lab.training.train --steps 200 --folder build/trial")
 def main(
-    steps: Annotated[int, typer.Option(min=2, help="Optimiser steps; the default made what ships.")] = 1900,
-    seed: Annotated[int, typer.Option(help="Seeds the weights, the swatches and the order of the batches.")] = 949,
+    task: Annotated[Name, typer.Option(help="What it is to know.")] = Name.COLOURS,
+    steps: Annotated[int | None, typer.Option(min=2, help="Optimiser steps; left out, those of what ships.")] = None,
+    seed: Annotated[int, typer.Option(help="Seeds the weights, the images and the order of the batches.")] = 949,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; their number changes rounding.")] = 2,
-    folder: Annotated[Path, typer.Option(help="Where to write the checkpoint; its other files stay.")] = FOLDER,
+    folder: Annotated[Path | None, typer.Option(help="Where to; its other files stay.")] = None,
 ) -> None:
-    """Train the tiny Qwen3-VL colour checkpoint on a CPU, from nothing."""
+    """Train a tiny Qwen3-VL checkpoint on a CPU, from nothing."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     console = Console(stderr=True)
-    palette = xkcd()
-    tokenizer = architecture.train_tokenizer(tokenizer_corpus(palette))
+    chosen = TASKS[task]
+    tokenizer = architecture.train_tokenizer(tokenizer_corpus(chosen.texts))
     whole = architecture.fresh_model(architecture.configuration(tokenizer))
     convolution = whole.model.visual.patch_embed.proj
     model = PackedModel(whole.model, architecture.MEAN, architecture.STD)
-    with console.status("drawing swatches"):
-        pool = SwatchPool(POOL, np.random.default_rng(seed))
-    composed, _ = split(Composer(palette).all())
-    sampler = Sampler(palette, composed, pool, Renderer(tokenizer, max_text_tokens=64), seed)
+    with console.status("drawing images"):
+        batches = chosen.batches(Renderer(tokenizer, max_text_tokens=64), seed)
+    steps, folder = steps or chosen.steps, folder or FOLDERS / chosen.folder
     with progress(console) as bar:
-        task = bar.add_task("", total=steps, loss=float("nan"))
-        for value in train(model, sampler.batches(PAIRS, COMPOSED, GROUPS), steps):
-            bar.update(task, advance=1, loss=value)
+        task_id = bar.add_task("", total=steps, loss=float("nan"))
+        for value in train(model, batches, steps):
+            bar.update(task_id, advance=1, loss=value)
     restore_convolution(whole, convolution)
-    architecture.save(whole, tokenizer, folder)
+    architecture.save(whole, tokenizer, folder, chosen.pixels)
     console.print(f"{architecture.parameter_count(whole):,} parameters in {folder}")
 
 

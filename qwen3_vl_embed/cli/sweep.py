@@ -12,9 +12,23 @@ from embedder import EmbedError
 from embedder.prepare.prompts import prompt as known_prompt
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.checkpoint import load
+from qwen3_vl_embed.evaluation.captions import CaptionError
 from qwen3_vl_embed.evaluation.colours import Palette, xkcd
 from qwen3_vl_embed.evaluation.heatmap import draw
-from qwen3_vl_embed.evaluation.sweep import Row, blocks, ranking, recommended, sweep
+from qwen3_vl_embed.evaluation.pairs import EvaluationError
+from qwen3_vl_embed.evaluation.sweep import (
+    LabelFree,
+    Row,
+    Stage,
+    Subject,
+    blocks,
+    captioned,
+    colours,
+    label_free,
+    ranking,
+    recommended,
+    sweep,
+)
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.files.vectors import check_folder, replacing
 from qwen3_vl_embed.serving.console import Console
@@ -22,20 +36,30 @@ from qwen3_vl_embed.serving.console import Console
 WIDE = 76  # characters: what all figures need
 
 
+def subject(count: int | None, images: Path | None) -> Subject:
+    """The first `count` of the 949 colours, or a folder of images with captions. Raises SourceError."""
+    if count and images:
+        raise SourceError("--colours and --images exclude each other.")
+    try:
+        if images:
+            return captioned(images)
+    except (CaptionError, OSError) as error:
+        raise SourceError(str(error)) from None
+    palette = xkcd()
+    return colours(Palette(palette.names[:count], palette.rgb[:count]))
+
+
 def run(
-    checkpoint: str, prompts: list[str], resolutions: list[int], colours: int | None, folder: Path, console: Console
+    checkpoint: str, prompts: list[str], resolutions: list[int], what: Subject, folder: Path, console: Console
 ) -> None:
-    """Write sweep.jsonl (which a second run continues) and sweep.png into `folder`; print the table and what to use.
+    """Write sweep-*.jsonl (which a second run continues) and sweep.png into `folder`; print tables and what to use.
 
     Raises:
-        SourceError: no such checkpoint or prompt.
+        SourceError: no such checkpoint or prompt, or what cannot be embedded or compared.
         VectorFileError: the folder cannot be written.
     """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    palette = xkcd()
-    if colours:
-        palette = Palette(palette.names[:colours], palette.rgb[:colours])
     try:
         for name in prompts:
             known_prompt(name)
@@ -44,48 +68,79 @@ def run(
         columns = [TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs")]
         columns += [TimeElapsedColumn(), TimeRemainingColumn()]
         with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
-            task = bar.add_task("", total=2 * len(palette) * len(todo))
-            file = folder / f"sweep-{embedder.checkpoint.fingerprint[:12]}-{len(palette)}.jsonl"
-            rows = sweep(embedder, palette, todo, file, lambda count: bar.advance(task, count))
-    except EmbedError as error:
+            task = bar.add_task("", total=2 * len(what) * len(todo))
+            file = folder / f"sweep-{embedder.checkpoint.fingerprint[:12]}-{what.digest}.jsonl"
+            rows, stages = sweep(embedder, what, todo, file, lambda count: bar.advance(task, count))
+    except (EmbedError, EvaluationError) as error:
         raise SourceError(str(error)) from None
     with replacing(folder / "sweep.png") as picture:
         draw(rows, picture)
     console.print(_table(rows, console.width))
-    for what, row in recommended(rows):
+    console.print(_vision(stages))
+    console.print(_label_free(list(label_free(rows))))
+    for name, row in recommended(rows):
         console.print(
-            f"{what}: MRR {row.test_mrr:.3f} on the test half; as options of a request:", style="bold", soft_wrap=True
+            f"{name}: MRR {row.test_mrr:.3f} on the test half; as options of a request:", style="bold", soft_wrap=True
         )
-        console.out(json.dumps(row.options()))
+        asked = list(dict.fromkeys(json.dumps(row.options(kind)) for kind in ("text", "image")))
+        for kind, options in zip(("of texts: ", "of images: "), asked, strict=False):
+            console.out(f"{kind if len(asked) > 1 else ''}{options}")
     console.print(f"{folder / 'sweep.png'}, {file}", soft_wrap=True)
 
 
 def _table(rows: list[Row], width: int, most: int = 15) -> Table:
     """All figures in the 80 columns of a pipe; in fewer, the first three: the .jsonl has them all."""
-    table = Table(
-        title=f"The best {min(most, len(rows))} of {len(rows)} recipes, chosen on one half",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = _plain(f"The best {min(most, len(rows))} of {len(rows)} recipes, chosen on one half")
     table.add_column("prompt", overflow="fold")
-    for column in ("layer", "pool", "norm", "centred"):
+    for column in ("layer", "pool", "norm", "moved"):
         table.add_column(column, no_wrap=True)
     figures = {
         "MRR\nchosen": "choose_mrr",
         "MRR\ntest": "test_mrr",
         "R@1\ntest": "test_recall_1",
-        "dist.\nown": "test_matched",
-        "dist.\nothers": "test_unmatched",
+        "in one\npool": "test_mixed_recall_1",
         "probe\nR²": "probe",
+        "intr.\ndim.": "intrinsic_dimension",
     }
     figures = dict(list(figures.items())[: 6 if width >= WIDE else 3])
     for column in figures:
         table.add_column(column, justify="right", no_wrap=True)
     for row in ranking(rows)[:most]:
-        norm, centred = ("yes" if flag else "no" for flag in (row.final_norm, row.center))
-        prompt = row.prompt + (f", {row.max_pixels} px" if row.max_pixels else "")
-        values = (f"{getattr(row, name):.3f}" for name in figures.values())
-        table.add_row(Text(prompt), str(row.layer), row.pooling, norm, centred, *values)
+        values = (_written(getattr(row, name)) for name in figures.values())
+        moved = "" if row.calibration == "none" else row.calibration
+        norm = "yes" if row.final_norm else "no"
+        table.add_row(_prompt(row.prompt, row.max_pixels), str(row.layer), row.pooling, norm, moved, *values)
     return table
+
+
+def _vision(stages: list[Stage]) -> Table:
+    table = _plain("What images know at each stage of the vision tower (in the sweep only)")
+    for column in ("stage", "numbers", "probe R²", "intrinsic dimension"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for each in stages:
+        stage = each.stage + (f", {each.max_pixels} px" if each.max_pixels else "")
+        table.add_row(stage, str(each.dimension), _written(each.probe), _written(each.intrinsic_dimension))
+    return table
+
+
+def _label_free(found: list[LabelFree]) -> Table:
+    table = _plain("Layers without labels: the one of least intrinsic dimension, the best, and the rank correlation")
+    table.add_column("prompt", overflow="fold")
+    for column in ("pool", "least", "its MRR", "best", "its MRR", "Spearman"):
+        table.add_column(column, justify="left" if column == "pool" else "right", no_wrap=True)
+    for each in found:
+        layers = (text for row in (each.chosen, each.best) for text in (str(row.layer), _written(row.test_mrr)))
+        table.add_row(_prompt(each.prompt, each.max_pixels), each.pooling, *layers, _written(each.agreement))
+    return table
+
+
+def _plain(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def _prompt(name: str, max_pixels: int | None) -> Text:
+    return Text(name + (f", {max_pixels} px" if max_pixels else ""))
+
+
+def _written(value: float) -> str:
+    return "none" if value != value else f"{value:.3f}"

@@ -60,6 +60,18 @@ GROUPS: dict[str, tuple[Label, ...]] = {
         )
         for direction, arrow in DIRECTIONS.items()
     },
+    "In one pool of texts and images": tuple(
+        label
+        for direction, arrow in DIRECTIONS.items()
+        for label in (
+            Label(f"{direction}_mixed_recall_1", f"R@1, {arrow}", ".1%"),
+            Label(f"{direction}_wrong_modality", f"first answer is of the query's own modality, {arrow}", ".1%"),
+        )
+    ),
+    "Asymmetry (text → image less image → text)": (
+        Label("asymmetry_recall_1", "R@1", ".1%"),
+        Label("asymmetry_mixed_recall_1", "R@1 in one pool", ".1%"),
+    ),
     "Colour difference of the first answer (CIEDE2000)": tuple(
         label
         for direction, arrow in DIRECTIONS.items()
@@ -73,7 +85,7 @@ GROUPS: dict[str, tuple[Label, ...]] = {
         Label("spearman_text_to_text", "text, text"),
         Label("spearman_text_to_image", "text, image"),
     ),
-    "Colour read off the vector (ridge to CIELAB, cross-validated R²)": (
+    "Read off the vector: CIELAB, or the captions' words (ridge, leave-one-out R²)": (
         Label("probe_text", "text"),
         Label("probe_image", "image"),
     ),
@@ -83,5 +95,7 @@ GROUPS: dict[str, tuple[Label, ...]] = {
         Label("modality_gap", "modality gap"),
         Label("top_share_text", "top principal share, text"),
         Label("top_share_image", "top principal share, image"),
+        Label("intrinsic_dimension_text", "intrinsic dimension, text", ".1f"),
+        Label("intrinsic_dimension_image", "intrinsic dimension, image", ".1f"),
     ),
 }

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen3_vl_embed.evaluation import FloatArray, chips, plots
-from qwen3_vl_embed.evaluation.labels import GROUPS
+from qwen3_vl_embed.evaluation.labels import DIRECTIONS, GROUPS, Label
 from qwen3_vl_embed.evaluation.report import Report
 from qwen3_vl_embed.evaluation.resampling import RESAMPLES
 from qwen3_vl_embed.evaluation.svg import draw
@@ -32,7 +32,7 @@ POLICY = (
 )
 HEADS = (
     ("text_to_image_recall_1", ".1%", "of texts find their own image first (R@1)"),
-    ("text_to_image_recall_10", ".1%", "find it among the first ten (R@10)"),
+    ("text_to_image_mixed_recall_1", ".1%", "find it first among all texts and images"),
     ("text_to_image_first_near", ".1%", "of first answers look alike (ΔE ≤ 10)"),
     ("matched_mean", ".3f", "mean distance of matched pairs"),
     ("unmatched_mean", ".3f", "mean distance of all other pairs"),
@@ -45,10 +45,7 @@ PLAIN = {
 }
 PAIRINGS = {"text_to_image": "text, image", "image_to_image": "image, image", "text_to_text": "text, text"}
 QUALITIES = ("hue", "lightness", "saturation")
-COLOUR_METHOD = (
-    "ΔE is CIEDE2000; for the first answer it is the mean over all that tie. The regression is a ridge on standardised "
-    "vectors, its penalty chosen by leave-one-out inside each of five folds; R² is the mean over L*, a*, b*."
-)
+COLOUR_METHOD = "ΔE is CIEDE2000; for the first answer it is the mean over all that tie."
 
 
 def page(report: Report) -> str:
@@ -88,6 +85,7 @@ def page(report: Report) -> str:
         own_colours=", in their own colours" if coloured else "",
         map=_plot(vector_map, "Short lines are good"),
         mapped=min(len(report.pairs), plots.MAPPED),
+        pool="".join(_pool(report)),
         table="".join(_table(report)),
         colour_link="" if rgb is None else '<a href="#colour">Colour</a>',
         n=len(report.pairs),
@@ -142,6 +140,16 @@ def _colour_section(report: Report, rgb: NDArray[np.uint8], differences: FloatAr
         "<p>Which colours' names find their own swatch: first (bars), and among the first ten (line).</p>"
         f'<div class="plots">{"".join(by_quality)}</div>'
     )
+
+
+def _pool(report: Report) -> Iterator[str]:
+    """Rows of both directions and of their difference: alone, in one pool, and how often the modality is wrong."""
+    raw = report.figures["raw"]
+    for direction, words in (*DIRECTIONS.items(), ("asymmetry", "difference")):
+        keys = (f"{direction}_{name}" for name in ("recall_1", "mixed_recall_1", "wrong_modality"))
+        shown = [Label(key, "", ".1%") for key in keys if key in raw]
+        cells = (f"<td>{each.value(raw[each.key])}<small>{each.interval(raw[each.key])}</small></td>" for each in shown)
+        yield f"<tr><th scope=row>{words}</th>{''.join(cells)}{'<td></td>' * (3 - len(shown))}</tr>\n"
 
 
 def _table(report: Report) -> Iterator[str]:

@@ -31,21 +31,24 @@ class Figure:
 
 @dataclass(frozen=True)
 class Resampling:
-    """`RESAMPLES` draws of N pairs out of N."""
+    """Draws of N pairs out of N. Without any, a figure is its value alone."""
 
     pairs: int
+    resamples: int = RESAMPLES
 
     @cached_property
     def counts(self) -> FloatArray:
-        """How often each resample holds each pair, float64 (RESAMPLES, N)."""
+        """How often each resample holds each pair, float64 (resamples, N)."""
         rng = np.random.default_rng(SEED)
-        return rng.multinomial(self.pairs, np.full(self.pairs, 1 / self.pairs), RESAMPLES).astype(float)
+        return rng.multinomial(self.pairs, np.full(self.pairs, 1 / self.pairs), self.resamples).astype(float)
 
     def figure(self, statistic: Statistic, chance: float | None = None) -> Figure:
         with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is an honest NaN: a ratio in a collapsed space
-            value = statistic(np.ones((1, self.pairs)))[0]
+            value = float(statistic(np.ones((1, self.pairs)))[0])
+            if not self.resamples:
+                return Figure(value, chance=chance)
             low, high = np.percentile(statistic(self.counts), INTERVAL)
-        return Figure(float(value), float(low), float(high), chance)
+        return Figure(value, float(low), float(high), chance)
 
 
 def mean(counts: FloatArray, values: FloatArray) -> FloatArray:

@@ -1,10 +1,8 @@
 """Do paired vectors find each other: row i of one side belongs to row i of the other.
 
-The mean matched distance alone can be had for nothing (a constant vector scores 0). So every answer holds the unmatched
-distance and the recalls beside it.
+Alone, a side is searched by the other. In one pool, texts and images are candidates together.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,17 +12,6 @@ from qwen3_vl_embed.evaluation.resampling import Figure, Resampling, mean, media
 from qwen3_vl_embed.evaluation.space import TIE, Space, unit
 
 KS = (1, 5, 10)
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Distances are cosine distances, 0…2; recalls are fractions, 0…1, of N queries."""
-
-    matched: float  # mean over the N pairs: the benchmark's metric
-    unmatched: float  # mean over the N * (N - 1) pairs that do not belong together
-    text_to_image: dict[int, float]  # k -> how often the query's own partner is among the first k
-    image_to_text: dict[int, float]
-    mrr: float  # mean reciprocal rank, mean of both directions
 
 
 def cosine(queries: FloatArray, candidates: FloatArray) -> FloatArray:
@@ -38,26 +25,16 @@ def ranks(similarity: FloatArray) -> FloatArray:
     return (similarity >= own - TIE).sum(axis=1)
 
 
-def retrieval(text: FloatArray, image: FloatArray, ks: tuple[int, ...] = (1, 10)) -> Retrieval:
-    """Compare N paired vectors, both (N, D)."""
-    similarity = cosine(text, image)
-    pairs, own = len(similarity), np.trace(similarity)
-    rank = np.stack([ranks(similarity), ranks(similarity.T)])
-    text_to_image, image_to_text = ({k: float((row <= k).mean()) for k in ks} for row in rank)
-    return Retrieval(
-        matched=float(1 - own / pairs),
-        unmatched=float(1 - (similarity.sum() - own) / (pairs * (pairs - 1))),
-        text_to_image=text_to_image,
-        image_to_text=image_to_text,
-        mrr=float((1 / rank).mean()),
-    )
-
-
 def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
-    """Recalls, mean reciprocal rank and median rank, both ways; beside them what N shuffled answers would give."""
+    """Recalls, mean reciprocal rank and median rank, both ways, and in one pool of texts and images.
+
+    Beside them what N shuffled answers would give.
+    """
     found: dict[str, Figure] = {}
-    for direction in ("text_to_image", "image_to_text"):
-        rank = ranks(getattr(space, direction))
+    hits, mixed_hits = [], []
+    for direction, within in (("text_to_image", "text_to_text"), ("image_to_text", "image_to_image")):
+        across, alike = getattr(space, direction), getattr(space, within)
+        rank = ranks(across)
         places = np.arange(1, len(rank) + 1)
         for k in KS:
             near = partial(mean, values=(rank <= k).astype(float))
@@ -65,4 +42,25 @@ def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
         found[f"{direction}_mrr"] = resampling.figure(partial(mean, values=1 / rank), float((1 / places).mean()))
         median_rank = partial(median, values=rank)
         found[f"{direction}_median_rank"] = resampling.figure(median_rank, float(np.median(places)))
+        hits.append((rank == 1).astype(float))
+        first, wrong = in_one_pool(across, alike)
+        mixed_hits.append(first)
+        others = 2 * len(rank) - 1  # all that a query is compared with
+        found[f"{direction}_mixed_recall_1"] = resampling.figure(partial(mean, values=first), 1 / others)
+        share = partial(mean, values=wrong)
+        found[f"{direction}_wrong_modality"] = resampling.figure(share, (len(rank) - 1) / others)
+    for name, (forth, back) in {"recall_1": hits, "mixed_recall_1": mixed_hits}.items():
+        found[f"asymmetry_{name}"] = resampling.figure(partial(mean, values=forth - back), 0.0)
     return found
+
+
+def in_one_pool(across: FloatArray, alike: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Of each query, 0 or 1, float64 (N,): is its partner the first of all texts and images, is the first one alike.
+
+    `across`: cosines with the other modality, partners on the diagonal; `alike`: with the query's own, itself left out.
+    A tie counts against the model. MMEB-V3 (arXiv 2604.23321, April 2026) finds that models return the modality of the
+    query, and that the directions differ.
+    """
+    others = np.where(np.eye(len(alike), dtype=bool), -np.inf, alike).max(axis=1)
+    first = (ranks(across) == 1) & (others < np.diag(across) - TIE)
+    return first.astype(float), (others >= across.max(axis=1) - TIE).astype(float)

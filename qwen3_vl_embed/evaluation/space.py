@@ -1,9 +1,10 @@
-"""The vectors as figures see them: as they are (`raw`), or with each modality's mean removed (`centred`).
+"""The vectors as figures see them: as they are (`raw`), with each modality's mean removed (`centred`), or else moved.
 
-Centring flatters when its means are fitted on what is then judged. So it is cross-fitted. The pairs are cut into two
+What is fitted flatters when it is fitted on what is then judged. So it is cross-fitted. The pairs are cut into two
 random halves. What is asked of a pair is computed with means from the half that the pair is not in.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +26,10 @@ class View:
     rows: NDArray[np.int64]  # int (M,): indices of the judged pairs
     text: FloatArray  # float64 (N, D)
     image: FloatArray
+
+    def alone(self) -> "Space":
+        """Of the judged pairs only: the others are no candidates either."""
+        return Space((View(np.arange(len(self.rows)), self.text[self.rows], self.image[self.rows]),))
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Space:
     def image_to_image(self) -> FloatArray:
         return self._cosines("image", "image")
 
+    @property
+    def pairs(self) -> int:
+        """N."""
+        return len(self.views[0].text)
+
     def rows(self, modality: str) -> FloatArray:
         """Each pair's vector in its own view: (N, D). `modality` is "text" or "image"."""
         return self._assembled([getattr(view, modality) for view in self.views])
@@ -70,14 +80,27 @@ def raw(pairs: Pairs) -> Space:
 
 def centred(pairs: Pairs) -> Space:
     """Two views, one for each half, with the other half's mean taken off each modality."""
+    return Space(cross_fitted(pairs, without_means))
+
+
+Move = Callable[[FloatArray], FloatArray]  # unit vectors (N, D) of a modality -> (N, D)
+Fit = Callable[[FloatArray, FloatArray], tuple[Move, Move]]  # from texts and images: what moves either
+
+
+def without_means(text: FloatArray, image: FloatArray) -> tuple[Move, Move]:
+    return (lambda rows: rows - text.mean(axis=0)), (lambda rows: rows - image.mean(axis=0))
+
+
+def cross_fitted(pairs: Pairs, fit: Fit) -> tuple[View, View]:
+    """A view for each half, moved as the other half says."""
     text, image = unit(pairs.text), unit(pairs.image)
-    halves = np.array_split(np.random.default_rng(SEED).permutation(len(pairs)), 2)
-    return Space(
-        tuple(
-            View(np.sort(judged), *(unit(rows - rows[fitted].mean(axis=0), NOTHING_LEFT) for rows in (text, image)))
-            for judged, fitted in (halves, halves[::-1])
-        )
-    )
+    one, two = np.array_split(np.random.default_rng(SEED).permutation(len(pairs)), 2)
+
+    def view(judged: NDArray[np.int64], fitted: NDArray[np.int64]) -> View:
+        move_text, move_image = fit(text[fitted], image[fitted])
+        return View(np.sort(judged), unit(move_text(text), NOTHING_LEFT), unit(move_image(image), NOTHING_LEFT))
+
+    return view(one, two), view(two, one)
 
 
 def unit(vectors: FloatArray, least: float = 0.0) -> FloatArray:

@@ -38,7 +38,7 @@ class TextOptions(BaseModel):
     prompt: Annotated[str | None, Default("eol", "the checkpoint's own, else `eol`")] = Field(
         None,
         description=f"A preset ({', '.join(f'`{name}`' for name in PROMPTS)}, or one of the checkpoint's own: `/info` "
-        "lists them), or a template that holds `{content}` once.",
+        "lists them), or a template that holds `{content}` once, or twice for texts alone.",
     )
     pooling: Annotated[PoolingName | None, Default("last", "the checkpoint's own, else `last`")] = Field(
         None, description="; ".join(f"`{name}`: {each.description}" for name, each in POOLINGS.items()) + "."
@@ -50,7 +50,9 @@ class TextOptions(BaseModel):
         None, description="Apply the model's final norm, whatever the layer."
     )
     center: Annotated[bool | None, Default(False)] = Field(
-        None, description="Take away what all vectors of a modality share, by the server's calibration."
+        None,
+        description="Apply the server's calibration: it takes away what all vectors of a modality share, or moves "
+        "texts to where images are.",
     )
     normalize: Annotated[bool | None, Default(True, "the checkpoint's own, else `true`")] = Field(
         None, description="Scale the vector to length 1."

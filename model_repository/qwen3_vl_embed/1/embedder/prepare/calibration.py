@@ -1,7 +1,10 @@
 """Centring with statistics from a file: what every vector of a modality shares is taken away.
 
 A vector x (unit length) of a modality becomes (x - mean). As the file says, its `top` principal directions are removed
-(all-but-the-top, arXiv 1702.01417), or it is whitened (ZCA with shrinkage, as ReAlign, arXiv 2512.19115).
+(all-but-the-top, arXiv 1702.01417, February 2017). Or it is whitened (ZCA with shrinkage, as in arXiv 2512.19115, of
+December 2025). `align` moves texts alone, onto the images' distribution (ReAlign, arXiv 2602.07026v3, June 2026). That
+is their centre and their spread (anchor and trace alignment), and after scaling to length 1 their centre once more. It
+is fitted on texts and images that need not belong together.
 `qwen3-vl-embed calibrate` fits the file on data of its own. It belongs to one recipe of one checkpoint and is refused
 for any other.
 """
@@ -22,15 +25,23 @@ Kind = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = ("text", "image")
 
 
+class NoSpread(ValueError):
+    """All vectors of a modality are equal: nothing can be aligned to them or by them."""
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """`mean`: (D,) of each kind; `top`: (k, D) orthonormal rows to remove; `whiten`: (D, D) to multiply with."""
+    """`mean`: (D,) of each kind; `top`: (k, D) orthonormal rows to remove; `whiten`: (D, D) to multiply with.
+
+    `align`: the texts' scale (1,) and last shift (D,), float32; None where each kind is moved by itself.
+    """
 
     # {"method", "forward" (the recipe it was fitted to), "weights", "samples", "hash" (of the arrays)}
     about: dict[str, Any]
     mean: dict[Kind, NDArray[np.float32]]
     top: dict[Kind, NDArray[np.float32]]
     whiten: dict[Kind, NDArray[np.float32]]
+    align: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -41,13 +52,23 @@ class Calibration:
             about = json.loads(str(arrays.pop("about")))
             if about["hash"] != digest(arrays):
                 raise ValueError("its numbers are not those that it was written with")
-            mean, top, whiten = (
-                {kind: arrays[f"{part}_{kind}"] for kind in KINDS if f"{part}_{kind}" in arrays}
-                for part in ("mean", "top", "whiten")
-            )
+            found = cls.of(arrays, about)
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is not a calibration file ({error}); make one with `calibrate`") from None
-        return cls(about, mean, top, whiten)
+        return found
+
+    @classmethod
+    def of(cls, arrays: dict[str, NDArray[np.float32]], about: dict[str, Any] | None = None) -> Self:
+        """From the arrays of `fit`. Raises ValueError: those of a kind are missing."""
+        mean, top, whiten = (
+            {kind: arrays[f"{part}_{kind}"] for kind in KINDS if f"{part}_{kind}" in arrays}
+            for part in ("mean", "top", "whiten")
+        )
+        if missing := [kind for kind in KINDS if kind not in mean]:
+            raise ValueError(f"it has nothing of {' and '.join(missing)}s")
+        if len(parts := [arrays[name] for name in ("scale_text", "shift_text") if name in arrays]) == 1:
+            raise ValueError("of what aligns texts, it has a part")
+        return cls(about or {}, mean, top, whiten, (parts[0], parts[1]) if parts else None)
 
     def check(self, forward: dict[str, Any], weights: str) -> None:
         """Raises InvalidInput when it was fitted to another recipe or to other weights."""
@@ -61,12 +82,20 @@ class Calibration:
                 "ask for the recipe that it was fitted with, or leave center out"
             )
 
-    def apply(self, row: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
-        """(D,) -> (D,), float32."""
-        centred = row / np.linalg.norm(row) - self.mean[kind]
+    def apply(self, rows: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
+        """(…, D) -> (…, D), float32."""
+        unit = scaled(rows)
+        if self.align:
+            return (unit if kind == "image" else self._onto_images(unit)).astype(np.float32)
+        centred = unit - self.mean[kind]
         if kind in self.top:
             centred = centred - (centred @ self.top[kind].T) @ self.top[kind]
         return (centred @ self.whiten[kind] if kind in self.whiten else centred).astype(np.float32)
+
+    def _onto_images(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert self.align is not None
+        scale, shift = self.align
+        return scaled((unit - self.mean["text"]) * scale + self.mean["image"]) + shift
 
 
 def save(file: str | Path | IO[bytes], about: dict[str, Any], arrays: dict[str, NDArray[np.float32]]) -> None:
@@ -83,17 +112,17 @@ def digest(arrays: dict[str, NDArray[np.float32]]) -> str:
 
 
 def fit(rows: dict[Kind, NDArray[np.float32]], method: str) -> dict[str, NDArray[np.float32]]:
-    """The arrays of a calibration file from vectors (N, D) of each kind, fitted to each kind by itself.
+    """The arrays of a calibration file from vectors (N, D) of each kind, fitted to each by itself, but for `align`.
 
-    `method`: `mean`, `abtt-K` (K principal directions) or `zca-A` (shrinkage A, 0…1, towards a scaled identity).
+    `method`: `mean`, `abtt-K` (K principal directions), `zca-A` (shrinkage A, 0…1, towards a scaled identity), `align`.
 
     Raises:
-        ValueError: no such method.
+        ValueError: no such method, or nothing that texts could be aligned to or by.
     """
     name, _, value = method.partition("-")
     arrays: dict[str, NDArray[np.float32]] = {}
     for kind, vectors in rows.items():
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = scaled(vectors)
         mean = unit.mean(axis=0)
         arrays[f"mean_{kind}"] = mean.astype(np.float32)
         if name == "abtt":
@@ -101,9 +130,31 @@ def fit(rows: dict[Kind, NDArray[np.float32]], method: str) -> dict[str, NDArray
             arrays[f"top_{kind}"] = directions[: int(value)].astype(np.float32)
         elif name == "zca":
             arrays[f"whiten_{kind}"] = _zca(unit - mean, float(value)).astype(np.float32)
-        elif method != "mean":
-            raise ValueError(f"{method}: the methods are mean, abtt-K and zca-A")
-    return arrays
+        elif method not in ("mean", "align"):
+            raise ValueError(f"{method}: the methods are mean, abtt-K, zca-A and align")
+    return arrays | _alignment(rows, arrays) if method == "align" else arrays
+
+
+def _alignment(
+    rows: dict[Kind, NDArray[np.float32]], means: dict[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """scale_text (1,), shift_text (D,)."""
+    if missing := [kind for kind in KINDS if kind not in rows]:
+        raise ValueError(f"align moves texts onto images: {missing[0]}s are missing")
+    text, image = (scaled(rows[kind]) - means[f"mean_{kind}"] for kind in KINDS)
+    spread_text, spread_image = ((each**2).sum(axis=1).mean() for each in (text, image))  # the covariances' traces
+    if spread_text <= 1e-12 or spread_image <= 1e-12:
+        raise NoSpread("align matches the spread of texts and images, and here one has none: all its vectors are equal")
+    scale = np.sqrt(spread_image / spread_text)
+    moved = scaled(text * scale + means["mean_image"])
+    arrays = {"scale_text": scale.reshape(1), "shift_text": means["mean_image"] - moved.mean(axis=0)}
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def scaled(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To length 1, (…, D)."""
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return unit
 
 
 def _zca(centred: NDArray[np.float32], shrinkage: float) -> NDArray[np.float32]:

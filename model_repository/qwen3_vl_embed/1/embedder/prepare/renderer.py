@@ -7,7 +7,7 @@ tokenizer calls special; words that a fine-tune added are tokens in anybody's te
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -31,9 +31,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames together; honest ones take milliseconds
 FRAMES = 256  # that are remembered
 BOTH = "{image}{text}"
-CONTENTS = ("{text}", "{image}", BOTH, "{text}{image}", "{text}{image}{text}")
+TWICE = "{text}{text}"
+CONTENTS = ("{text}", "{image}", BOTH, "{text}{image}", "{text}{image}{text}", TWICE, "{text}a{text}")
 
-Frame = list[list[int] | tuple[str, str]]  # token ids, and the words before and after the text, or a part of it
+Frame = list[list[int] | tuple[str, ...]]  # token ids, and the words around texts: before, (between,) after
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ class Renderer:
         """
         if text is not None:
             self._check_text(text)
+        if image_tokens and prompt.repeats:
+            raise InvalidInput("prompt: this one says its text twice, for texts alone: ask for images with another")
         if not image_tokens:
-            turn, texts = prompt.text, [text or ""]
+            turn, texts = prompt.text, [text or ""] * (2 if prompt.repeats else 1)
         elif text is None:
             turn, texts = prompt.image, []
         else:
@@ -106,6 +109,8 @@ class Renderer:
             content = BOTH if not place else "{text}{image}" if place == len(text) else "{text}{image}{text}"
             turn = prompt.both.replace(BOTH, content)
         tokens = self._fill(self._frame(prompt, turn, system, close), texts, image_tokens)
+        if prompt.repeats:
+            tokens = replace(tokens, content=tokens.content[1:])
         length = sum(stop - start for start, stop in tokens.content) - image_tokens
         if length > self.max_text_tokens:
             raise InvalidInput(f"the text has {length} tokens; at most {self.max_text_tokens} are allowed")
@@ -148,11 +153,11 @@ class Renderer:
                 parts.append([self._special[part]])
                 continue
             # With the caller's words. In one pass, and once: a word that holds another's slot is only words.
-            before, slot, after = (
+            around = tuple(
                 re.sub(f"{SLOT}[^{SLOT}]+{SLOT}", lambda found: words.get(found[0], found[0]), piece)
-                for piece in part.partition(REST_SLOT if REST_SLOT in part else TEXT_SLOT)
+                for piece in re.split(f"{TEXT_SLOT}|{REST_SLOT}", part)
             )
-            parts.append((before, after) if slot else self._plain.encode(before, add_special_tokens=False).ids)
+            parts.append(around if around[1:] else self._plain.encode(around[0], add_special_tokens=False).ids)
         if len(self._frames) >= FRAMES:
             self._frames.clear()
         frame = [part for part in (self._head, *parts, self._tail) if part]
@@ -202,11 +207,14 @@ class Renderer:
         prefix = 0
         for part in frame:
             if isinstance(part, tuple):
-                before, after = part
-                text = next(parts)
-                encoding = self._plain.encode(before + text + after, add_special_tokens=False)
-                start, stop = _covering(encoding.offsets, len(before), len(before) + len(text))
-                content.append((len(ids) + start, len(ids) + stop))
+                whole, spans = part[0], []
+                for after in part[1:]:
+                    text = next(parts)
+                    spans.append((len(whole), len(whole) + len(text)))
+                    whole += text + after
+                encoding = self._plain.encode(whole, add_special_tokens=False)
+                covered = [_covering(encoding.offsets, *span) for span in spans]
+                content += [(len(ids) + start, len(ids) + stop) for start, stop in covered]
                 ids += encoding.ids
             elif part == [self._special[IMAGE_TOKEN]]:
                 image = (len(ids), len(ids) + image_tokens)
