@@ -110,7 +110,7 @@ def test_images_with_captions_leave_colour_out_and_say_so(anothers, tmp_path):
     assert "Colour figures are left out" in result.stdout
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "spearman_text_to_text" not in told["raw"]
-    assert told["raw"]["probe_text"]["value"] > 0.1  # of the captions' words
+    assert told["raw"]["probe_text"]["value"] > 0  # of the captions' words: better than their mean
     assert told["raw"]["text_to_image_recall_1"]["value"] == 1
     text = (tmp_path / "out" / "report.html").read_text()
     assert "no one colour" in text

@@ -1,0 +1,24 @@
+"""OpenAI's SDK at a server that is busy: how often it asks, what it is told, and how long it waits before the next try.
+
+`python busy.py URL X_TIMEOUT`; run by `tests/test_clients.py`. Prints a JSON list of [seconds, status, Retry-After].
+"""
+
+import json
+import sys
+import time
+
+import httpx
+from openai import OpenAI
+
+url, timeout = sys.argv[1:]
+told: list[tuple[float, int, str | None]] = []
+
+
+def note(response: httpx.Response) -> None:
+    told.append((time.monotonic(), response.status_code, response.headers.get("retry-after")))
+
+
+http = httpx.Client(event_hooks={"response": [note]})
+with OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=9, http_client=http) as client:
+    client.embeddings.create(model="x", input="unheard by anybody", extra_headers={"x-timeout": timeout})
+print(json.dumps(told))
