@@ -114,7 +114,7 @@ MEASURE = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height", "longest"), [(1400, 900, 6500), (390, 844, 11_000)])
+@pytest.mark.parametrize(("width", "height", "longest"), [(1400, 900, 7500), (390, 844, 12_000)])
 def test_the_reports_page(browser, written, width, height, longest, scheme):
     """A desktop and a phone: nothing is cut, what is found stands on the first screen, and rows fill the width."""
     view, said = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme), []
