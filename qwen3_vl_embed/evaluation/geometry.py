@@ -33,6 +33,12 @@ def figures(space: Space, resampling: Resampling) -> dict[str, Figure]:
     }
 
 
+def intrinsic_dimension(space: Space, modality: str) -> float:
+    """The figure of that name alone."""
+    shape = partial(_intrinsic_dimension, modality=modality)
+    return Resampling(space.pairs, resamples=0).figure(partial(_over_views, space=space, shape=shape)).value
+
+
 def _over_views(counts: FloatArray, space: Space, shape: Shape) -> FloatArray:
     return np.mean([shape(counts[:, view.rows], view) for view in space.views], axis=0)
 

@@ -72,8 +72,10 @@ def known(space: Space, pairs: Pairs, differences: FloatArray | None, resampling
 
 
 def values(space: Space) -> dict[str, float]:
-    """`evaluate` without intervals, for those who ask often."""
-    return {name: figure.value for name, figure in evaluate(space, Resampling(space.pairs, resamples=0)).items()}
+    """Distances and ranks of `evaluate` without intervals, for those who ask often."""
+    resampling = Resampling(space.pairs, resamples=0)
+    found = distances.figures(space, resampling) | retrieval.figures(space, resampling)
+    return {name: figure.value for name, figure in found.items()}
 
 
 def _plain(figure: Figure) -> dict[str, float | None]:

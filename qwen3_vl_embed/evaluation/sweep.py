@@ -334,8 +334,7 @@ def readable(pairs: Pairs, *modalities: str) -> float:
 
 
 def intrinsic(pairs: Pairs, *modalities: str) -> float:
-    found = geometry.figures(raw(pairs), Resampling(len(pairs), resamples=0))
-    return float(np.mean([found[f"intrinsic_dimension_{modality}"].value for modality in modalities]))
+    return float(np.mean([geometry.intrinsic_dimension(raw(pairs), modality) for modality in modalities]))
 
 
 def ranking(rows: list[Row]) -> list[Row]:
