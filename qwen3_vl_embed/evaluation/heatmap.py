@@ -5,7 +5,7 @@ from typing import IO
 import matplotlib
 import numpy as np
 
-from qwen3_vl_embed.evaluation.sweep import MEANS, Row, ranking
+from qwen3_vl_embed.evaluation.sweep import CALIBRATIONS, MEANS, Row, ranking
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -18,7 +18,8 @@ def draw(rows: list[Row], file: IO[bytes]) -> None:
     """Write a PNG: the test half's MRR as colour and number; the chosen recipe has a frame."""
     panels = list(dict.fromkeys((row.prompt, row.max_pixels) for row in rows))
     layers = [*sorted({row.layer for row in rows if isinstance(row.layer, int)}), "attn", *MEANS]
-    ways = list(dict.fromkeys((row.pooling, row.final_norm, row.calibration) for row in rows))
+    found = {(row.pooling, row.final_norm, row.calibration) for row in rows}
+    ways = sorted(found, key=lambda way: (way[0], not way[1], CALIBRATIONS.index(way[2])))
     labels = [
         f"{pooling}, {'norm' if norm else 'no norm'}{'' if calibration == 'none' else f', {calibration}'}"
         for pooling, norm, calibration in ways
