@@ -7,9 +7,13 @@ import torch
 from PIL import Image
 from scipy.ndimage import label
 
+from embedder import Embedder, EmbedderConfig, EmbedInput
 from embedder.forward.parts import StillPatchEmbed
+from lab.benchmarks.subject import vectors
 from lab.training.shapes import COLOURS, PHRASES, SHADE, SHAPES, draw, write
 from lab.training.train import restore_convolution
+from qwen3_vl_embed.evaluation.colours import png
+from qwen3_vl_embed.serving.settings import ROOT
 
 
 def test_a_picture_shows_as_many_shapes_of_that_colour():
@@ -57,3 +61,18 @@ def test_what_was_trained_is_what_is_written():
     frames = patch[:, :, None].repeat(1, 1, 2, 1, 1)
     torch.testing.assert_close(again(frames), conv(frames))
     torch.testing.assert_close(again(frames).flatten(1), StillPatchEmbed(again)(patch.permute(0, 2, 3, 1).flatten(1)))
+
+
+def test_the_shipped_checkpoint_finds_phrases_by_new_pictures():
+    """Pictures that training never saw, of which 30 are of phrases that it never saw either."""
+    embedder = Embedder.load(
+        EmbedderConfig(checkpoint=str(ROOT / "checkpoints" / "qwen3-vl-shapes-tiny"), device="cpu")
+    )
+    rng = np.random.default_rng(7)
+    texts = vectors(embedder, [EmbedInput(text=str(phrase)) for phrase in PHRASES])
+    pictures = vectors(embedder, [EmbedInput(image=png(Image.fromarray(draw(phrase, rng)))) for phrase in PHRASES])
+    cosines = texts @ pictures.T
+    right, held_out = np.arange(len(PHRASES)), np.array([phrase.held_out for phrase in PHRASES])
+    for found in (cosines.argmax(axis=1) == right, cosines.argmax(axis=0) == right):
+        assert found.mean() >= 0.85
+        assert found[held_out].mean() >= 0.7
