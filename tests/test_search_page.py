@@ -179,5 +179,8 @@ def test_a_picture_with_more_pixels_than_are_shown_is_not_decoded(http, tmp_path
     assert http.get(f"/picture/{kept}").status_code == 422
 
 
-def test_the_folder_of_kept_pictures_is_nobody_elses(pictures):
+def test_the_folder_of_kept_pictures_is_nobody_elses(http, pictures):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    assert http.post("/picture", content=file.getvalue()).status_code == 200
     assert os.stat(pictures / "queries").st_mode & 0o077 == 0
