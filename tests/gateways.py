@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.in_process import png64
 from tests.waits import LIMIT_SECONDS, until
 
 NGINX = """
@@ -133,3 +134,10 @@ def _running(program: str, text: str, port: int, folder: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
+
+
+def a_list(caller: int, turn: int) -> tuple[str, dict[str, list[str]]]:
+    """Path and body of three texts or three images, by turns, that nobody else asks for."""
+    if turn % 2:
+        return "/img/embed", {"input": [png64(caller, turn % 256, item) for item in range(3)]}
+    return "/txt/embed", {"input": [f"{caller} {turn} {item}" for item in range(3)]}

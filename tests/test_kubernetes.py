@@ -24,8 +24,7 @@ from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
 from tests.benchmark_client import LocalProvider
 from tests.charts import container, pod, rendered
 from tests.conftest import CHECKPOINT
-from tests.gateways import balancer
-from tests.in_process import png64
+from tests.gateways import a_list, balancer
 from tests.reference import cosine
 from tests.waits import LIMIT_SECONDS, SLOWER, until
 
@@ -194,9 +193,7 @@ def test_one_of_two_pods_that_stops_under_load_loses_no_request(first, tmp_path)
                 for turn in count():
                     if over:
                         return
-                    images = [png64(caller, turn % 256, item) for item in range(3)]
-                    texts = [f"{caller} {turn} {item}" for item in range(3)]
-                    path, body = ("/img/embed", {"input": images}) if turn % 2 else ("/txt/embed", {"input": texts})
+                    path, body = a_list(caller, turn)
                     done.append(http.post(path, json=body))
 
             calls = [pool.submit(call, caller) for caller in range(CALLERS)]

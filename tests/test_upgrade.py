@@ -18,8 +18,7 @@ from lab.ports import free_ports
 from qwen3_vl_embed.serving import tritonserver
 from qwen3_vl_embed.serving.settings import ROOT
 from tests.conftest import running
-from tests.gateways import balancer, tell
-from tests.in_process import png64
+from tests.gateways import a_list, balancer, tell
 from tests.reference import cosine
 from tests.waits import LIMIT_SECONDS, until
 
@@ -90,9 +89,7 @@ def test_callers_are_switched_to_the_new_recipe_under_load(both, tmp_path):
                 for turn in count():
                     if over:
                         return
-                    images = [png64(caller, turn % 256, item) for item in range(3)]
-                    texts = [f"{caller} {turn} {item}" for item in range(3)]
-                    path, body = ("/img/embed", {"input": images}) if turn % 2 else ("/txt/embed", {"input": texts})
+                    path, body = a_list(caller, turn)
                     sent = time.monotonic()
                     done.append((sent, path, body, http.post(path, json=body)))
 

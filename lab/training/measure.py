@@ -29,7 +29,7 @@ from qwen3_vl_embed.evaluation.report import values
 from qwen3_vl_embed.evaluation.retrieval import cosine, ranks
 from qwen3_vl_embed.evaluation.space import raw
 
-FOLDER, SHAPES_FOLDER = (FOLDERS / TASKS[name].folder for name in Name)
+FOLDER = FOLDERS / TASKS[Name.COLOURS].folder
 SIZES = ((1, 1), (16, 16), (64, 64), (100, 300), (244, 244), (1024, 768), (3, 90), (640, 48))  # width, height
 RETRIEVAL = (
     *(f"{direction}_recall_{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 10)),
