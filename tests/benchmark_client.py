@@ -7,7 +7,7 @@ plain string. Written from the contract, independent of our own command line.
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -27,6 +27,12 @@ class LocalProvider:
             assert endpoint["method"].lower() in self.schema["paths"][endpoint["path"]], endpoint
         self.max_batch = self._max_batch()
         self.http = httpx.Client(base_url=self.base_url, timeout=300)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.http.close()
 
     def texts(self, texts: list[str], batch: int) -> np.ndarray:
         return self._embed(self.entry["text_endpoint"], texts, batch)

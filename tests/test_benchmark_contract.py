@@ -23,7 +23,8 @@ SWATCHES = [png(swatch(rgb)) for rgb in PALETTE.rgb]
 @pytest.fixture(scope="module")
 def provider(stack):
     entry = yaml.safe_load(Path("models.yaml").read_text())["models"][NAME]
-    return LocalProvider(entry, stack.adapter_url)
+    with LocalProvider(entry, stack.adapter_url) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def singly(provider):
 @pytest.fixture(scope="module")
 def batched(provider):
     """The same in batches; the default pooling is spelled out, or the cache would answer from the single requests."""
-    provider = LocalProvider(provider.entry, provider.base_url, {"pooling": "last"})
-    return provider.texts(list(PALETTE.names), 64), provider.images(SWATCHES, 64)
+    with LocalProvider(provider.entry, provider.base_url, {"pooling": "last"}) as other:
+        return other.texts(list(PALETTE.names), 64), other.images(SWATCHES, 64)
 
 
 def test_the_batch_size_is_discovered(provider):

@@ -336,16 +336,10 @@ def test_errors_keep_the_adapters_sentence(serve):
     assert caught.value.status == 400
 
 
-def test_the_item_at_fault_is_named_by_its_place_in_the_whole_list(serve, monkeypatch):
-    monkeypatch.setattr(client, "IN_FLIGHT", 1)  # the answers go to the requests in their order
-    good = 200, {}, b'{"embedding": [[0.6, 0.8]]}'
-    both = 200, {}, b'{"embedding": [[0.6, 0.8], [0.8, 0.6]]}'
-    answers = both, refusal("input[1]"), good, refusal("input[0]")
-    with (
-        serve(*answers, batch_size=2) as http,
-        pytest.raises(ItemError, match=r"^image 3: It is no image\.$") as caught,
-    ):
-        http.embed_image([b"x"] * 4)
+def test_the_item_at_fault_is_named_by_its_place_in_the_whole_list(stack):
+    """It is the last of the second request, which the server refuses; each item of that is then sent alone."""
+    with Client(stack.adapter_url, batch_size=2) as http, pytest.raises(ItemError, match=r"^image 3: ") as caught:
+        http.embed_image([PIXELS, PIXELS, PIXELS, png(PIXELS)[:120]])
     assert (caught.value.status, caught.value.index) == (400, 3)
 
 

@@ -99,8 +99,9 @@ class Patient(LocalProvider):
 def test_the_benchmark_finishes_through_both_restarts_with_the_same_vectors(watched):
     """1,898 requests in a row; tritonserver is killed during the names, the model process during the swatches."""
     entry = yaml.safe_load((ROOT / "models.yaml").read_text())["models"]["qwen3-vl-color-tiny-dev"]
-    undisturbed, client = Patient(entry, watched.adapter_url).run(64), Patient(entry, watched.adapter_url)
-    with ThreadPoolExecutor(1) as pool:
+    with Patient(entry, watched.adapter_url) as calm:
+        undisturbed = calm.run(64)
+    with Patient(entry, watched.adapter_url) as client, ThreadPoolExecutor(1) as pool:
         through_faults = pool.submit(client.run, 1)
         for victim, when in ((tritonserver, 300), (stub, 1300)):
             until(lambda when=when: client.sent >= when)

@@ -149,14 +149,14 @@ def first(place, tmp_path_factory):
 def test_the_benchmarks_contract_through_the_pods_port(first, stack):
     """With the vectors that the same checkpoint gives without containers."""
     entry = yaml.safe_load((ROOT / "models.yaml").read_text())["models"]["qwen3-vl-color-tiny-dev"]
-    inside, outside = (LocalProvider(entry, url) for url in (f"http://{first.address}", stack.adapter_url))
     names, swatches = list(xkcd().names[:200]), [png(swatch(rgb)) for rgb in xkcd().rgb[:100]]
-    for batch in (1, 64):
-        for found, expected in (
-            (inside.texts(names, batch), outside.texts(names, batch)),
-            (inside.images(swatches, batch), outside.images(swatches, batch)),
-        ):
-            assert min(map(cosine, found, expected)) >= SAME
+    with LocalProvider(entry, f"http://{first.address}") as inside, LocalProvider(entry, stack.adapter_url) as outside:
+        for batch in (1, 64):
+            for found, expected in (
+                (inside.texts(names, batch), outside.texts(names, batch)),
+                (inside.images(swatches, batch), outside.images(swatches, batch)),
+            ):
+                assert min(map(cosine, found, expected)) >= SAME
 
 
 def test_nothing_may_be_written_and_nobody_is_root(first):

@@ -32,10 +32,9 @@ def other_stack(tmp_path_factory):
 def test_the_benchmark_refuses_the_entry_of_another_checkpoint(stack):
     with pytest.raises(KeyError, match="/qwen3-vl-4b-instruct/txt/embed"):
         LocalProvider(MODELS["qwen3-vl-4b"], stack.adapter_url)
-    provider = LocalProvider(MODELS["qwen3-vl-color-tiny-dev"], stack.adapter_url)
-    assert provider.texts(["red"], 1).shape == (1, 128)
-    assert provider.images([base64.b64decode(png64(1, 2, 3))] * 2, 64).shape == (2, 128)
-    provider.http.close()
+    with LocalProvider(MODELS["qwen3-vl-color-tiny-dev"], stack.adapter_url) as provider:
+        assert provider.texts(["red"], 1).shape == (1, 128)
+        assert provider.images([base64.b64decode(png64(1, 2, 3))] * 2, 64).shape == (2, 128)
 
 
 async def test_a_path_by_name_is_the_path_without(stack):

@@ -59,9 +59,8 @@ def slow(tmp_path_factory, console):
 @pytest.fixture
 def provider(slow):
     entry = yaml.safe_load((ROOT / "models.yaml").read_text())["models"]["qwen3-vl-color-tiny-dev"]
-    found = LocalProvider(entry, slow.adapter_url)
-    yield found
-    found.http.close()
+    with LocalProvider(entry, slow.adapter_url) as found:
+        yield found
 
 
 def stub(slow) -> psutil.Process:
