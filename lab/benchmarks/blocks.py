@@ -208,3 +208,11 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     each.__name__: each
     for each in (targets, short, forward, count, peers, replay, loops, growth, overload, soak, sizing, fleets, machines)
 }
+OWN = {"serve": (replay, loops)}  # the tables of a program, where it is not one of its own name
+
+
+def told(key: Key, result: dict) -> str:
+    """One run's own tables, and the targets that it measured."""
+    results = {key: result}
+    reached = [short] * any(each.value(results) is not None for each in TARGETS)
+    return "\n".join(block(results) for block in [*OWN.get(key[0], [BLOCKS[key[0]]]), *reached])

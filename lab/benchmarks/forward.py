@@ -23,7 +23,6 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from embedder import Embedder, EmbedInput
 from lab.benchmarks import checkpoints, flops, inputs, subject
@@ -88,18 +87,6 @@ def lone_name(row: Row, config: dict, ceiling: Ceiling) -> dict:
     return {"forward_s": row.forward_s, "weights_s": bound, "times_the_bound": row.forward_s / bound}
 
 
-def table(found: list[dict]) -> Table:
-    """As people read it."""
-    drawn = Table("kind", title="the embedder alone")
-    for name in ("batch", "tokens each", "items/s", "forward/s", "tokens/s", "TFLOP/s", "MFU"):
-        drawn.add_column(name, justify="right")
-    for row in found:
-        cells = (row["tokens"] / row["batch"], row["items_per_s"], row["forward_per_s"], row["tokens_per_s"])
-        numbers = (f"{cell:.4g}" for cell in (*cells, row["flops"] / 1e12))
-        drawn.add_row(row["kind"], str(row["batch"]), *numbers, f"{row['mfu']:.0%}")
-    return drawn
-
-
 @app.command(epilog="Example: python -m lab.benchmarks.forward --checkpoint 100m --seconds 5")
 def main(
     checkpoint: CheckpointOption = "tiny",
@@ -116,7 +103,6 @@ def main(
     measured = list(rows(embedder, config, batches, calls, seconds))
     found = [row.figures(ceiling) for row in measured]
     lone = lone_name(measured[0], config, ceiling)
-    console.print(table(found))
     console.print("batch 1, colour name: {times_the_bound:.3g} × the time to read the weights once".format(**lone))
     workload = f"each kind in batches of {', '.join(map(str, batches))}; median of {calls} calls"
     run.finish(ceiling, workload, {"rows": found, "lone_name": lone, "attention": embedder.info["attention"]})
