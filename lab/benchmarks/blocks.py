@@ -150,20 +150,24 @@ def _latencies(row: dict) -> str:
 
 
 def soak(results: Results) -> str:
-    """A sentence for each run, and what was held."""
+    """A row for each run, and what was held."""
     runs = of(results, "soak")
-    told = "".join(
-        f"{where}: {figures['requests']:,} requests in {figures['minutes']:.0f} minutes; in the first and second half "
-        f"{' and '.join(map(number, figures['requests_per_s']))} requests/s, "
-        f"p99 {' and '.join(map(number, figures['p99_ms']))} ms.\n\n"
-        for where, figures in runs
+    halves = ((*each["requests_per_s"], *each["p99_ms"]) for _, each in runs)
+    totals = (
+        (where, f"{each['requests']:,}", number(each["minutes"]), *map(number, half))
+        for (where, each), half in zip(runs, halves, strict=True)
     )
+    head = "checkpoint|requests|minutes|requests/s: first half|second|p99 ms: first half|second"
     rows = (
         (where, row["what"], *(number(row[name]) for name in ("first", "last", "most", "per_hour")))
         for where, figures in runs
         for row in figures["held"]
     )
-    return told + markdown("checkpoint|what|after the warm-up|at the end|at most|an hour adds", rows)
+    return (
+        markdown(head, totals)
+        + "\n"
+        + markdown("checkpoint|what|after the warm-up|at the end|at most|an hour adds", rows)
+    )
 
 
 def sizing(results: Results) -> str:
