@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -50,7 +49,7 @@ def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = No
     """
     vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
     types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
-    others = [pa.field(_named(each.name), each.type) for each in carried]
+    others = [pa.field(f"source_{each.name}" if each.name in OURS else each.name, each.type) for each in carried]
     return pa.schema([*map(pa.field, OURS, types), *others], {"source": root} if root else None)
 
 
@@ -239,23 +238,17 @@ class Parts:
         self.failed += self._part.add([(self._pending.popleft(), each) for each in results])
         self.done += len(results)
         if self._part.count >= PART_ROWS or (self._seconds is not None and self._part.age() > self._seconds):
-            self._close()
+            part, self._part = self._part, None
+            part.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._part is not None and isinstance(error, VectorFileError):
             self._part.abandon()
         elif self._part is not None:
-            self._close()
-
-    def _close(self) -> None:
-        part, self._part = self._part, None
-        if part is not None:
-            part.close()
+            self._part.close()
 
 
 class Part:
@@ -387,10 +380,6 @@ def _other(folder: Path, how: str) -> SourceError:
 
 def _columns(held: pa.Schema) -> list[str]:
     return [f"{each.name} ({each.type})" if each.name == "embedding" else each.name for each in held]
-
-
-def _named(name: str) -> str:
-    return f"source_{name}" if name in OURS else name
 
 
 def _digest(id: str) -> int:
