@@ -16,7 +16,7 @@ compared with the time that the measured copy bandwidth needs for the language m
 take longer than `--seconds` a call are left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Annotated
@@ -71,14 +71,15 @@ def measure(embedder: Embedder, config: dict, kind: str, batch: list[EmbedInput]
     return Row(kind, len(batch), tokens, patches, flop, whole, forward)
 
 
-def rows(embedder: Embedder, config: dict, batches: list[int], calls: int, seconds: float) -> Iterator[Row]:
-    """Every kind at every batch size, as far as a call's expected time stays within `seconds`."""
-    for kind in track(inputs.KINDS, "kinds", console=console, transient=True):
-        row = None
-        for size in batches:
-            if row is None or row.call_s * size / row.batch <= seconds:
-                row = measure(embedder, config, kind, inputs.batch(kind, size), calls)
-                yield row
+def rows(
+    embedder: Embedder, config: dict, kind: str, batches: Iterable[int], calls: int, seconds: float
+) -> Iterator[Row]:
+    """One kind at every batch size, as far as a call's expected time stays within `seconds`."""
+    row = None
+    for size in batches:
+        if row is None or row.call_s * size / row.batch <= seconds:
+            row = measure(embedder, config, kind, inputs.batch(kind, size), calls)
+            yield row
 
 
 def lone_name(row: Row, config: dict, ceiling: Ceiling) -> dict:
@@ -100,7 +101,8 @@ def main(
     ceiling = run.ceiling()
     embedder, config = subject.load(run.folder, device), checkpoints.config(checkpoint)
     batches, calls, seconds = ([1, 8], 1, 0.2) if quick else (list(BATCHES), CALLS, seconds)
-    measured = list(rows(embedder, config, batches, calls, seconds))
+    kinds = track(inputs.KINDS, "kinds", console=console, transient=True)
+    measured = [row for kind in kinds for row in rows(embedder, config, kind, batches, calls, seconds)]
     found = [row.figures(ceiling) for row in measured]
     lone = lone_name(measured[0], config, ceiling)
     console.print("batch 1, colour name: {times_the_bound:.3g} × the time to read the weights once".format(**lone))
