@@ -3,7 +3,6 @@
 Example: python -m lab.demo [--port 8009] [--no-open]   (`make demo`)
 """
 
-import os
 import webbrowser
 from pathlib import Path
 from shutil import rmtree
@@ -14,16 +13,13 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
-from lab.ports import serve_settings
+from lab.benchmarks import services
+from lab.benchmarks.checkpoints import ROOT, TINY
 from qwen3_vl_embed.cli.collection import bulk, search
 from qwen3_vl_embed.cli.search import make_index
 from qwen3_vl_embed.evaluation.colours import Palette, xkcd
-from qwen3_vl_embed.serving.console import Console
-from qwen3_vl_embed.serving.settings import ROOT
-from qwen3_vl_embed.serving.stack import Stack
 
 PLACE = ROOT / ".cache" / "demo"
-CHECKPOINT = ROOT / "checkpoints" / "qwen3-vl-color-tiny"
 SIDE, PICTURES = 244, 400
 SHAPES = ("disc", "square", "stripes", "fade", "hills")
 
@@ -71,22 +67,17 @@ def main(port: Annotated[int, typer.Option(help="Where the page is.")] = 8009, o
     palette = xkcd()
     pictures(PLACE / "pictures", palette)
     (PLACE / "names.txt").write_text("".join(f"{name}\n" for name in palette.names))
-    os.environ.setdefault("ADAPTER_LOG_LEVEL", "warning")
-    stack = Stack(serve_settings(), str(CHECKPOINT), Console(stderr=True))
-    try:
-        stack.start()
+    with services.running(str(TINY), "auto") as server:
         for source in ("pictures", "names.txt"):
             try:
-                bulk(str(PLACE / source), PLACE / f"vectors of {source}", url=[stack.url])
+                bulk(str(PLACE / source), PLACE / f"vectors of {source}", url=[server.ours])
             except typer.Exit as ended:
                 if ended.exit_code:
                     raise
         make_index([PLACE / "vectors of pictures", PLACE / "vectors of names.txt"], PLACE / "index", None, None)
         if open:
             Timer(1, webbrowser.open, (f"http://127.0.0.1:{port}/?text=dusty+teal",)).start()
-        search(index=PLACE / "index", page=True, port=port, url=stack.url)
-    finally:
-        stack.stop()
+        search(index=PLACE / "index", page=True, port=port, url=server.ours)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console
 
 from lab.benchmarks import checkpoints, services
+from lab.benchmarks.results import console
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -38,9 +38,7 @@ def main(
     """Send what the description allows and what it does not; every answer must be one that it describes."""
     if not program.exists():
         sys.exit(f"{program} is not there: make fuzz")
-    console = Console(stderr=True)
-    own = services.running(str(checkpoints.TINY), "cpu", console, with_plan=False)
-    with nullcontext() if url else own as started:
+    with nullcontext() if url else services.running(str(checkpoints.TINY), "cpu") as started:
         url = started.ours if started else url
         command = [str(program.absolute()), "run", f"{url}/openapi.json", "--seed", str(seed)]
         command += ["--max-time", str(seconds), "--checks", CHECKS, "--workers", "2", "--warnings", "off", "--no-color"]

@@ -1,6 +1,6 @@
 """Read an adapter's promises from its /openapi.json the way the colour benchmark reads them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +69,9 @@ def _lists(document: Mapping[str, Any], path: str, input_field: str) -> list[Map
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     except (KeyError, TypeError):
         raise ContractError(f"/openapi.json does not declare POST {path} with a JSON body.") from None
-    schema = _resolve(document, body).get("properties", {}).get(input_field, {})
-    return [choice for choice in _choices(document, schema) if choice.get("type") == "array"]
-
-
-def _choices(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    schema = _resolve(document, schema)
-    yield schema
-    for choice in [*schema.get("anyOf", []), *schema.get("oneOf", [])]:
-        yield _resolve(document, choice)
+    schema = _resolve(document, _resolve(document, body).get("properties", {}).get(input_field, {}))
+    choices = [schema, *schema.get("anyOf", []), *schema.get("oneOf", [])]
+    return [found for choice in choices if (found := _resolve(document, choice)).get("type") == "array"]
 
 
 def _resolve(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from embedder import Embedder, EmbedderConfig
 from lab.training import architecture
@@ -42,7 +42,8 @@ def untrained(tmp_path_factory) -> Callable[[float], Report]:
         for part in (configuration.text_config, configuration.vision_config):
             part.initializer_range = deviation
         torch.manual_seed(0)
-        architecture.save(architecture.fresh_model(configuration), AutoTokenizer.from_pretrained(FOLDER), folder)
+        model = Qwen3VLForConditionalGeneration(configuration).float()
+        architecture.save(model, AutoTokenizer.from_pretrained(FOLDER), folder)
         return measured(folder)
 
     return measure

@@ -4,6 +4,7 @@ import asyncio
 import io
 import threading
 import time
+from base64 import b64encode
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_what_costs_more_than_its_pixels():
     assert images.pixels(PNG + bytes(10**6)) == 10**6 + len(PNG)
     enlarged = EmbedInput(image=PNG, options=Options(min_pixels=10**6))
     assert model.cost(enlarged, MOST) == 10**6
-    assert ImageRequest.parse({"input": "x", "min_pixels": 10**6}, 1).cost(PNG) == 10**6
+    (item,) = ImageRequest.parse({"input": b64encode(PNG).decode(), "min_pixels": 10**6}, 1).items()
+    assert item.pixels == 10**6
     assert model.cost(EmbedInput(text="red"), MOST) == 0
 
 

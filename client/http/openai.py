@@ -91,7 +91,12 @@ class OpenAIRequest(OptionsRequest, Harmless):
         if form == "base64" and self.dtype == "float16":
             raise InvalidInput('"dtype" float16 in base64 would be read as float32: leave one of them out.', "dtype")
         purpose = Purpose(self.one_of("input_type", "task"), context.model)
-        options = purpose.over(self.chosen() | self._renamed())
+        named = {
+            "dimensions": self.one_of("dimensions", "output_dimension"),
+            "normalize": self.one_of("normalize", "normalized"),
+        }
+        options = self.chosen() | {name: value for name, value in named.items() if value is not None}
+        options = purpose.over(options)
         items = [content.item(options) for content in self._contents(context.max_items)]
 
         def answer(done: Done) -> Response:
@@ -107,13 +112,6 @@ class OpenAIRequest(OptionsRequest, Harmless):
             return json_answer(body, done)
 
         return Asked(items, self.model, answer)
-
-    def _renamed(self) -> dict[str, Any]:
-        named = {
-            "dimensions": self.one_of("dimensions", "output_dimension"),
-            "normalize": self.one_of("normalize", "normalized"),
-        }
-        return {name: value for name, value in named.items() if value is not None}
 
     def _contents(self, max_items: int) -> list[Content]:
         continued = bool(self.continue_final_message)

@@ -179,17 +179,13 @@ def request_body(model: type[BaseModel], max_items: int) -> dict[str, Any]:
 
 def responses(*errors: type[ApiError], model: type = ErrorResponse) -> dict[int | str, dict[str, Any]]:
     """How these errors are answered, in the order of the table."""
-    return {TOLD[error].status: _error(error, model) for error in TOLD if error in errors}
-
-
-def _error(error: type[ApiError], model: type) -> dict[str, Any]:
-    told = TOLD[error]
-    documented: dict[str, Any] = {"model": model, "description": error.__doc__}
-    if "retry-after" in (told.headers or {}):
-        documented["headers"] = {
-            "retry-after": {"schema": {"type": "integer"}, "description": "Seconds to wait before the next try."}
-        }
-    return documented
+    after = {"schema": {"type": "integer"}, "description": "Seconds to wait before the next try."}
+    return {
+        told.status: {"model": model, "description": error.__doc__}
+        | ({"headers": {"retry-after": after}} if "retry-after" in (told.headers or {}) else {})
+        for error, told in TOLD.items()
+        if error in errors
+    }
 
 
 def render_responses() -> dict[int | str, dict[str, Any]]:

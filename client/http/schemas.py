@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
 from starlette.responses import Response
 
 from client.errors import InvalidInput
 from client.http.answers import JSON, Done, Form, answer
-from client.http.images import decode_image, pixels
+from client.http.contents import Content, of_text
+from client.http.images import decode_image
 from client.http.options import ImageOptions, TextOptions
 from client.items import EmbedInput
 
@@ -84,11 +84,6 @@ class _Request(TextOptions):
         names = self.model_fields_set & _OPTIONS
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    def options(self) -> bytes:
-        """The same as canonical JSON; empty when there were none."""
-        sent = self.chosen()
-        return orjson.dumps(sent, option=orjson.OPT_SORT_KEYS) if sent else b""
-
     def one_of(self, *names: str) -> Any:
         """The value of a field that has several names; None where it is not sent.
 
@@ -100,14 +95,6 @@ class _Request(TextOptions):
             quoted = " and ".join(f'"{name}"' for name in sent)
             raise InvalidInput(f"{quoted} are names of one field: send one of them.", list(sent)[1])
         return next(iter(sent.values()), None)
-
-
-class _Pixels(ImageOptions):
-    """What an image costs."""
-
-    def cost(self, image: bytes) -> int:
-        """Pixels of an image that are decoded, or made by enlarging it."""
-        return max(pixels(image), self.min_pixels or 0)
 
 
 class _Answered(BaseModel):
@@ -177,11 +164,11 @@ class TextRequest(_Request, _Answered):
         Raises:
             InvalidInput: a text is empty.
         """
-        options = self.options()
-        return [EmbedInput(_encode(text, name), b"", options, name) for name, text in _named("input", self.input)]
+        options = self.chosen()
+        return [of_text(text, name).item(options) for name, text in _named("input", self.input)]
 
 
-class ImageRequest(_Placed, _Pixels, _Request, _Answered):
+class ImageRequest(_Placed, ImageOptions, _Request, _Answered):
     """The body of POST /img/embed: exactly one of `input` and `content`."""
 
     input: MaybeStrings = Field(
@@ -207,27 +194,26 @@ class ImageRequest(_Placed, _Pixels, _Request, _Answered):
         Raises:
             InvalidInput: not exactly one of the two fields, or an image is not base64.
         """
-        options = self.options()
-        images = _named(*self._source())
+        options, images = self.chosen(), _named(*self._source())
         return [
-            EmbedInput(text, content := decode_image(image, name), options, name, self.cost(content))
+            Content(name, text, decode_image(image, name)).item(options)
             for (name, image), text in zip(images, self._texts(len(images)), strict=True)
         ]
 
-    def _texts(self, images: int) -> list[bytes]:
+    def _texts(self, images: int) -> list[str]:
         if self.text is None:
-            return [b""] * images
+            return [""] * images
         named = _named("text", self.text)
         if isinstance(self.text, list) != self.is_list() or len(named) != images:
             raise InvalidInput('Send as many texts in "text" as there are images, in the same form.', "text")
-        return [_encode(text, name) for name, text in named]
+        return [of_text(text, name).text for name, text in named]
 
 
-class OptionsRequest(_Pixels, _Request):
+class OptionsRequest(ImageOptions, _Request):
     """The options, for schemas of other people's: the place of an image is said by their own means."""
 
 
-class RenderRequest(_Placed, _Pixels, _Request):
+class RenderRequest(_Placed, ImageOptions, _Request):
     """The body of POST /debug/render: a text, an image, or both, and options."""
 
     text: str | None = None
@@ -241,11 +227,9 @@ class RenderRequest(_Placed, _Pixels, _Request):
         """
         if self.text is None and self.image is None:
             raise InvalidInput('Send "text", "image" or both.', "text")
-        text = b"" if self.text is None else _encode(self.text, "text")
+        text = "" if self.text is None else of_text(self.text, "text").text
         image = b"" if self.image is None else decode_image(self.image, "image")
-        sent = orjson.loads(self.options() or b"{}") | {"render": True}
-        cost = self.cost(image) if image else 0
-        return EmbedInput(text, image, orjson.dumps(sent, option=orjson.OPT_SORT_KEYS), "input", cost)
+        return Content("input", text, image).item(self.chosen() | {"render": True})
 
 
 def _named(field: str, value: str | list[str]) -> list[tuple[str, str]]:
@@ -253,12 +237,6 @@ def _named(field: str, value: str | list[str]) -> list[tuple[str, str]]:
     if isinstance(value, str):
         return [(field, value)]
     return [(f"{field}[{index}]", item) for index, item in enumerate(value)]
-
-
-def _encode(text: str, param: str) -> bytes:
-    if not text:  # on the wire to the model, empty means that there is no text
-        raise InvalidInput("The text is empty: send at least one character.", param)
-    return text.encode()
 
 
 def _first(error: ValidationError, model: type[BaseModel]) -> InvalidInput:

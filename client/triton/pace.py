@@ -6,6 +6,7 @@ life is decided by what the model itself measured before it was ready.
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
 
@@ -95,15 +96,11 @@ class Pace:
         share = self._share_of(warm_up)
         each, whole, batch = warm_up["image" if images else "text"], warm_up["pass"], int(warm_up["batch"])
 
-        def fits(items: int) -> bool:
+        def takes(items: int) -> float:
             passes = 1 + -(-(items - 1) // batch)  # the first item goes at once, and alone
-            return share * (passes * whole + items * each) <= seconds
+            return share * (passes * whole + items * each)
 
-        low, high = 1, limit
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle - 1)
-        return low
+        return max(1, bisect_right(range(1, limit + 1), seconds, key=takes))
 
     def _share_of(self, warm_up: Shown) -> float:
         return self._share if warm_up == self._warm_up else 1.0

@@ -150,20 +150,24 @@ def _latencies(row: dict) -> str:
 
 
 def soak(results: Results) -> str:
-    """A sentence for each run, and what was held."""
+    """A row for each run, and what was held."""
     runs = of(results, "soak")
-    told = "".join(
-        f"{where}: {figures['requests']:,} requests in {figures['minutes']:.0f} minutes; in the first and second half "
-        f"{' and '.join(map(number, figures['requests_per_s']))} requests/s, "
-        f"p99 {' and '.join(map(number, figures['p99_ms']))} ms.\n\n"
-        for where, figures in runs
+    halves = ((*each["requests_per_s"], *each["p99_ms"]) for _, each in runs)
+    totals = (
+        (where, f"{each['requests']:,}", number(each["minutes"]), *map(number, half))
+        for (where, each), half in zip(runs, halves, strict=True)
     )
+    head = "checkpoint|requests|minutes|requests/s: first half|second|p99 ms: first half|second"
     rows = (
         (where, row["what"], *(number(row[name]) for name in ("first", "last", "most", "per_hour")))
         for where, figures in runs
         for row in figures["held"]
     )
-    return told + markdown("checkpoint|what|after the warm-up|at the end|at most|an hour adds", rows)
+    return (
+        markdown(head, totals)
+        + "\n"
+        + markdown("checkpoint|what|after the warm-up|at the end|at most|an hour adds", rows)
+    )
 
 
 def sizing(results: Results) -> str:
@@ -208,3 +212,11 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     each.__name__: each
     for each in (targets, short, forward, count, peers, replay, loops, growth, overload, soak, sizing, fleets, machines)
 }
+OWN = {"serve": (replay, loops)}  # the tables of a program, where it is not one of its own name
+
+
+def told(key: Key, result: dict) -> str:
+    """One run's own tables, and the targets that it measured."""
+    results = {key: result}
+    reached = [short] * any(each.value(results) is not None for each in TARGETS)
+    return "\n".join(block(results) for block in [*OWN.get(key[0], [BLOCKS[key[0]]]), *reached])

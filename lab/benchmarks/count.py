@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 import typer
-from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen3VLConfig, Qwen3VLModel
@@ -218,17 +217,6 @@ def rows() -> Iterator[Row]:
         yield replace(count(whole, case), host_ms=host_ms(narrow, case))
 
 
-def table(found: list[Row]) -> Table:
-    """As people read it."""
-    drawn = Table("a pass of", title="the 4B's passes, counted")
-    for name in (*(f"{kind}: kernels, GB an item" for kind in KINDS), "host ms"):
-        drawn.add_column(name, justify="right")
-    for row in found:
-        cells = (f"{each.kernels}, {(each.read + each.written) / row.items / 1e9:.3g}" for each in row.traffic.values())
-        drawn.add_row(row.case, *cells, f"{row.host_ms:.1f}")
-    return drawn
-
-
 @app.command(epilog="Example: python -m lab.benchmarks.count")
 def main(results: ResultsOption = None, operators: bool = typer.Option(False, help="Say bytes by operator.")) -> None:
     """Count what passes of the 4B's published shape ask of a GPU, on a machine without one."""
@@ -236,7 +224,6 @@ def main(results: ResultsOption = None, operators: bool = typer.Option(False, he
     run = Run("count", "4b", "cpu", results=results, chosen=False)
     ceiling = run.ceiling()
     found = list(rows())
-    console.print(table(found))
     for row in found if operators else []:
         parts = ", ".join(f"{name} {bytes_ / row.items / 1e9:.3g}" for name, bytes_ in row.operators.most_common(20))
         console.print(f"{row.case}: GB by operator: {parts}")

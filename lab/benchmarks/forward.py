@@ -16,14 +16,13 @@ compared with the time that the measured copy bandwidth needs for the language m
 take longer than `--seconds` a call are left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Annotated
 
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from embedder import Embedder, EmbedInput
 from lab.benchmarks import checkpoints, flops, inputs, subject
@@ -72,32 +71,21 @@ def measure(embedder: Embedder, config: dict, kind: str, batch: list[EmbedInput]
     return Row(kind, len(batch), tokens, patches, flop, whole, forward)
 
 
-def rows(embedder: Embedder, config: dict, batches: list[int], calls: int, seconds: float) -> Iterator[Row]:
-    """Every kind at every batch size, as far as a call's expected time stays within `seconds`."""
-    for kind in track(inputs.KINDS, "kinds", console=console, transient=True):
-        row = None
-        for size in batches:
-            if row is None or row.call_s * size / row.batch <= seconds:
-                row = measure(embedder, config, kind, inputs.batch(kind, size), calls)
-                yield row
+def rows(
+    embedder: Embedder, config: dict, kind: str, batches: Iterable[int], calls: int, seconds: float
+) -> Iterator[Row]:
+    """One kind at every batch size, as far as a call's expected time stays within `seconds`."""
+    row = None
+    for size in batches:
+        if row is None or row.call_s * size / row.batch <= seconds:
+            row = measure(embedder, config, kind, inputs.batch(kind, size), calls)
+            yield row
 
 
 def lone_name(row: Row, config: dict, ceiling: Ceiling) -> dict:
     """Batch 1 of a colour name against the time to read the language model's matrices once."""
     bound = flops.language_weights(config) * BYTES[ceiling.dtype] / ceiling.copy_bytes
     return {"forward_s": row.forward_s, "weights_s": bound, "times_the_bound": row.forward_s / bound}
-
-
-def table(found: list[dict]) -> Table:
-    """As people read it."""
-    drawn = Table("kind", title="the embedder alone")
-    for name in ("batch", "tokens each", "items/s", "forward/s", "tokens/s", "TFLOP/s", "MFU"):
-        drawn.add_column(name, justify="right")
-    for row in found:
-        cells = (row["tokens"] / row["batch"], row["items_per_s"], row["forward_per_s"], row["tokens_per_s"])
-        numbers = (f"{cell:.4g}" for cell in (*cells, row["flops"] / 1e12))
-        drawn.add_row(row["kind"], str(row["batch"]), *numbers, f"{row['mfu']:.0%}")
-    return drawn
 
 
 @app.command(epilog="Example: python -m lab.benchmarks.forward --checkpoint 100m --seconds 5")
@@ -113,10 +101,10 @@ def main(
     ceiling = run.ceiling()
     embedder, config = subject.load(run.folder, device), checkpoints.config(checkpoint)
     batches, calls, seconds = ([1, 8], 1, 0.2) if quick else (list(BATCHES), CALLS, seconds)
-    measured = list(rows(embedder, config, batches, calls, seconds))
+    kinds = track(inputs.KINDS, "kinds", console=console, transient=True)
+    measured = [row for kind in kinds for row in rows(embedder, config, kind, batches, calls, seconds)]
     found = [row.figures(ceiling) for row in measured]
     lone = lone_name(measured[0], config, ceiling)
-    console.print(table(found))
     console.print("batch 1, colour name: {times_the_bound:.3g} × the time to read the weights once".format(**lone))
     workload = f"each kind in batches of {', '.join(map(str, batches))}; median of {calls} calls"
     run.finish(ceiling, workload, {"rows": found, "lone_name": lone, "attention": embedder.info["attention"]})

@@ -169,7 +169,10 @@ class Runner:
             self._say(outcome, Figure("no end", f"after {monotonic() - started:.0f} s", verdict=Verdict.FAIL))
         except EOFError:  # it closed its end without a word: it is gone
             process.join(5)
-            self._say(outcome, Figure("its process ended", _how(process.exitcode), verdict=Verdict.FAIL))
+            status = process.exitcode
+            how = "only its pipe" if status is None else f"with status {status}"
+            how = f"by {signal.Signals(-status).name}" if status and status < 0 else how
+            self._say(outcome, Figure("its process ended", how, verdict=Verdict.FAIL))
         finally:
             outcome.seconds = monotonic() - started
         return False
@@ -186,12 +189,6 @@ def _end(process: BaseProcess) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()  # one that was too young to have a group
     process.join()
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "only its pipe"
-    return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:

@@ -20,7 +20,6 @@ from functools import cache
 
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from embedder import Embedder, EmbedInput
 from lab.benchmarks import flops, inputs, subject
@@ -103,16 +102,6 @@ def measure_all(todo: list[Point], folder: str, device: str) -> list[dict]:
         return [each.result() for each in track(work, "points", console=console, transient=True)]
 
 
-def table(rows: list[dict]) -> Table:
-    drawn = Table("series", title="cost growth")
-    for name in ("value", "inputs", "tokens each", "seconds", "peak MiB"):
-        drawn.add_column(name, justify="right")
-    for row in rows:
-        cells = (row["value"], row["count"], row["tokens"], f"{row['seconds']:.3g}", f"{row['peak_bytes'] / 2**20:.0f}")
-        drawn.add_row(row["series"], *map(str, cells))
-    return drawn
-
-
 @app.command(epilog="Example: python -m lab.benchmarks.growth --checkpoint tiny --quick")
 def main(
     checkpoint: CheckpointOption = "tiny",
@@ -127,7 +116,6 @@ def main(
     for row in rows:
         flop = flops.count(config(checkpoint), row["tokens"], row["patches"]).total * row["count"]
         row["ceiling_s"] = flop / ceiling.matmul_flops
-    console.print(table(rows))
     run.finish(ceiling, "swatches by batch, one image by side, one text by words, 12-megapixel photos", {"rows": rows})
 
 

@@ -11,7 +11,6 @@ the stack. The client has the machine's last core for itself and the stack has t
 What a client spends on asking four times as much is not the stack's loss.
 """
 
-import os
 import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,14 +23,12 @@ import numpy as np
 import typer
 import uvloop
 from rich.progress import track
-from rich.table import Table
 
 from client.settings import Settings
 from lab.benchmarks import inputs, load, soak, traffic
 from lab.benchmarks.load import request
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
 from lab.benchmarks.services import running
-from qwen3_vl_embed.serving.settings import ServingError
 
 CALLERS = (32, 128)
 AROUND = (0.75, 1.0, 1.25)  # of the best closed loop: where the peak is looked for
@@ -81,12 +78,6 @@ def milliseconds(latencies: Iterable[float]) -> dict[str, float | None]:
     return {"p50_ms": p50, "p99_ms": p99}
 
 
-def parted() -> tuple[set[int], set[int]]:
-    """The stack's cores and the client's; where there is but one, it is both's."""
-    cores = sorted(os.sched_getaffinity(0))
-    return set(cores[:-1] or cores), set(cores[-1:])
-
-
 def memory_mib() -> float:
     """Of all processes of the stack together."""
     return sum(process.memory_info().rss for process in soak.stack()) / soak.MIB
@@ -132,21 +123,6 @@ def measure(url: str, kind: Kind, quick: bool) -> dict:
     return {"kind": kind.value, "peak_per_s": peak, "closed": closed, "closed_per_s": most, "open": rows}
 
 
-def tell(found: dict) -> None:
-    """For people."""
-    rates = f"peak {found['peak_per_s']:.4g} requests/s, best closed loop {found['closed_per_s']:.4g}"
-    drawn = Table("× peak", title=f"{found['kind']}: {rates}")
-    for name in ("goodput", "share", "answers", "200: p50, p99 ms", "429: p50, p99 ms", "MiB before, after"):
-        drawn.add_column(name, justify="right")
-    for row in found["open"]:
-        pairs = [row["good"].values(), row["refused"].values(), row["memory_mib"]]
-        shown = [", ".join("-" if each is None else f"{each:.4g}" for each in pair) for pair in pairs]
-        answers = ", ".join(f"{count} × {status}" for status, count in row["answers"].items())
-        numbers = f"{row['goodput_per_s']:.4g}", f"{row['share_of_peak']:.2f}"
-        drawn.add_row(f"{row['times']:.3g}", *numbers, answers, *shown)
-    console.print(drawn)
-
-
 @app.command(epilog="Example: python -m lab.benchmarks.overload --checkpoint tiny --kind colours")
 def main(
     checkpoint: CheckpointOption = "tiny",
@@ -159,19 +135,8 @@ def main(
     run = Run("overload", checkpoint, device, quick, results, " ".join(f"--kind {each.value}" for each in kind or []))
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     ceiling = run.ceiling()
-    found = []
-    stacks, clients = parted()
-    try:
-        os.sched_setaffinity(0, stacks)  # inherited by all that is started
-        with running(run.folder, device, console, with_plan=False) as services:
-            os.sched_setaffinity(0, clients)
-            for each in kind or list(Kind):
-                found.append(measure(services.ours, each, quick))
-                tell(found[-1])
-    except ServingError as error:
-        fail(f"cannot serve here: {error}")
-    finally:
-        os.sched_setaffinity(0, stacks | clients)
+    with running(run.folder, device, apart=True) as services:
+        found = [measure(services.ours, each, quick) for each in kind or list(Kind)]
     run.finish(ceiling, WORKLOAD, {"kinds": found})
 
 

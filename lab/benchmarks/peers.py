@@ -19,7 +19,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from embedder import EmbedInput
 from lab.benchmarks import checkpoints, flops, inputs, subject
@@ -71,17 +70,6 @@ def figures(took: dict[str, list[float]], batch: int) -> dict[str, dict]:
     }
 
 
-def table(found: dict[str, dict], cosines: dict[str, dict[str, float]]) -> Table:
-    drawn = Table("who", title="the same batch")
-    for name in ("inputs/s", "takes × ours", "least cosine: texts", "images"):
-        drawn.add_column(name, justify="right")
-    for name, row in found.items():
-        least = cosines.get(name, {"texts": 1.0, "images": 1.0})
-        cells = (f"{row['items_per_s']:.3g}", f"{row['times_ours']:.2f}")
-        drawn.add_row(name, *cells, *(f"{least[kind]:.5f}" for kind in ("texts", "images")))
-    return drawn
-
-
 @app.command(epilog="Example: python -m lab.benchmarks.peers --checkpoint 100m --batch 16 --rounds 3")
 def main(
     checkpoint: CheckpointOption = "tiny",
@@ -103,9 +91,7 @@ def main(
     cosines = parity(everyone, items)
     if min(least for each in cosines.values() for least in each.values()) < SAME[ceiling.dtype]:
         fail(f"the vectors differ, so a comparison would be of different things: {cosines}")
-    took = take_turns(everyone, items, rounds, device)
-    found = figures(took, size)
-    console.print(table(found, cosines))
+    found = figures(take_turns(everyone, items, rounds, device), size)
     workload = f"{size} inputs: names, long texts, swatches, photos, 512×512; {rounds} rounds, median"
     run.finish(ceiling, workload, {"contenders": found, "cosines": cosines, "tokens": [t for t, _ in shapes]})
 

@@ -12,7 +12,6 @@ import os
 import struct
 import subprocess
 from ctypes.util import find_library
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +19,7 @@ from embedder import EmbedInput
 from lab.benchmarks.checkpoints import ROOT
 
 HOME = ROOT / ".cache" / "perf_analyzer"
-BINARY = HOME / "bin" / "perf_analyzer"
+BINARY, LIBRARIES = HOME / "bin" / "perf_analyzer", HOME / "lib"  # `make bench-setup` makes both
 WINDOW_MS = 4000
 STABILITY = 50  # percent that three windows may differ by: cores are shared here
 COLUMNS = {
@@ -37,8 +36,8 @@ def missing() -> str | None:
         return "perf_analyzer is not installed: make bench-setup"
     if find_library("b64") is None:
         return "perf_analyzer needs libb64.so.0d: apt install libb64-0d"
-    if _cuda_runtime() is None:
-        return "perf_analyzer needs a CUDA runtime 12, which the tritonserver wheel brings: make setup"
+    if not (LIBRARIES / "libcudart.so.12").exists():
+        return "perf_analyzer needs a CUDA runtime 12, which the tritonserver wheel brings: make bench-setup"
     return None
 
 
@@ -50,9 +49,12 @@ def measure(address: str, batch: list[EmbedInput], callers: int, window_ms: int 
     with TemporaryDirectory() as folder:
         data, report = Path(folder, "inputs.json"), Path(folder, "report.csv")
         data.write_text(json.dumps({"data": [_entry(item) for item in batch]}))
+        environment = os.environ | {
+            "LD_LIBRARY_PATH": f"{LIBRARIES}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")
+        }
         command = [BINARY, "-m", "qwen3_vl_embed", "-u", address, "-i", "grpc", "--async", "--input-data", data]
         command += ["--concurrency-range", str(callers), "-p", str(window_ms), "-s", str(STABILITY), "-f", report]
-        done = subprocess.run([*map(str, command)], env=_environment(), capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
         if not report.is_file():
             return {"failed": (done.stderr or done.stdout).strip().splitlines()[-1]}
         row = next(csv.DictReader(report.open()))
@@ -66,21 +68,3 @@ def _entry(item: EmbedInput) -> dict:
         name: {"content": {"b64": base64.b64encode(struct.pack("<I", len(each)) + each).decode()}, "shape": [1]}
         for name, each in contents.items()
     }
-
-
-def _environment() -> dict[str, str]:
-    """It asks for libcudart.so.12; the wheel's has a longer name."""
-    runtime, libraries = _cuda_runtime(), HOME / "lib"
-    assert runtime
-    link = libraries / "libcudart.so.12"
-    link.unlink(missing_ok=True)
-    link.symlink_to(runtime)
-    paths = [str(libraries), str(runtime.parent), os.environ.get("LD_LIBRARY_PATH", "")]
-    return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
-
-
-def _cuda_runtime() -> Path | None:
-    spec = find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        return None
-    return next((Path(spec.origin).parent.parent / "nvidia_pytriton.libs").glob("libcudart*.so.12*"), None)

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 
-from lab.benchmarks import checkpoints, hardware
+from lab.benchmarks import blocks, checkpoints, hardware
 from lab.benchmarks.hardware import Ceiling
+from lab.benchmarks.targets import Key
 
 FOLDER = checkpoints.ROOT / "lab" / "benchmarks" / "results"
 QUICK_FOLDER = checkpoints.CACHE / "results"  # never committed: quick runs are for trying the programs
@@ -47,9 +49,12 @@ class Run:
         return str(checkpoints.folder(self.checkpoint, self.device))
 
     @property
+    def key(self) -> Key:
+        return self.program, Path(self.checkpoint).name, self.device.partition(":")[0]
+
+    @property
     def file(self) -> Path:
-        folder = self.results or (QUICK_FOLDER if self.quick else FOLDER)
-        return folder / f"{self.program}-{Path(self.checkpoint).name}-{self.device.partition(':')[0]}.json"
+        return (self.results or (QUICK_FOLDER if self.quick else FOLDER)) / f"{'-'.join(self.key)}.json"
 
     @property
     def command(self) -> str:
@@ -83,10 +88,11 @@ class Run:
         )
 
     def finish(self, ceiling: Ceiling, workload: str, figures: dict[str, Any]) -> None:
-        """Write the file and print it as the last line of stdout."""
+        """Write the file, say what is in it, and print it as the last line of stdout."""
         document = self.document(hardware.describe(self.device), ceiling.as_dict(), workload, figures)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        console.print(Markdown(blocks.told(self.key, document)))
         console.print(f"written to {self.file.name}")
         print(json.dumps(document, ensure_ascii=False), flush=True)
 
@@ -100,7 +106,7 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def read(folder: Path = FOLDER) -> dict[tuple[str, str, str], dict]:
+def read(folder: Path = FOLDER) -> blocks.Results:
     """Every result in `folder`, by (program, checkpoint, cpu or cuda)."""
     found = {}
     for path in sorted(folder.glob("*.json")):

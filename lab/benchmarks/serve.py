@@ -22,13 +22,11 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from lab.benchmarks import inputs, perf_analyzer, subject, traffic
 from lab.benchmarks.gpu import is_cuda
 from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
 from lab.benchmarks.services import Services, running
-from qwen3_vl_embed.serving.settings import ServingError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -72,34 +70,6 @@ def measure(services: Services, parts: list[Part], run: Run) -> dict:
     return found | {part.value: steps[part]() for part in parts}
 
 
-def loops_table(rows: list[dict], first: str) -> Table:
-    """Closed or open loops; `first` is the column that says how hard."""
-    drawn = Table(first.replace("_", " "), "service", title="half names, half swatches")
-    names = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms", "client_us")
-    for name in names:
-        drawn.add_column(name.replace("_", " "), justify="right")
-    for row in rows:
-        drawn.add_row(str(row[first]), row.get("service", "triton"), *(f"{row.get(n, 0):.4g}" for n in names))
-    return drawn
-
-
-def tell(found: dict) -> None:
-    """For people."""
-    if "replay" in found:
-        console.print(
-            "replay of {requests} requests: plan {plan_s:.3g} s, ours {ours_s:.3g} s ({plan_over_ours:.3g}×), "
-            "ours in batches {ours_batched_s:.3g} s ({plan_over_ours_batched:.3g}×)".format(**found["replay"])
-        )
-    if "load" in found:
-        console.print(loops_table(found["load"]["closed"], "callers"))
-        console.print(loops_table(found["load"]["open"], "share_of_peak"))
-    if isinstance(found.get("triton"), list):
-        console.print(loops_table(found["triton"], "callers"))
-    if "share" in found:
-        line = "{through_per_s:.4g}/s through everything, {alone_per_s:.4g}/s by the embedder alone: {share:.2f}"
-        console.print(line.format(**found["share"]))
-
-
 @app.command(epilog="Example: python -m lab.benchmarks.serve --checkpoint tiny --part replay --part load")
 def main(
     checkpoint: CheckpointOption = "tiny",
@@ -114,12 +84,8 @@ def main(
     ceiling = run.ceiling()
     parts = part or [each for each in Part if each is not Part.BUSY or is_cuda(device)]
     with_plan = bool({Part.REPLAY, Part.LOAD} & set(parts))
-    try:
-        with running(run.folder, device, console, with_plan) as services:
-            found = measure(services, parts, run)
-    except ServingError as error:
-        fail(f"cannot serve here: {error}")
-    tell(found)
+    with running(run.folder, device, with_plan) as services:
+        found = measure(services, parts, run)
     run.finish(ceiling, "colour names and 244×244 swatches; adapter cache off", found)
 
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
-from rich.console import Console
 
 from lab.benchmarks.checkpoints import ROOT
+from lab.benchmarks.results import console, fail
 from lab.ports import free_ports, serve_settings
 from qwen3_vl_embed.serving import logs
 from qwen3_vl_embed.serving.process import Process
@@ -32,38 +32,39 @@ class Services:
 
 
 @contextmanager
-def running(checkpoint: str, device: str, console: Console, with_plan: bool = True) -> Iterator[Services]:
-    """Both, until the block ends.
+def running(checkpoint: str, device: str, with_plan: bool = False, apart: bool = False) -> Iterator[Services]:
+    """Ours, or both, until the block ends. Where one cannot start here, this program ends and says why.
 
-    Raises:
-        ServingError: one of them cannot start here; the message says why.
+    `apart`: this program has the machine's last core for itself, and they have the others.
     """
-    before = os.environ.copy()
+    before, cores = os.environ.copy(), sorted(os.sched_getaffinity(0))
     os.environ.update(SETTINGS, EMBED_DEVICE=device)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # Triton would serve on every GPU
-    settings, (plan_port,) = serve_settings(), free_ports(1)
-    stack = Stack(settings, checkpoint, console)
-    plan = _start_plan(checkpoint, device, plan_port, console) if with_plan else None
+    stack = plan = None
     try:
+        os.sched_setaffinity(0, cores[:-1] or cores if apart else cores)  # inherited by all that is started
+        stack, (plan_port,) = Stack(serve_settings(), checkpoint, console), free_ports(1)
+        if with_plan:  # it loads while Triton does
+            command = [sys.executable, "-m", "lab.benchmarks.plan_service", "--checkpoint", checkpoint]
+            command += ["--device", device, "--port", str(plan_port)]
+            path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+            plan = Process("plan", command, os.environ | path, console, logs.everything, "magenta")
         stack.start()
         if plan:
             _await_plan(plan, plan_port)
-        triton = f"127.0.0.1:{settings.triton_grpc_port}"
+        os.sched_setaffinity(0, cores[-1:] if apart else cores)
+        triton = f"127.0.0.1:{stack.settings.triton_grpc_port}"
         yield Services(stack.url, triton, f"http://127.0.0.1:{plan_port}" if plan else None)
+    except ServingError as error:
+        fail(f"cannot serve here: {error}")
     finally:
         if plan:
             plan.stop(5)
-        stack.stop()
+        if stack:
+            stack.stop()
+        os.sched_setaffinity(0, cores)
         os.environ.clear()
         os.environ.update(before)
-
-
-def _start_plan(checkpoint: str, device: str, port: int, console: Console) -> Process:
-    """It loads while Triton does."""
-    command = [sys.executable, "-m", "lab.benchmarks.plan_service", "--checkpoint", checkpoint]
-    command += ["--device", device, "--port", str(port)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return Process.start("plan", command, environment, console, logs.everything, "magenta")
 
 
 def _await_plan(plan: Process, port: int) -> None:

@@ -9,20 +9,17 @@ cores but the last one, and the client that. So what a client costs is no pass's
 """
 
 import asyncio
-import os
 from itertools import islice
 from typing import Annotated
 
 import numpy as np
 import typer
 from rich.progress import track
-from rich.table import Table
 
-from lab.benchmarks import load, overload
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
+from lab.benchmarks import load
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
 from lab.benchmarks.services import running
 from qwen3_vl_embed.cli.size import items, measure
-from qwen3_vl_embed.serving.settings import ServingError
 from qwen3_vl_embed.sizing import WARM_UP, Seconds, Times, arrivals, simulate
 
 SHARES = (0.3, 0.6, 0.8)  # of the capacity
@@ -63,19 +60,6 @@ def run_all(url: str, seconds: float) -> dict:
             "capacity_after": changed, "rows": rows}  # fmt: skip
 
 
-def tell(found: dict) -> None:
-    """For people."""
-    title = f"{found['capacity_per_s']:.4g} items/s at most; at the end {found['capacity_after']:.2f} of that"
-    drawn = Table("of the capacity", title=title)
-    names = ("per_s", "p50_ms", "p99_ms")
-    for name in names:
-        drawn.add_column(f"{name.replace('_', ' ')}: simulated, measured, ratio", justify="right")
-    for row in found["rows"]:
-        cells = (f"{row['simulated'][n]:.4g}, {row['measured'][n]:.4g}, {row['ratio'][n]:.2f}" for n in names)
-        drawn.add_row(f"{row['share']:.0%}", *cells)
-    console.print(drawn)
-
-
 @app.command(epilog="Example: python -m lab.benchmarks.sizing --checkpoint 100m")
 def main(
     checkpoint: CheckpointOption = "100m",
@@ -87,17 +71,8 @@ def main(
     """Compare what `qwen3-vl-embed size` predicts with what open loops measure."""
     run = Run("sizing", checkpoint, device, quick, results, f"--seconds {seconds:g}")
     ceiling = run.ceiling()
-    stacks, clients = overload.parted()
-    try:
-        os.sched_setaffinity(0, stacks)  # inherited by all that is started
-        with running(run.folder, device, console, with_plan=False) as services:
-            os.sched_setaffinity(0, clients)
-            found = run_all(services.ours, 1.0 if quick else seconds)
-    except ServingError as error:
-        fail(f"cannot serve here: {error}")
-    finally:
-        os.sched_setaffinity(0, stacks | clients)
-    tell(found)
+    with running(run.folder, device, apart=True) as services:
+        found = run_all(services.ours, 1.0 if quick else seconds)
     run.finish(ceiling, WORKLOAD, found)
 
 

@@ -17,13 +17,11 @@ import numpy as np
 import psutil
 import typer
 from rich.progress import track
-from rich.table import Table
 
 from lab.benchmarks import inputs, load, traffic
 from lab.benchmarks.load import request
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
 from lab.benchmarks.services import running
-from qwen3_vl_embed.serving.settings import ServingError
 
 CALLERS = 8
 SLICE_SECONDS = 10.0
@@ -53,7 +51,9 @@ def stack() -> list[psutil.Process]:
 
 def sample(processes: list[psutil.Process]) -> dict[str, float]:
     """What they hold, by what it is; processes of one name are numbered in the order in which they started."""
-    found: dict[str, float] = {"shared memory MiB": shared_mib()}
+    regions = SHARED_MEMORY.glob(f"qwen3_vl_embed_{os.getpid()}_*")
+    blocks = sum(region.stat().st_blocks for region in regions)  # in use: a region's size says what it may become
+    found: dict[str, float] = {"shared memory MiB": blocks * 512 / MIB}
     for process in processes:
         with process.oneshot():
             name = f"{label(process)}.{sum(key.startswith(f'{label(process)}.') for key in found) // 3}"
@@ -69,11 +69,6 @@ def label(process: psutil.Process) -> str:
     if "-m" in words[:3]:
         return words[words.index("-m") + 1]
     return next((Path(word).stem for word in words if word.endswith(".py")), process.name())
-
-
-def shared_mib() -> float:
-    """Blocks in use, since a region's size says what it may become."""
-    return sum(file.stat().st_blocks * 512 for file in SHARED_MEMORY.glob(f"qwen3_vl_embed_{os.getpid()}_*")) / MIB
 
 
 def slopes(samples: list[dict[str, float]], hours: list[float]) -> list[dict[str, object]]:
@@ -95,34 +90,14 @@ def measure(url: str, minutes: float, seconds: float) -> dict[str, object]:
         rates.append(load.closed(url, mixed, CALLERS, seconds).figures())
         samples.append(sample(processes))
         hours.append((time.monotonic() - started) / 3600)
-    half = len(rates) // 2
+    halves = rates[: len(rates) // 2], rates[len(rates) // 2 :]  # a service that slows down answers fewer in the second
     return {
         "minutes": hours[-1] * 60,
         "requests": round(sum(each["requests_per_s"] for each in rates) * seconds),
-        "requests_per_s": [float(np.mean([each["requests_per_s"] for each in part])) for part in halves(rates, half)],
-        "p99_ms": [float(np.median([each["p99_ms"] for each in part])) for part in halves(rates, half)],
+        "requests_per_s": [float(np.mean([each["requests_per_s"] for each in part])) for part in halves],
+        "p99_ms": [float(np.median([each["p99_ms"] for each in part])) for part in halves],
         "held": slopes(samples, hours),
     }
-
-
-def halves(rates: list[dict[str, float]], half: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """A service that slows down answers fewer in the second."""
-    return rates[:half], rates[half:]
-
-
-def tell(found: dict) -> None:
-    """For people."""
-    console.print(
-        "{requests} requests in {minutes:.3g} minutes; first and second half: ".format(**found)
-        + " and ".join(f"{rate:.4g}/s" for rate in found["requests_per_s"])
-    )
-    drawn = Table("what", title="after the warm-up")
-    for name in ("first", "last", "most", "per_hour"):
-        drawn.add_column(name.replace("_", " "), justify="right")
-    for row in found["held"]:
-        numbers = (row[name] for name in ("first", "last", "most", "per_hour"))
-        drawn.add_row(row["what"], *("" if each is None else f"{each:.4g}" for each in numbers))
-    console.print(drawn)
 
 
 @app.command(epilog="Example: python -m lab.benchmarks.soak --checkpoint tiny --minutes 60")
@@ -137,12 +112,8 @@ def main(
     run = Run("soak", checkpoint, device, quick, results, f"--minutes {minutes:g}")
     ceiling = run.ceiling()
     seconds = 0.5 if quick else SLICE_SECONDS
-    try:
-        with running(run.folder, device, console, with_plan=False) as services:
-            found = measure(services.ours, 2 * seconds / 60 if quick else minutes, seconds)
-    except ServingError as error:
-        fail(f"cannot serve here: {error}")
-    tell(found)
+    with running(run.folder, device) as services:
+        found = measure(services.ours, 2 * seconds / 60 if quick else minutes, seconds)
     run.finish(ceiling, f"names, swatches and photos of all sizes from {CALLERS} callers; adapter cache off", found)
 
 

@@ -82,15 +82,14 @@ def replay(services: Services, count: int) -> dict[str, float]:
 
 def loops(services: Services, seconds: float, rounds: int) -> dict[str, list[dict]]:
     """Closed loops, then open ones at rates that the closed ones found."""
-    rows = closed(services, seconds, rounds)
-    return {"closed": rows, "open": arrivals(services, rows, seconds)}
-
-
-def closed(services: Services, seconds: float, rounds: int) -> list[dict]:
-    """Requests a second and latencies of both services at each number of callers."""
     assert services.plan
-    urls = {"ours": services.ours, "plan": services.plan}
-    requests = half_and_half(DIFFERENT)
+    urls, requests = {"ours": services.ours, "plan": services.plan}, half_and_half(DIFFERENT)
+    rows = closed(urls, requests, seconds, rounds)
+    return {"closed": rows, "open": arrivals(urls, requests, rows, seconds)}
+
+
+def closed(urls: dict[str, str], requests: list[bytes], seconds: float, rounds: int) -> list[dict]:
+    """Requests a second and latencies of both services at each number of callers."""
     loads: dict[tuple[int, str], list[Load]] = defaultdict(list)
     turns = [(callers, name) for callers in CALLERS for _ in range(rounds) for name in urls]
     for callers, name in track(turns, "closed loops", console=console, transient=True):
@@ -100,12 +99,9 @@ def closed(services: Services, seconds: float, rounds: int) -> list[dict]:
     ]
 
 
-def arrivals(services: Services, closed_rows: list[dict], seconds: float) -> list[dict]:
+def arrivals(urls: dict[str, str], requests: list[bytes], closed_rows: list[dict], seconds: float) -> list[dict]:
     """Open loops at shares of each service's own best closed loop."""
-    assert services.plan
-    urls = {"ours": services.ours, "plan": services.plan}
     best = {name: max(row["requests_per_s"] for row in closed_rows if row["service"] == name) for name in urls}
-    requests = half_and_half(DIFFERENT)
     rows = []
     for share in track(RATES, "open loops", console=console, transient=True):
         for name, url in urls.items():

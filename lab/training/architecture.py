@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -130,11 +129,6 @@ def configuration(tokenizer: Qwen2Tokenizer) -> Qwen3VLConfig:
     )
 
 
-def fresh_model(config: Qwen3VLConfig) -> Qwen3VLForConditionalGeneration:
-    """Random float32 weights drawn from torch's global generator."""
-    return Qwen3VLForConditionalGeneration(config).float()
-
-
 def save(
     model: Qwen3VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, folder: Path, pixels: int = SWATCH_PIXELS
 ) -> None:
@@ -148,8 +142,3 @@ def save(
     tokenizer.save_pretrained(folder)
     preprocessor = PREPROCESSOR | {"size": {"shortest_edge": pixels, "longest_edge": pixels}}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
-
-
-def parameter_count(model: torch.nn.Module) -> int:
-    """Unique parameters: tied embeddings count once."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -136,19 +136,13 @@ def measure_shapes(embedder: Embedder, draws: int = 5) -> dict:
     return {name: float(np.mean([each[name] for each in measured])) for name in measured[0]}
 
 
-def rows(figures: dict) -> Iterator[tuple[str, str]]:
+def rows(figures: dict, of: str = "") -> Iterator[tuple[str, str]]:
     """(what, value) as people read them."""
-    if "retrieval" not in figures:
-        yield from ((name.replace("_", " "), f"{value:.3f}") for name, value in figures.items())
-        return
-    colours, held_out = figures["random_colours"], figures["held_out"]
-    yield from (
-        (f"{name.replace('_', ' ')}, 949 names", f"{value:.3f}") for name, value in figures["retrieval"].items()
-    )
-    yield f"first name within CIEDE2000 {NEAR:g} of {colours['swatches']} random swatches", f"{colours['near']:.1%}"
-    yield "median CIEDE2000 of that first name", f"{colours['median']:.1f}"
-    for what, share in list(held_out.items())[1:]:
-        yield f"{held_out['names']} held-out compositions: {what.replace('_', ' ')}", f"{share:.0%}"
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from rows(value, f"{name}: ")
+        else:
+            yield (of + name).replace("_", " "), f"{value:.4g}"
 
 
 @app.command(epilog="Example: python -m lab.training.measure checkpoints/qwen3-vl-color-tiny --colours 200")

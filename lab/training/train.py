@@ -100,10 +100,6 @@ def colour_batches(renderer: Renderer, seed: int) -> Iterator[Batch]:
     return Sampler(palette, composed, pool, renderer, seed).batches(PAIRS, COMPOSED, GROUPS)
 
 
-def shape_batches(renderer: Renderer, seed: int) -> Iterator[Batch]:
-    return ShapeSampler(renderer, seed).batches(PHRASES_A_BATCH)
-
-
 @dataclass(frozen=True)
 class Task:
     """What a checkpoint is trained for."""
@@ -122,7 +118,13 @@ class Name(StrEnum):
 
 TASKS = {
     Name.COLOURS: Task("qwen3-vl-color-tiny", xkcd().names, architecture.SWATCH_PIXELS, 1900, colour_batches),
-    Name.SHAPES: Task("qwen3-vl-shapes-tiny", tuple(map(str, PHRASES)), SIDE * SIDE, 240, shape_batches),
+    Name.SHAPES: Task(
+        "qwen3-vl-shapes-tiny",
+        tuple(map(str, PHRASES)),
+        SIDE * SIDE,
+        240,
+        lambda *given: ShapeSampler(*given).batches(PHRASES_A_BATCH),
+    ),
 }
 
 
@@ -140,7 +142,7 @@ def main(
     console = Console(stderr=True)
     chosen = TASKS[task]
     tokenizer = architecture.train_tokenizer(tokenizer_corpus(chosen.texts))
-    whole = architecture.fresh_model(architecture.configuration(tokenizer))
+    whole = Qwen3VLForConditionalGeneration(architecture.configuration(tokenizer)).float()
     convolution = whole.model.visual.patch_embed.proj
     model = PackedModel(whole.model, architecture.MEAN, architecture.STD)
     with console.status("drawing images"):
@@ -152,7 +154,7 @@ def main(
             bar.update(task_id, advance=1, loss=value)
     restore_convolution(whole, convolution)
     architecture.save(whole, tokenizer, folder, chosen.pixels)
-    console.print(f"{architecture.parameter_count(whole):,} parameters in {folder}")
+    console.print(f"{whole.num_parameters():,} parameters in {folder}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
@@ -12,20 +12,11 @@ from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.files.vectors import Origin
 from qwen3_vl_embed.items import Embedded, Item
-from qwen3_vl_embed.options import ImageOptions
 
+if TYPE_CHECKING:  # torch, where the model is in the worker's own process
+    from qwen3_vl_embed.bulk.local import LocalModel
 
-class Embeds(Protocol):
-    """A `Client`, or what does the same."""
-
-    @property
-    def url(self) -> str: ...
-
-    def model(self) -> dict[str, Any]: ...
-
-    def embed_each(
-        self, items: Iterable[Item], *, batch_size: int | None, in_flight: int, **options: Unpack[ImageOptions]
-    ) -> Iterator[list[Embedded | ItemError]]: ...
+Embeds: TypeAlias = "Client | LocalModel"
 
 
 @dataclass(frozen=True)

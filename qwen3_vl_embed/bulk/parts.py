@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import orjson
@@ -50,7 +49,7 @@ def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = No
     """
     vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
     types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
-    others = [pa.field(_named(each.name), each.type) for each in carried]
+    others = [pa.field(f"source_{each.name}" if each.name in OURS else each.name, each.type) for each in carried]
     return pa.schema([*map(pa.field, OURS, types), *others], {"source": root} if root else None)
 
 
@@ -127,8 +126,8 @@ class Folder:
                 found |= _about(file.schema_arrow).get("recipes", {})
         return found
 
-    def held(self) -> "Held":
-        """What the parts hold. Takes 8 bytes for each of their rows."""
+    def held(self) -> tuple[Ids, int, int]:
+        """The ids in the parts, how many rows they are, and how many of these failed. Takes 8 bytes for each row."""
         rows = failed = 0
 
         def ids() -> Iterator[str]:
@@ -140,7 +139,7 @@ class Folder:
                         failed += len(batch) - batch["error"].null_count
                         yield from batch["id"].to_pylist()
 
-        return Held(Ids(ids()), rows, failed)
+        return Ids(ids()), rows, failed
 
     def first_error(self) -> str:
         """Of the rows that failed; "" where there is none."""
@@ -169,14 +168,6 @@ class Folder:
                 pq.write_table(good, fresh, row_group_size=GROUP_ROWS, **_how(good.schema))
                 _replace(fresh, part)
         return dropped
-
-
-class Held(NamedTuple):
-    """The ids in a folder's parts, how many rows they are, and how many of these failed."""
-
-    ids: Ids
-    rows: int
-    failed: int
 
 
 class Parts:
@@ -239,23 +230,17 @@ class Parts:
         self.failed += self._part.add([(self._pending.popleft(), each) for each in results])
         self.done += len(results)
         if self._part.count >= PART_ROWS or (self._seconds is not None and self._part.age() > self._seconds):
-            self._close()
+            part, self._part = self._part, None
+            part.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._part is not None and isinstance(error, VectorFileError):
             self._part.abandon()
         elif self._part is not None:
-            self._close()
-
-    def _close(self) -> None:
-        part, self._part = self._part, None
-        if part is not None:
-            part.close()
+            self._part.close()
 
 
 class Part:
@@ -387,10 +372,6 @@ def _other(folder: Path, how: str) -> SourceError:
 
 def _columns(held: pa.Schema) -> list[str]:
     return [f"{each.name} ({each.type})" if each.name == "embedding" else each.name for each in held]
-
-
-def _named(name: str) -> str:
-    return f"source_{name}" if name in OURS else name
 
 
 def _digest(id: str) -> int:

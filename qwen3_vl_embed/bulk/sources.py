@@ -97,6 +97,15 @@ class File:
     def _id(self, cell: Any, number: int) -> str:
         return f"{self.name}:{number}" if cell is None or cell == "" else str(cell)
 
+    def _item(self, cell: Any, name: str, number: int) -> Item:
+        """What a cell of the column holds that is embedded."""
+        origin = f"row {number} of {self.name}"
+        if self.columns.image:
+            return _picture(cell, name, origin, self.path)
+        if isinstance(cell, str):
+            return Item.text(cell, origin)
+        return _failing("text", name, f"the cell is {'empty' if cell is None else 'no text'}.", origin)
+
 
 @dataclass(frozen=True)
 class Picture(File):
@@ -155,22 +164,9 @@ class Lines(File):
 
     def _row(self, number: int, cells: Mapping[str, Any], known: Known) -> Iterator[Row]:
         id_column = self.columns.id
-        if known(name := self._id(cells.get(id_column) if id_column else None, number)):
-            return
-        content = self.columns.content
-        assert content is not None
-        origin = f"row {number} of {self.name}"
-        cell = cells.get(content)
-        if self.columns.image:
-            item = _picture(cell, name, origin, self.path)
-        elif isinstance(cell, str):
-            item = Item.text(cell, origin)
-        else:
-            item = _failing("text", name, f"the cell is {'empty' if cell is None else 'no text'}.", origin)
-        yield Row(name, item, {key: cells.get(key) for key in self._carried(cells)})
-
-    def _carried(self, cells: Mapping[str, Any]) -> Iterator[str]:
-        return (key for key in cells if key is not None)
+        if not known(name := self._id(cells.get(id_column) if id_column else None, number)):
+            item = self._item(cells.get(self.columns.content or ""), name, number)
+            yield Row(name, item, {key: cell for key, cell in cells.items() if key is not None})
 
     def _schema_of(self, headings: list[str]) -> pa.Schema:
         _check(self.columns, headings, self.path)
@@ -262,16 +258,8 @@ class Parquet(File):
             for number, (cell, *others) in enumerate(cells, start=start + 1):
                 row = dict(zip(carried, others, strict=True))
                 name = self._id(row[id_column].as_py() if id_column else None, number)
-                if known(name):
-                    continue
-                origin, value = f"row {number} of {self.name}", cell.as_py()
-                if self.columns.image:
-                    item = _picture(value, name, origin, self.path)
-                elif value is None:
-                    item = _failing("text", name, "the cell is empty.", origin)
-                else:
-                    item = Item.text(value, origin)
-                yield Row(name, item, row)
+                if not known(name):
+                    yield Row(name, self._item(cell.as_py(), name, number), row)
 
 
 @dataclass(frozen=True)

@@ -42,18 +42,18 @@ def run(
         folder.check(origin, columns)
         if retry_failed:
             folder.drop_failed()
-        held = folder.held()
+        known, rows, failed = folder.held()
         place = Place(output, token_hex(3), columns, origin, dict(folder.recipes()))
         if ray is None:
             parts = place.parts()
-            results = means.results(embeds, parts.items(source.rows(held.ids.__contains__)))
-            total = _counted(lambda: (count := source.count()) and max(0, count - held.rows))
+            results = means.results(embeds, parts.items(source.rows(known.__contains__)))
+            total = _counted(lambda: (count := source.count()) and max(0, count - rows))
             code, told = job.run(results, total, parts.write, parts, lambda: parts.failed)
             counts = {name: getattr(parts, name) for name in ("done", "failed", "repeated", "skipped")}
         else:
             counts = dict.fromkeys(("done", "failed", "repeated", "skipped"), 0)
-            code, told = _on_ray(ray, workers, means, place, source, held.ids, counts)
-    return _say(folder, counts, held.rows, held.failed, code, told, time.perf_counter() - started)
+            code, told = _on_ray(ray, workers, means, place, source, known, counts)
+    return _say(folder, counts, rows, failed, code, told, time.perf_counter() - started)
 
 
 def _on_ray(

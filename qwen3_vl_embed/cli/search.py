@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow.compute as pc
@@ -70,7 +69,8 @@ def query(
 def show(searcher: Searcher, asked: Query, count: int, exact: bool) -> None:
     """A table, or JSON lines in a pipe. Raises AdapterError."""
     found = searcher.search(asked, count, exact)
-    rows = [_row(searcher.index, hit.row) for hit in found.hits]
+    told = searcher.index.rows.select(["id", "kind", "item"])
+    rows = [told.slice(hit.row, 1).to_pylist()[0] for hit in found.hits]
     if not sys.stdout.isatty():
         for row, hit, percentile in zip(rows, found.hits, found.percentiles, strict=True):
             typer.echo(orjson.dumps(row | {"cosine": hit.cosine, "percentile": percentile}))
@@ -101,7 +101,3 @@ def serve(searcher: Searcher, host: str, port: int) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             return
-
-
-def _row(index: Index, row: int) -> dict[str, Any]:
-    return {name: index.rows[name][row].as_py() for name in ("id", "kind", "item")}

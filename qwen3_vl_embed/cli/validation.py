@@ -1,8 +1,6 @@
 """Check a running server: its contract, its vectors' shape and norm, and whether a colour's name finds the colour."""
 
-import io
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.contract import ContractError, read_contract
 from qwen3_vl_embed.errors import AdapterError
+from qwen3_vl_embed.pictures import encoded
 
 # The eleven basic colour terms (Berlin & Kay 1969), each with the sRGB value that most people gave that name in the
 # XKCD colour survey (https://xkcd.com/color/rgb/), which is the survey that the colour benchmark asks about.
@@ -64,53 +63,34 @@ def validate(client: Client, strict: bool = False) -> Validation:
 
     Raises AdapterError when the server cannot be asked.
     """
-    probe = Probe(client)
-    if probe.texts.shape != probe.images.shape:
-        raise AdapterError(f"Texts have {probe.texts.shape[1]} dimensions and images {probe.images.shape[1]}.")
-    cosines = _unit(probe.texts) @ _unit(probe.images).T  # (11, 11)
-    checks = [_contract(client), _dimension(probe), _norms(probe), _list_equals_single(probe), _red(cosines)]
+    model = client.model()
+    # The server's own recipe, but unit vectors even where it leaves them as they are.
+    options: dict[str, Any] = {} if model["recipe"]["normalize"] else {"normalize": True}
+    texts = client.embed_text(NAMES, **options)  # (11, D)
+    images = client.embed_image([swatch(name) for name in NAMES], **options)
+    if texts.shape != images.shape:
+        raise AdapterError(f"Texts have {texts.shape[1]} dimensions and images {images.shape[1]}.")
+    checks = [_contract(client)]
+    told, seen = model["dimension"], texts.shape[1]
+    checks.append(Check("dimension", told == seen, f"texts and images have {seen}, the checkpoint {told}"))
+    listed = np.concatenate([texts, images])  # (22, D)
+    off = float(np.abs(np.linalg.norm(listed, axis=1) - 1).max())
+    checks.append(Check("unit norm", off <= NORM_TOLERANCE, f"{len(listed)} vectors, at most {off:.1e} off 1"))
+    options["dimensions"] = told  # spelled out, so that no cache answers
+    single = [client.embed_text(name, **options) for name in NAMES]
+    single += [client.embed_image(swatch(name), **options) for name in NAMES]
+    least = float((_unit(listed) * _unit(np.stack(single))).sum(axis=1).min())
+    checks.append(Check("list = single", least >= LEAST_AGREEMENT, f"{len(listed)} items, least cosine {least:.6f}"))
+    cosines = _unit(texts) @ _unit(images).T  # (11, 11)
+    checks.append(_red(cosines))
     if strict:
         checks.append(_every_colour(cosines))
     return Validation(checks, cosines)
 
 
-@dataclass(frozen=True)
-class Probe:
-    """The vectors that the checks look at, each asked for once."""
-
-    client: Client
-
-    @cached_property
-    def model(self) -> dict[str, Any]:
-        return self.client.model()
-
-    @cached_property
-    def options(self) -> dict[str, Any]:
-        """The server's own recipe, but unit vectors even where it leaves them as they are."""
-        return {} if self.model["recipe"]["normalize"] else {"normalize": True}
-
-    @cached_property
-    def texts(self) -> NDArray[np.float32]:  # (11, D)
-        return self.client.embed_text(NAMES, **self.options)
-
-    @cached_property
-    def images(self) -> NDArray[np.float32]:  # (11, D)
-        return self.client.embed_image([swatch(name) for name in NAMES], **self.options)
-
-    @cached_property
-    def singles(self) -> NDArray[np.float32]:
-        """(22, D): the same, one request each. They spell out their dimension, so that no cache answers for them."""
-        options = {**self.options, "dimensions": self.model["dimension"]}
-        texts = [self.client.embed_text(name, **options) for name in NAMES]
-        images = [self.client.embed_image(swatch(name), **options) for name in NAMES]
-        return np.stack([*texts, *images])
-
-
 def swatch(name: str) -> bytes:
     """A basic colour as a solid PNG."""
-    file = io.BytesIO()
-    Image.new("RGB", (SWATCH_SIDE, SWATCH_SIDE), BASIC_COLOURS[name]).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", (SWATCH_SIDE, SWATCH_SIDE), BASIC_COLOURS[name]))
 
 
 def _contract(client: Client) -> Check:
@@ -122,23 +102,6 @@ def _contract(client: Client) -> Check:
         counts = f"{contract.text_items} texts, but {contract.image_items} images"
         return Check("contract", False, f"/openapi.json allows {counts}: the benchmark reads one limit for both.")
     return Check("contract", True, f"/txt/embed and /img/embed take lists of up to {contract.max_items}")
-
-
-def _dimension(probe: Probe) -> Check:
-    told, seen = probe.model["dimension"], probe.texts.shape[1]
-    return Check("dimension", told == seen, f"texts and images have {seen}, the checkpoint {told}")
-
-
-def _norms(probe: Probe) -> Check:
-    norms = np.linalg.norm(np.concatenate([probe.texts, probe.images]), axis=1)
-    deviation = float(np.abs(norms - 1).max())
-    return Check("unit norm", deviation <= NORM_TOLERANCE, f"{norms.size} vectors, at most {deviation:.1e} off 1")
-
-
-def _list_equals_single(probe: Probe) -> Check:
-    listed = np.concatenate([probe.texts, probe.images])
-    least = float((_unit(listed) * _unit(probe.singles)).sum(axis=1).min())
-    return Check("list = single", least >= LEAST_AGREEMENT, f"{len(listed)} items, least cosine {least:.6f}")
 
 
 def _red(cosines: NDArray[np.float32]) -> Check:

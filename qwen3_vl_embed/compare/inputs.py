@@ -5,7 +5,6 @@ transparent image show another decoder, texts of different lengths padding.
 """
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.files.sources import from_folder
 from qwen3_vl_embed.items import Item
+from qwen3_vl_embed.pictures import encoded
 
 KINDS = ("text", "image", "both")
 TEXTS = (
@@ -44,14 +44,14 @@ class Input:
 
 def standard() -> list[Input]:
     """The default set: small first, since a search is over at the first input that differs."""
-    small = _png(_picture(100, 75, 1))
+    small = encoded(_picture(100, 75, 1))
     images = {
         "picture 100×75": small,
-        "picture 75×230": _png(_picture(75, 230, 2)),
-        "plain red 244×244": _png(Image.new("RGB", (244, 244), (229, 0, 0))),
+        "picture 75×230": encoded(_picture(75, 230, 2)),
+        "plain red 244×244": encoded(Image.new("RGB", (244, 244), (229, 0, 0))),
         "turned by EXIF 240×160": _turned(_picture(240, 160, 3)),
         "transparent 150×150": _transparent(_picture(150, 150, 4)),
-        "picture 1280×880": _png(_picture(1280, 880, 5)),  # over 1024×1024 pixels
+        "picture 1280×880": encoded(_picture(1280, 880, 5)),  # over 1024×1024 pixels
     }
     both = [Input(f"picture 100×75 and “{text}”", text, small) for text in TEXTS[1:3]]
     return [Input(text, text) for text in TEXTS] + [Input(name, image=file) for name, file in images.items()] + both
@@ -87,25 +87,17 @@ def _picture(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(np.clip(pixels + weave, 0, 255).astype(np.uint8))
 
 
-def _file(save: Callable[[io.BytesIO], None]) -> bytes:
-    file = io.BytesIO()
-    save(file)
-    return file.getvalue()
-
-
-def _png(image: Image.Image) -> bytes:
-    return _file(lambda file: image.save(file, "PNG"))
-
-
 def _turned(image: Image.Image) -> bytes:
     """In colours of full resolution, which all decoders read alike."""
     exif = Image.Exif()
     exif[ORIENTATION] = TURNED
-    return _file(lambda file: image.save(file, "JPEG", quality=95, subsampling=0, exif=exif))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
+    return file.getvalue()
 
 
 def _transparent(image: Image.Image) -> bytes:
     """From opaque on the left to nothing on the right."""
     ramp = np.linspace(255, 0, image.width).astype(np.uint8)
     image.putalpha(Image.fromarray(np.tile(ramp, (image.height, 1))))
-    return _png(image)
+    return encoded(image)

@@ -111,10 +111,11 @@ def transformers_model(checkpoint: Checkpoint) -> Any:
     return AutoModel.from_pretrained(checkpoint.folder, dtype=getattr(torch, dtype)).to(device).eval()
 
 
-def upright(file: bytes) -> Image.Image:
-    """RGB as a viewer shows it, by Pillow: turned as EXIF says, transparency on white."""
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+def upright(file: bytes, turned: bool = True, background: str | None = "white") -> Image.Image:
+    """RGB as a viewer shows it, by Pillow: `turned` as EXIF says, transparency on the background, or dropped."""
+    image = Image.open(io.BytesIO(file))
+    image = ImageOps.exif_transpose(image) if turned else image
+    if background and image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
+    return image.convert("RGB")

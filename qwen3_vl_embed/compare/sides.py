@@ -39,33 +39,23 @@ class Side(Protocol):
         ...
 
 
-def _parts(item: Input) -> list[dict[str, Any]]:
-    image = [{"type": "image_url", "image_url": {"url": data_url(item.image)}}] if item.image is not None else []
-    return image + ([{"type": "text", "text": item.text}] if item.text is not None else [])
-
-
-def _object(item: Input) -> dict[str, str]:
+def _pieces(item: Input) -> dict[str, str]:
+    """The image as a `data:` URL, and the text, as far as there are any."""
     image = {"image": data_url(item.image)} if item.image is not None else {}
     return image | ({"text": item.text} if item.text is not None else {})
 
 
-def _string(item: Input) -> str:
-    return " ".join(filter(None, [item.text, data_url(item.image) if item.image is not None else ""]))
+def _parts(item: Input) -> list[dict[str, Any]]:
+    return [
+        {"type": "text", "text": piece} if kind == "text" else {"type": "image_url", "image_url": {"url": piece}}
+        for kind, piece in _pieces(item).items()
+    ]
 
 
 def _messages(items: Sequence[Input]) -> dict[str, Any]:
     """A conversation, or a list of them: older vLLM takes one alone."""
     conversations = [[{"role": "user", "content": _parts(item)}] for item in items]
     return {"messages": conversations if len(items) > 1 else conversations[0], "encoding_format": "float"}
-
-
-def _local(items: Sequence[Input]) -> dict[str, Any]:
-    return {"input": [item.text if item.image is None else data_url(item.image) for item in items]}
-
-
-def _cohere(items: Sequence[Input]) -> dict[str, Any]:
-    contents = [{"content": _parts(item)} for item in items]
-    return {"inputs": contents, "input_type": "search_document", "embedding_types": ["float"]}
 
 
 def _data(answer: Mapping[str, Any]) -> list[Any]:
@@ -76,27 +66,33 @@ def _data(answer: Mapping[str, Any]) -> list[Any]:
 class Schema:
     """How a server of a kind is asked; `path` by what is embedded."""
 
-    path: Callable[[str], str]
     body: Callable[[Sequence[Input]], dict[str, Any]]  # of inputs of one kind
+    path: Callable[[str], str] = lambda kind: "/v1/embeddings"
     read: Callable[[Mapping[str, Any]], list[Any]] = _data
     named: bool = True  # the body names a model
 
 
-def _embeddings(kind: str) -> str:
-    return "/v1/embeddings"
-
-
+COHERE = {"input_type": "search_document", "embedding_types": ["float"]}
 SCHEMAS = {  # in the order in which they are tried
-    "messages": Schema(_embeddings, _messages),  # vLLM, mteb, AIPerf
-    "objects": Schema(_embeddings, lambda items: {"input": list(map(_object, items))}),  # SGLang, Jina
-    "cohere": Schema(lambda kind: "/v2/embed", _cohere, lambda answer: answer["embeddings"]["float"]),
+    "messages": Schema(_messages),  # vLLM, mteb, AIPerf
+    "objects": Schema(lambda items: {"input": list(map(_pieces, items))}),  # SGLang, Jina
+    "cohere": Schema(
+        lambda items: {"inputs": [{"content": _parts(item)} for item in items], **COHERE},
+        lambda kind: "/v2/embed",
+        lambda answer: answer["embeddings"]["float"],
+    ),
     "benchmark": Schema(
+        lambda items: {"input": [item.text if item.image is None else data_url(item.image) for item in items]},
         lambda kind: "/txt/embed" if kind == "text" else "/img/embed",
-        _local,
         lambda answer: answer["embedding"],
         named=False,
     ),
-    "openai": Schema(_embeddings, lambda items: {"input": list(map(_string, items)), "encoding_format": "float"}),
+    "openai": Schema(  # a text, then its image
+        lambda items: {
+            "input": [" ".join(reversed(_pieces(item).values())) for item in items],
+            "encoding_format": "float",
+        }
+    ),
 }
 
 

@@ -6,7 +6,6 @@ are what other code does.
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn.functional import interpolate
 
 from embedder import Embedder, EmbedError, Options
@@ -28,6 +27,7 @@ from embedder.prepare.prompts import Prompt, prompt
 from embedder.prepare.sequence import Sequence
 from embedder.published import SERIES_PIXELS
 from qwen3_vl_embed.compare.inputs import Input
+from qwen3_vl_embed.compare.local import upright
 from qwen3_vl_embed.compare.sides import Vector
 
 Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
@@ -146,12 +146,7 @@ def _square(side: int, pixels: Pixels) -> Pixels:
 
 
 def _opened(turned: bool, background: str | None, file: bytes) -> Pixels:
-    image = Image.open(io.BytesIO(file))
-    image = ImageOps.exif_transpose(image) if turned else image
-    if background and image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(upright(file, turned, background))
 
 
 DECODINGS = [  # `does`: file -> pixels; None is ours

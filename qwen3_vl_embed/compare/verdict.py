@@ -147,16 +147,14 @@ class _Causes:
                 if each in self.kinds and each not in side.found:
                     side.found[each] = self._search(side, each)
         known = []
-        if any((self.result.rows[i].alone or 0) < least for i in members) or not self._same_size(members):
+        sizes = {len(side.alone[i]) for side in self.both for i in members}
+        if len(sizes) > 1 or any((self.result.rows[i].alone or 0) < least for i in members):
             self.result.causes[kind] = causes(*(side.found[kind] for side in self.both))
             known.append(bool(self.result.causes[kind]))
         for side in self.both:
             if min(cosine(side.alone[i], side.together[i]) or 0 for i in members) < min(least, 1 - EQUAL):
                 known.append(self._padding(side))
         return bool(known) and all(known)
-
-    def _same_size(self, members: list[int]) -> bool:
-        return len({len(side.alone[i]) for side in self.both for i in members}) == 1
 
     def _search(self, side: Answers, kind: str) -> "list[Variant]":
         vectors = side.vectors(self.kinds[kind])

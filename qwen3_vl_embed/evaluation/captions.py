@@ -12,10 +12,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-IMAGE_SUFFIXES = {
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".webp", ".gif", ".bmp", ".dib"),
-    *(".tif", ".tiff", ".avif"),
-}
+from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES
+
+SHOWN = IMAGE_SUFFIXES - {".avifs", ".heic", ".heif"}  # by Pillow
 THUMBNAIL = (96, 96)  # pixels at most
 
 
@@ -67,7 +66,7 @@ def _from_csv(path: Path) -> list[Captioned]:
 
 
 def _from_texts(folder: Path) -> list[Captioned]:
-    looks = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    looks = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SHOWN]
     images = [path for path in looks if path.is_file() and not path.name.startswith("._")]  # macOS's notes on a file
     captioned = []
     for image in images:

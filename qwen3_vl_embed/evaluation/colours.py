@@ -8,7 +8,6 @@ import csv
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 
 import colour
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qwen3_vl_embed.evaluation import FloatArray
+from qwen3_vl_embed.pictures import encoded
 
 XKCD = Path(__file__).parent / "data" / "xkcd_colors.csv"
 SWATCH = (244, 244)  # width, height in pixels: the benchmark's
+png = encoded
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,3 @@ def delta_e(lab: FloatArray, other: FloatArray) -> FloatArray:
 def swatch(rgb: NDArray[np.uint8] | tuple[int, int, int], size: tuple[int, int] = SWATCH) -> Image.Image:
     """One colour as a solid RGB image of (width, height) pixels."""
     return Image.new("RGB", size, tuple(int(value) for value in rgb))
-
-
-def png(image: Image.Image) -> bytes:
-    """The image as a PNG file's bytes."""
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
+from scipy.stats import binned_statistic
 from sklearn.decomposition import PCA
 
 from qwen3_vl_embed.evaluation import FloatArray
@@ -43,8 +44,9 @@ def against_difference(axes: Axes, cosines: FloatArray, differences: FloatArray)
     off = ~np.eye(len(cosines), dtype=bool)
     x, y = differences[off], 1 - cosines[off]
     axes.hexbin(x, y, gridsize=45, bins="log", cmap="viridis", mincnt=1, linewidths=0, rasterized=True)
-    centers, medians = binned_median(x, y, np.linspace(0, x.max(), 25))
-    axes.plot(centers, medians, color=MATCHED, linewidth=2, label="median")
+    medians, edges, _ = binned_statistic(x, y, "median", bins=24, range=(0, x.max()))
+    held = np.isfinite(medians)  # of a bin that holds nothing there is none
+    axes.plot(((edges[:-1] + edges[1:]) / 2)[held], medians[held], color=MATCHED, linewidth=2, label="median")
     axes.set(xlabel="colour difference, CIEDE2000", ylabel="cosine distance")
     _legend(axes)
 
@@ -102,11 +104,3 @@ def qualities(lab: FloatArray) -> dict[str, tuple[FloatArray, str, tuple[float, 
         "lightness": (lightness, "lightness L*", (0, 100)),
         "saturation": (saturation, "saturation C* / √(C*² + L*²)", (0, 1)),
     }
-
-
-def binned_median(x: FloatArray, y: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Centers of the bins that hold anything, and the median of `y` in them."""
-    bin_of = np.digitize(x, edges[1:-1])
-    held = [index for index in range(len(edges) - 1) if (bin_of == index).any()]
-    centers = (edges[:-1] + edges[1:]) / 2
-    return centers[held], np.array([np.median(y[bin_of == index]) for index in held])

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Self
 
 import numpy as np
 import orjson
@@ -70,16 +69,8 @@ def matrix(embedded: Sequence[Embedded]) -> NDArray[np.float32]:
     return np.stack([each.vector for each in embedded])
 
 
-class Writer(Protocol):
-    """How one format is written. Both may raise OSError."""
-
-    def add(self, embedded: Sequence[Embedded]) -> None:
-        """One or more, all of one dimension."""
-
-    def finish(self) -> None:
-        """Once, after at least one `add`."""
-
-
+# How each format is written. `add` takes one or more, all of one dimension; `finish` comes once, after at least one
+# `add`. Both may raise OSError.
 class _Jsonl:
     def __init__(self, file: io.BufferedWriter, origin: Origin) -> None:
         self._file, self._origin = file.raw, origin
@@ -256,9 +247,7 @@ class VectorFile:
                 self._writer.add(embedded)
             self.count += len(embedded)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             with told(self._path), self._file:
                 if self.count:

@@ -273,8 +273,7 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
             block = flat.reshape(len(table), -1).astype(np.float32)
             if not np.isfinite(block).all():
                 raise SourceError(f"{file} holds a vector with a number that is none.")
-            lengths = np.linalg.norm(block, axis=1, keepdims=True)
-            vectors[start : start + len(table)] = block / np.maximum(lengths, np.finfo(np.float32).tiny)
+            vectors[start : start + len(table)] = unit(block)
             start += len(table)
         table = table.drop_columns(["embedding"])
         if "id" not in table.column_names:
@@ -282,6 +281,12 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
         where = pa.array([root.decode() if root else None] * len(table), pa.string())
         rows.append(table.append_column("root", where))
     return pa.concat_tables(rows).replace_schema_metadata(None)
+
+
+def unit(vectors: Matrix) -> Matrix:
+    """Rows of length 1; zeros stay zeros."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
 
 def _build_ann(vectors: Matrix, path: Path) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 And what a cosine means: its percentile among random pairs.
 """
 
-import io
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from threading import Lock
 from typing import Any
@@ -17,7 +16,8 @@ from PIL import Image
 from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.errors import AdapterError
 from qwen3_vl_embed.options import TextOptions
-from qwen3_vl_embed.search.index import Hit, Index, Kind, Matrix, Vector
+from qwen3_vl_embed.pictures import encoded
+from qwen3_vl_embed.search.index import Hit, Index, Kind, Matrix, Vector, unit
 
 NOT = 0.5  # of the length of the other words' direction is taken away
 SWATCH = (244, 244)  # width, height of a picked colour's picture, in pixels
@@ -75,8 +75,8 @@ class Searcher:
         self._same = False
         self._lock = Lock()
         self._samples: dict[Kind, Matrix] = {}
-        self._words = lru_cache(maxsize=256)(partial(self._asked, "text"))
-        self._picture = lru_cache(maxsize=4)(partial(self._asked, "image"))  # which holds its file: 64 MB at most
+        self._words = lru_cache(maxsize=256)(lambda words: self._embedded("text", [words])[0])
+        self._picture = lru_cache(maxsize=4)(lambda file: self._embedded("image", [file])[0])  # each of 64 MB at most
         self._pairs = lru_cache(maxsize=64)(self._random_pairs)
 
     def search(self, query: Query, count: int, exact: bool = False) -> Found:
@@ -108,12 +108,8 @@ class Searcher:
             percentiles.append(None if pairs is None else 100 * float(np.searchsorted(pairs, hit.cosine)) / len(pairs))
         return Found(hits, percentiles)
 
-    def _asked(self, kind: Kind, content: Any) -> Vector:
-        """Of length 1, by the recipe of the index."""
-        vector: Vector = self._embedded(kind, [content])[0]
-        return vector
-
     def _embedded(self, kind: Kind, contents: list[Any]) -> Matrix:
+        """Of length 1, by the recipe of the index."""
         with self._lock:
             if not self._same and self._client.model()["id"] != self.index.model.get("id"):
                 made = self.index.model.get("checkpoint")
@@ -125,7 +121,7 @@ class Searcher:
             vectors = self._client.embed_text(contents, **options)
         else:
             vectors = self._client.embed_image(contents, **options)
-        return _unit(vectors)
+        return unit(vectors)
 
     def _mixed(self, parts: list[tuple[Kind, Matrix]], without: Any, words: float, centred: bool) -> Matrix:
         """One query for each row of the parts, all of length 1."""
@@ -134,15 +130,15 @@ class Searcher:
             share * (self._centred(kind, vectors) if centred else vectors)
             for share, (kind, vectors) in zip(shares, parts, strict=False)
         ]
-        query = _unit(np.sum(told, axis=0))
+        query = unit(np.sum(told, axis=0))
         if without is not None:
             other = np.atleast_2d(without)
-            query = _unit(query - NOT * (self._centred("text", other) if centred else other))
+            query = unit(query - NOT * (self._centred("text", other) if centred else other))
         return query
 
     def _centred(self, kind: Kind, vectors: Matrix) -> Matrix:
         mean = self.index.means.get(kind)
-        return _unit(vectors - (self._sample(kind).mean(axis=0) if mean is None else mean))
+        return unit(vectors - (self._sample(kind).mean(axis=0) if mean is None else mean))
 
     def _random_pairs(
         self, kinds: tuple[Kind, ...], without: bool, words: float, centred: bool, hit: Kind
@@ -176,21 +172,10 @@ def swatch(colour: str) -> bytes:
     """A PNG of one colour, written like #1f77b4. Raises ValueError."""
     if len(colour) != 7 or not colour.startswith("#"):
         raise ValueError(f"{colour[:20]} is no colour: write it like #1f77b4.")
-    return _png(Image.new("RGB", SWATCH, tuple(bytes.fromhex(colour[1:]))))
+    return encoded(Image.new("RGB", SWATCH, tuple(bytes.fromhex(colour[1:]))))
 
 
 def _blot(seed: int) -> bytes:
     """A picture of soft blots: a few random pixels, enlarged."""
     pixels = np.random.default_rng(seed).integers(0, 256, (1 + seed % 5, 1 + seed % 7, 3), np.uint8)
-    return _png(Image.fromarray(pixels).resize(SWATCH, Image.Resampling.BICUBIC))
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def _unit(vectors: Matrix) -> Matrix:
-    units: Matrix = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-    return units.astype(np.float32)
+    return encoded(Image.fromarray(pixels).resize(SWATCH, Image.Resampling.BICUBIC))

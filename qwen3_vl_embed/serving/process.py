@@ -5,9 +5,8 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
 
 from rich.console import Console
 from rich.text import Text
@@ -19,18 +18,11 @@ KEYS = ("ADAPTER_", "QWEN3_VL_EMBED_")  # what variables begin with that may hol
 class Process:
     """A running child whose output is shown line by line as `name │ line`; the last lines are kept for post-mortems."""
 
-    def __init__(self, name: str, popen: subprocess.Popen[str], console: Console, show: Filter, colour: str) -> None:
-        self.name, self.popen, self.lines = name, popen, deque[str](maxlen=2000)
-        self.said = "starting"  # the last line that was shown
-        self._reader = threading.Thread(target=self._read, args=(console, show, colour), daemon=True)
-        self._reader.start()
-
-    @classmethod
-    def start(
-        cls, name: str, command: list[str], environment: dict[str, str], console: Console, show: Filter, colour: str
-    ) -> Self:
-        """A group of its own: Ctrl-C reaches only us, and we stop the children in order."""
-        popen = subprocess.Popen(
+    def __init__(
+        self, name: str, command: list[str], environment: dict[str, str], console: Console, show: Filter, colour: str
+    ) -> None:
+        """It gets a group of its own: Ctrl-C reaches only us, and we stop the children in order."""
+        self.popen = subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -40,7 +32,10 @@ class Process:
             encoding="utf-8",
             errors="replace",
         )
-        return cls(name, popen, console, show, colour)
+        self.name, self.lines = name, deque[str](maxlen=2000)
+        self.said = "starting"  # the last line that was shown
+        self._reader = threading.Thread(target=self._read, args=(console, show, colour), daemon=True)
+        self._reader.start()
 
     @property
     def alive(self) -> bool:
@@ -64,17 +59,13 @@ class Process:
             self.popen.stdout.close()
 
     def _read(self, console: Console, show: Filter, colour: str) -> None:
-        for line in self._split_lines():
+        assert self.popen.stdout
+        for whole in self.popen.stdout:
+            line = whole.rstrip("\n").rsplit("\r", 1)[-1]  # of a progress bar what a terminal would leave
             self.lines.append(line)
             if shown := show(line):
                 self.said = shown
                 console.print(Text(f"{self.name:>7} │ ", style=colour) + Text(shown), soft_wrap=True)
-
-    def _split_lines(self) -> Iterator[str]:
-        """Lines as a terminal would leave them: a progress bar is what stands after its last carriage return."""
-        assert self.popen.stdout
-        for line in self.popen.stdout:
-            yield line.rstrip("\n").rsplit("\r", 1)[-1]
 
 
 def keyless() -> dict[str, str]:

@@ -65,7 +65,8 @@ class Stack:
         """Restart whatever died, with growing pauses; returns when `stopping` is set."""
         failures, since = 0, time.monotonic()
         while not self._stops_within(poll_seconds):
-            lost = self._what_died()
+            # Triton's watchdog ends with it, and ends it when it does not embed.
+            lost = next((name for name in ("triton", "adapter") if not self._processes[name].alive), None)
             if lost is None:
                 failures = 0 if time.monotonic() - since > STEADY_SECONDS else failures
                 continue
@@ -93,10 +94,6 @@ class Stack:
             time.sleep(0.1)
         return self.stopping
 
-    def _what_died(self) -> str | None:
-        """Triton (its watchdog ends with it, and ends it when it does not embed), or the adapter."""
-        return next((name for name in ("triton", "adapter") if not self._processes[name].alive), None)
-
     def _restart(self, lost: str) -> None:
         process = self._processes[lost]
         process.kill()  # what a dead leader left behind
@@ -108,7 +105,7 @@ class Stack:
             self._start_triton()
 
     def _run(self, name: str, command: list[str], environment: dict[str, str], show: Filter, colour: str) -> Process:
-        process = Process.start(name, command, environment, self.console, show, colour)
+        process = Process(name, command, environment, self.console, show, colour)
         self._processes[name] = process
         self._reaper.watch(process.popen.pid)
         return process

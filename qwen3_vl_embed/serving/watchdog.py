@@ -195,12 +195,10 @@ class Watch:
                 self._whole.start()
             self._up, self._workers, self._strikes, self._answered_at = True, set(before), 0, monotonic()
         elif self._up:
-            self._strikes = 0 if answer is None and self._works(before) else self._strikes + 1
+            used = sum(self._triton.workers().values()) - sum(before.values())
+            works = answer is None and used > WORKING * PROBE_SECONDS
+            self._strikes = 0 if works else self._strikes + 1
         return self._verdict()
-
-    def _works(self, before: dict[int, float]) -> bool:
-        used = sum(self._triton.workers().values()) - sum(before.values())
-        return used > WORKING * PROBE_SECONDS
 
     def _verdict(self) -> str | None:
         if max(self._strikes, self._whole.failed) >= STRIKES:

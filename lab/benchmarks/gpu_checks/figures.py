@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 
 class Verdict(StrEnum):
@@ -39,12 +40,8 @@ def told(what: str, value: float | str, unit: str = "", expected: str = "") -> F
     return Figure(what, value, unit, expected)
 
 
-def right(what: str, value: float, unit: str = "", *, least: float | None = None, most: float | None = None) -> Figure:
-    """Must lie within the bounds: outside (or NaN) something is wrong."""
-    return _bounded(Verdict.FAIL, what, value, unit, least, most, "")
-
-
-def fast(
+def bounded(
+    otherwise: Verdict,
     what: str,
     value: float,
     unit: str = "",
@@ -53,25 +50,17 @@ def fast(
     most: float | None = None,
     expected: str = "",
 ) -> Figure:
-    """Should lie within the bounds: outside it is slow. Without bounds (another card, a CPU) it is only told."""
-    return _bounded(Verdict.SLOW, what, value, unit, least, most, expected)
+    """Outside the bounds (or NaN) it is `otherwise`; without bounds (another card, a CPU) it is only told."""
+    within = (least is None or value >= least) and (most is None or value <= most)
+    bounds = [f"{sign} {bound:.6g}" for sign, bound in (("≥", least), ("≤", most)) if bound is not None]
+    said = ", ".join([*bounds, *filter(None, [expected])])
+    return Figure(what, value, unit, said, Verdict.OK if within else otherwise)
+
+
+right = partial(bounded, Verdict.FAIL)  # outside something is wrong
+fast = partial(bounded, Verdict.SLOW)  # outside it is slow
 
 
 def skipped(what: str) -> Figure:
     """What only CUDA has."""
     return Figure(what, "CUDA's own", verdict=Verdict.SKIPPED)
-
-
-def _bounded(
-    otherwise: Verdict,
-    what: str,
-    value: float,
-    unit: str,
-    least: float | None,
-    most: float | None,
-    expected: str,
-) -> Figure:
-    within = (least is None or value >= least) and (most is None or value <= most)
-    bounds = [f"{sign} {bound:.6g}" for sign, bound in (("≥", least), ("≤", most)) if bound is not None]
-    said = ", ".join([*bounds, *filter(None, [expected])])
-    return Figure(what, value, unit, said, Verdict.OK if within else otherwise)

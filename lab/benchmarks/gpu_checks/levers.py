@@ -97,7 +97,6 @@ def _products(bench: Bench) -> Iterator[Figure]:
             yield told(f"{name}, {rows:,} rows: separate products, over one", several / one, "", "a few rows 1.1 to 2")
 
 
-Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Other = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float, bool], torch.Tensor]
 
 
@@ -135,7 +134,10 @@ def _attention(bench: Bench) -> Iterator[Figure]:
         flop = 4 * heads.queries * heads.width * sum(length**2 for length in lengths) / (2 if heads.causal else 1)
         first_q, first_k, first_v = (each[0][:, : lengths[0]] for each in drawn)
         exactly = [exact(first_q, first_k, first_v, heads)]
-        kernels: dict[str, Other] = {"FlashAttention 2, as served": _served, "FlashAttention 4": _flash_4}
+        kernels: dict[str, Other] = {
+            "FlashAttention 2, as served": lambda q, k, v, bounds, *rest: flash(q, k, v, bounds, bounds, *rest),
+            "FlashAttention 4": _flash_4,
+        }
         kernels |= {} if heads.causal else {"cuDNN": _cudnn}
         for name, kernel in kernels.items():
             work = partial(kernel, q, k, v, bounds, heads.scale, heads.causal)
@@ -148,9 +150,3 @@ def _attention(bench: Bench) -> Iterator[Figure]:
             else:
                 yield told(f"{what}: {name}, error {off:.2g}, host {host:.3g} µs", rate, "TFLOP/s")
             torch.cuda.synchronize(bench.device)  # raises, when the device is lost to this process
-
-
-def _served(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float, causal: bool
-) -> torch.Tensor:
-    return flash(q, k, v, bounds, bounds, scale, causal)

@@ -14,6 +14,7 @@ import torch
 import embedder
 from embedder.forward.attention import varlen_kernel
 from embedder.forward.budget import free_bytes
+from embedder.forward.hardware import Card
 from lab import benchmarks
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
@@ -74,24 +75,17 @@ def _versioned(package: str) -> str:
 
 def _device(bench: Bench) -> Iterator[Figure]:
     about = torch.cuda.get_device_properties(bench.device)
-    capability = (about.major, about.minor)
+    card = Card.seen()[torch.device(bench.device).index]
     yield told("device", f"{about.name}, sm_{about.major}{about.minor}, {about.multi_processor_count} multiprocessors")
     yield told("driver", f"{_driver()}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
     architectures = torch.cuda.get_arch_list()
-    built = [each for each in architectures if _runs(each, capability)]
+    built = [each for each in architectures if card.runs([each])]
     yield right(f"architectures of torch that run here, of {' '.join(architectures)}", len(built), least=1)
     yield right("compute capability: bfloat16 kernels begin with", about.major + about.minor / 10, least=8.0)
     yield right("a kernel's answer", float(torch.arange(4, device=bench.device).sum().item()), least=6, most=6)
     yield fast("free memory for the 4B", torch.cuda.mem_get_info(bench.device)[0] / 1e9, "GB", least=NEEDS_BYTES / 1e9)
     settings = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(("PYTORCH", "CUDA", "TORCH"))}
     yield told("settings of torch and CUDA", ", ".join(f"{name}={value}" for name, value in settings.items()) or "none")
-
-
-def _runs(architecture: str, capability: tuple[int, int]) -> bool:
-    """Machine code runs on the same major version, from its own minor version on (CUDA C++ Programming Guide, 3.1)."""
-    kind, _, digits = architecture.partition("_")
-    plain = digits.rstrip("af")
-    return kind == "sm" and int(plain[:-1]) == capability[0] and int(plain[-1]) <= capability[1]
 
 
 def _driver() -> str:

@@ -19,7 +19,7 @@ from lab.benchmarks import inputs, subject
 from lab.benchmarks.gpu_checks import faults
 from lab.benchmarks.gpu_checks.bench import Bench, eager
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
-from lab.benchmarks.gpu_checks.timing import Work, device_seconds, dispatches, host_seconds, profile
+from lab.benchmarks.gpu_checks.timing import Work, device_seconds, host_seconds, profile
 from lab.benchmarks.subject import least_cosine, vectors
 
 INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
@@ -42,15 +42,11 @@ def one_pass(bench: Bench) -> Iterator[Figure]:
         with eager(bench.embedder.model), torch.inference_mode():
             took = device_seconds(work, bench.device, budget=1.0) * 1e3
             host = host_seconds(work, bench.device) * 1e3
-            calls = dispatches(work)
             profiled = profile(work, bench.device)
         yield fast(f"{what}: time on the device", took, "ms", most=most)
         yield told(f"{what}: host time to launch it", host, "ms", "20 to 35 while the queue is not full")
-        yield told(
-            f"{what}: operators asked for", calls, "", "kernels by count: texts 378, images 638; views come on top"
-        )
         if bench.on_gpu:
-            yield told(f"{what}: kernels", profiled.kernels)
+            yield told(f"{what}: kernels", profiled.kernels, "", "by count: texts 378, images 638")
             yield told(f"{what}: in no kernel", 1 - profiled.seconds * 1e3 / took, "of the time")
         else:
             yield skipped(f"{what}: kernels and gaps")

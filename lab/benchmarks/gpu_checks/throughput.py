@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from lab.benchmarks import flops, inputs
-from lab.benchmarks.forward import BYTES, Row, measure
+from lab.benchmarks import forward, inputs
 from lab.benchmarks.gpu_checks.bench import Bench, full
 from lab.benchmarks.gpu_checks.figures import Figure, fast, skipped, told
 from lab.benchmarks.gpu_checks.timing import device_seconds, profile
@@ -21,9 +20,11 @@ def throughput(bench: Bench) -> Iterator[Figure]:
         "1024×1024": bench.card(h100=0.59, h200=0.62),
     }
     for kind in inputs.KINDS:
-        rows = list(_rows(bench, kind))
+        sizes = sorted({*bench.sizes.batches, len(full(bench.embedder, kind))})
+        rows = list(forward.rows(bench.embedder, bench.config, kind, sizes, bench.sizes.calls, LONGEST))
         if kind == "name":
-            yield _lone_name(bench, rows[0])
+            lone, most = forward.lone_name(rows[0], bench.config, bench.ceiling), bench.card(h100=2.0, h200=2.0)
+            yield fast("a lone name, of the time to read the weights once", lone["times_the_bound"], "times", most=most)
         best = max(rows, key=lambda row: row.flop / row.forward_s)
         figures = best.figures(bench.ceiling)
         rates = ", ".join(f"{row.batch}: {row.batch / row.forward_s:.4g}" for row in rows)
@@ -38,20 +39,6 @@ def throughput(bench: Bench) -> Iterator[Figure]:
             expected=f"predicted {least:g}" if least else "",
         )
     yield from _split(bench)
-
-
-def _rows(bench: Bench, kind: str) -> Iterator[Row]:
-    row = None
-    for size in sorted({*bench.sizes.batches, len(full(bench.embedder, kind))}):
-        if row is None or row.call_s * size / row.batch <= LONGEST:
-            row = measure(bench.embedder, bench.config, kind, inputs.batch(kind, size), bench.sizes.calls)
-            yield row
-
-
-def _lone_name(bench: Bench, row: Row) -> Figure:
-    weights_s = flops.language_weights(bench.config) * BYTES[bench.ceiling.dtype] / bench.ceiling.copy_bytes
-    most = bench.card(h100=2.0, h200=2.0)
-    return fast("a lone name, of the time to read the weights once", row.forward_s / weights_s, "times", most=most)
 
 
 def _split(bench: Bench) -> Iterator[Figure]:

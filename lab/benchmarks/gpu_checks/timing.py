@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from time import perf_counter, thread_time
-from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.benchmarks.gpu import is_cuda, synchronize
 
@@ -64,25 +62,6 @@ def host_seconds(work: Work, device: str, times: int = 3) -> float:
         took.append(thread_time() - started)
     synchronize(device)
     return median(took)
-
-
-class _Counting(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.calls += 1
-        return function(*args, **(kwargs or {}))
-
-
-def dispatches(work: Work) -> int:
-    """Operators that one call asks torch for, views included."""
-    with _Counting() as counting:
-        work()
-    return counting.calls
 
 
 @dataclass(frozen=True)

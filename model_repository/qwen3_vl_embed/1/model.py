@@ -12,7 +12,6 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from threading import Event, Thread
@@ -114,10 +113,11 @@ class TritonPythonModel:
             for request in requests:
                 self._submit(request, read_rows(request))
             return None
-        read = read_waited_for if len(requests) > 1 else read_rows  # a lone request came without waiting
         at_once: dict[int, list[EmbedInput | EmbedError]] = {}
         for index, request in enumerate(requests):
-            rows = read(request)
+            # Triton hands over what is cancelled in its queue all the same; a lone request came without waiting.
+            given_up = len(requests) > 1 and request.is_cancelled()
+            rows: list[EmbedInput | EmbedError] = [Abandoned()] if given_up else read_rows(request)
             if self.pipeline.large(rows):
                 self._submit(request, rows)
             else:
@@ -132,7 +132,11 @@ class TritonPythonModel:
 
     def _submit(self, request: "pb_utils.InferenceRequest", rows: list[EmbedInput | EmbedError]) -> None:
         sender = request.get_response_sender()
-        self.pipeline.submit(Request(rows, partial(self._send, sender), sender.is_cancelled))
+
+        def reply(answers: list[Answer]) -> None:
+            sender.send(self._respond(answers), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+        self.pipeline.submit(Request(rows, reply, sender.is_cancelled))
 
     def _respond_together(self, requests: list[list[EmbedInput | EmbedError]]) -> list["pb_utils.InferenceResponse"]:
         try:
@@ -142,9 +146,6 @@ class TritonPythonModel:
             pb_utils.Logger.log_error(traceback.format_exc())
             os._exit(LOST)
         return [self._respond([next(answers) for _ in request]) for request in requests]
-
-    def _send(self, sender: "pb_utils.InferenceResponseSender", answers: list[Answer]) -> None:
-        sender.send(self._respond(answers), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _respond(self, answers: list[Answer]) -> "pb_utils.InferenceResponse":
         rows: list[Embedding | Rendering | Description] = []
@@ -157,24 +158,22 @@ class TritonPythonModel:
             return failure(
                 InvalidInput("options.dimensions, render and describe must be the same in all rows of one request"), ""
             )
-        passes = [(row.forward_ms, row.batch_items) if isinstance(row, Embedding) else (0.0, 0) for row in rows]
         columns = {  # each (rows, …), as in config.pbtxt; of a caller's own list of outputs the stub sends these alone
             "tokens": np.array([[row.tokens] for row in rows], np.int32),
             "model": bytes_of([self._id] * len(rows)),
             "recipe": bytes_of([bytes.fromhex(row.recipe.id) for row in rows]),
-            "timings": np.array(
-                [[row.preprocess_ms, ms] for row, (ms, _) in zip(rows, passes, strict=True)], np.float32
-            ),
-            "batch_items": np.array([[items] for _, items in passes], np.int32),
+            "timings": np.array([[row.preprocess_ms, row.forward_ms] for row in rows], np.float32),
+            "batch_items": np.array([[row.batch_items] for row in rows], np.int32),
             "warnings": np.array([[row.warnings] for row in rows], np.uint32),
         }
-        columns |= (
-            {"embedding": np.stack(vectors)} if vectors else {"json": bytes_of([self._json(row) for row in rows])}
-        )
+        if vectors:
+            columns["embedding"] = np.stack(vectors)
+        else:
+            shown = (
+                json.dumps(row.sequence).encode() if isinstance(row, Rendering) else self._described for row in rows
+            )
+            columns["json"] = bytes_of(list(shown))
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, column) for name, column in columns.items()])
-
-    def _json(self, answer: Embedding | Rendering | Description) -> bytes:
-        return json.dumps(answer.sequence).encode() if isinstance(answer, Rendering) else self._described
 
 
 def bytes_of(rows: list[bytes]) -> NDArray[np.uint8]:
@@ -232,11 +231,6 @@ def read_utf8() -> None:
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-
-
-def read_waited_for(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:
-    """The rows, unless their caller has gone: Triton hands over what is cancelled in its queue all the same."""
-    return [Abandoned()] if request.is_cancelled() else read_rows(request)
 
 
 def read_rows(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedError]:

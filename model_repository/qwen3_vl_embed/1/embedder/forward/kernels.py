@@ -130,22 +130,10 @@ def _launch(kernel: Any, grid: tuple[int, ...], given: tuple[Any, ...], sizes: d
         kernel[grid](*given, **sizes)  # in Triton's interpreter (TRITON_INTERPRET=1)
 
 
-def _like_rotated(heads: torch.Tensor, *_: object) -> torch.Tensor:
-    return heads.new_empty(heads.shape)
-
-
-def _like_added(hidden: torch.Tensor, *_: object) -> Pair:
-    return torch.empty_like(hidden), torch.empty_like(hidden)
-
-
-def _like_gated(gate_up: torch.Tensor) -> torch.Tensor:
-    return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
-
-
 for _name, _launches, _shapes in (
-    ("rotate", _rotate, _like_rotated),
-    ("add_norm", _add_norm, _like_added),
-    ("silu_mul", _silu_mul, _like_gated),
+    ("rotate", _rotate, lambda heads, *_: heads.new_empty(heads.shape)),
+    ("add_norm", _add_norm, lambda hidden, *_: (torch.empty_like(hidden), torch.empty_like(hidden))),
+    ("silu_mul", _silu_mul, lambda gate_up: gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))),
 ):
     _library.impl(_name, _launches, "CUDA")
     _library.impl(_name, _launches, "CPU")

@@ -68,7 +68,8 @@ class PackedModel:
             return Replay(self._forward, Trace, single, self.final_norm)
 
         def record(run: Callable[[], States], packed: Packed) -> CudaGraph:
-            return CudaGraph(run, self.device, self._constants(packed))
+            constants = packed.images and self._places(packed.images), self._prefixes(packed)  # cached tensors
+            return CudaGraph(run, self.device, constants)
 
         return Replay(self._forward, partial(Recorded, record=record), bucket_of, self.final_norm, fatal=True)
 
@@ -245,10 +246,6 @@ class PackedModel:
         if len(self._prefix_cache) > PREFIXES:
             del self._prefix_cache[next(iter(self._prefix_cache))]
         return prefix
-
-    def _constants(self, packed: Packed) -> object:
-        """The cached tensors that a pass reads."""
-        return packed.images and self._places(packed.images), self._prefixes(packed)
 
 
 @lru_cache(maxsize=256)

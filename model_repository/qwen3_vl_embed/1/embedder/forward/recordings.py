@@ -52,7 +52,9 @@ class Trace:
         self._layers = tuple(layers)
 
         def operations(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            states = run(with_tensors(packed, given), layers, None if rows is None else given[-1])
+            images = packed.images and replace(packed.images, pixels=given[2], tokens=given[3])
+            same = replace(packed, input_ids=given[0], position_ids=given[1], images=images)
+            states = run(same, layers, None if rows is None else given[-1])
             return tuple(states[layer] for layer in self._layers)
 
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
@@ -64,14 +66,8 @@ class Trace:
 
 
 def tensors(packed: Packed, rows: torch.Tensor | None) -> list[torch.Tensor]:
-    """All that differs between two passes of one shape."""
+    """All that differs between two passes of one shape, in the order in which a trace is given it."""
     given = [packed.input_ids, packed.position_ids]
     if packed.images is not None:
         given += [packed.images.pixels, packed.images.tokens]
     return given if rows is None else [*given, rows]
-
-
-def with_tensors(packed: Packed, given: tuple[torch.Tensor, ...]) -> Packed:
-    """The same pass with other tensors, in the order of `tensors`."""
-    images = packed.images and replace(packed.images, pixels=given[2], tokens=given[3])
-    return replace(packed, input_ids=given[0], position_ids=given[1], images=images)

@@ -56,7 +56,9 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTr
     cards = Card.seen() if device.startswith("cuda") else []
     if cards and (why := too_little(size, cards)):
         raise UnsupportedCheckpoint(f"{checkpoint.name}: {why}")
-    model = _load(checkpoint, stored, dtype, placement(size, device, _free_bytes(device)))
+    model = _load(
+        checkpoint, stored, dtype, placement(size, device, torch.cuda.mem_get_info(device)[0] if cards else None)
+    )
     if device != "cpu" and (why := scattered(getattr(model, "hf_device_map", {}))):
         raise UnsupportedCheckpoint(f"{checkpoint.name} {why}: give it more or larger GPUs, or set EMBED_DEVICE=cpu")
     with torch.no_grad():
@@ -91,10 +93,6 @@ def scattered(places: dict[str, int | str]) -> str | None:
     if len(first) > 1:
         return "would have its vision tower and token embeddings on several GPUs"
     return None
-
-
-def _free_bytes(device: str) -> int | None:
-    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
 
 
 def _fp8_block(checkpoint: Checkpoint) -> tuple[int, int] | None:

@@ -86,16 +86,14 @@ class Calibration:
         """(…, D) -> (…, D), float32."""
         unit = scaled(rows)
         if self.align:
-            return (unit if kind == "image" else self._onto_images(unit)).astype(np.float32)
+            if kind == "text":
+                scale, shift = self.align
+                unit = scaled((unit - self.mean["text"]) * scale + self.mean["image"]) + shift
+            return unit.astype(np.float32)
         centred = unit - self.mean[kind]
         if kind in self.top:
             centred = centred - (centred @ self.top[kind].T) @ self.top[kind]
         return (centred @ self.whiten[kind] if kind in self.whiten else centred).astype(np.float32)
-
-    def _onto_images(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
-        assert self.align is not None
-        scale, shift = self.align
-        return scaled((unit - self.mean["text"]) * scale + self.mean["image"]) + shift
 
 
 def save(file: str | Path | IO[bytes], about: dict[str, Any], arrays: dict[str, NDArray[np.float32]]) -> None:

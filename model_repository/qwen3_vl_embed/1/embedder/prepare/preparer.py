@@ -52,6 +52,8 @@ class Rendering:
     recipe: Recipe
     preprocess_ms: float
     warnings: Warnings = Warnings.NONE
+    forward_ms: float = 0.0
+    batch_items: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Description:
     tokens: int = 0
     preprocess_ms: float = 0.0
     warnings: Warnings = Warnings.NONE
+    forward_ms: float = 0.0
+    batch_items: int = 0
 
 
 class Preparer:
