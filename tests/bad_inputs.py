@@ -64,9 +64,16 @@ def run_length_bmp(moves: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(runs), 0, 0, 14 + len(header)) + header + runs
 
 
-def jpeg(*segments: bytes, count: int = 1) -> bytes:
-    """A small JPEG with more segments in its header."""
-    return JPEG[:2] + b"".join(segments) * count + JPEG[2:]
+def jpeg(*segments: bytes, count: int = 1, file: bytes | None = None) -> bytes:
+    """A JPEG, a small one unless another is given, with more segments in its header."""
+    file = file or JPEG
+    return file[:2] + b"".join(segments) * count + file[2:]
+
+
+def no_codes(jpeg: bytes) -> bytes:
+    """Ones for a part of its first scan: no Huffman code is all ones (T.81, annex C)."""
+    at = jpeg.index(b"\xff\xda") + 400
+    return jpeg[:at] + b"\xff\0" * 20 + jpeg[at + 40 :]
 
 
 def app1(content: bytes) -> bytes:
@@ -105,6 +112,8 @@ def bomb(size: int) -> bytes:
 
 NOISE = Image.effect_noise((200, 200), 50)
 PNG, JPEG, BMP = (encoded(solid("RGB", COLOUR), format) for format in ("PNG", "JPEG", "BMP"))
+PROGRESSIVE = encoded(NOISE, "JPEG", progressive=True)
+HALF_A_PROFILE = b"\xff\xe2\0\x12ICC_PROFILE\0\1\2\0\0"
 WEBP = animated("WEBP")
 FRAME = WEBP.index(b"ANMF") + 8  # where its first frame says its place and size
 EXIF = Image.Exif()
@@ -131,6 +140,8 @@ IMAGES: dict[str, tuple[bytes, str | None]] = {
     "png at a quarter": (encoded(NOISE)[: len(encoded(NOISE)) // 4], DAMAGED),
     "png at 99 %": (encoded(NOISE)[:-2000], DAMAGED),
     "jpeg at half": (encoded(NOISE, "JPEG")[: len(encoded(NOISE, "JPEG")) // 2], "is cut"),
+    "jpeg, codes that are none": (no_codes(PROGRESSIVE), "bad Huffman code"),
+    "jpeg, the same behind half a profile": (no_codes(jpeg(HALF_A_PROFILE, file=PROGRESSIVE)), "bad Huffman code"),
     "webp at half": (encoded(NOISE, "WEBP")[: len(encoded(NOISE, "WEBP")) // 2], DAMAGED),
     "png, a wrong checksum": (PNG[:60] + b"\0" + PNG[61:], "wrong checksum"),
     "1×1": (png((1, 1)), None),

@@ -832,6 +832,18 @@ def _(folder: Path) -> Refused:
     return Refused("shortest_edge")
 
 
+@layout("a `size` whose largest is below its smallest")
+def _(folder: Path) -> Refused:
+    edit(folder / "preprocessor_config.json", max_pixels=1024)
+    return Refused("at least 4096 and at most 1024 pixels, which is no range")
+
+
+@layout("a `size` of strings")
+def _(folder: Path) -> Refused:
+    edit(folder / "preprocessor_config.json", size={"shortest_edge": "4096", "longest_edge": "65536"})
+    return Refused("at least '4096' and at most '65536' pixels, which is no range")
+
+
 @layout("other image_mean and image_std")
 def _(folder: Path) -> Served:
     edit(folder / "preprocessor_config.json", image_mean=[0.48, 0.46, 0.41], image_std=[0.27, 0.26, 0.28])
@@ -842,6 +854,18 @@ def _(folder: Path) -> Served:
 def _(folder: Path) -> Served:
     edit(folder / "preprocessor_config.json", image_mean=None, image_std=None)
     return SAME
+
+
+@layout("image_mean as one number")
+def _(folder: Path) -> Refused:
+    edit(folder / "preprocessor_config.json", image_mean=0.5)
+    return Refused("image_mean 0.5; three numbers are read")
+
+
+@layout("image_std with a zero")
+def _(folder: Path) -> Refused:
+    edit(folder / "preprocessor_config.json", image_std=[0.5, 0.5, 0.0])
+    return Refused("no std of 0")
 
 
 @layout("a preprocessor that does not normalise")

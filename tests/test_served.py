@@ -48,6 +48,7 @@ async def test_a_path_by_name_is_the_path_without(stack):
         assert (await http.get(f"/{TINY}/txt/embed")).status_code == 405
         for path in (f"/{TINY.upper()}/txt/embed", f"/x/{TINY}/txt/embed", "//txt/embed", f"/{TINY}/health"):
             refused(await http.post(path, json={"input": "red"}), 404)
+        assert refused(await http.post("//txt/embed", json={"input": "red"}), 404)["code"] == "not_found"  # no name
         assert (await http.get("/info")).json()["served_model_name"] == TINY
 
 

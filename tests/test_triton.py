@@ -299,6 +299,29 @@ def test_a_string_that_is_no_image_is_refused(client, image, sentence):
     assert sentence in client.refused(text=b"red", image=image)
 
 
+@pytest.mark.parametrize("beside", [{"parameters": {"dimensions": 8}}, {"dimensions": 8}], ids=["infer", "generate"])
+def test_an_option_beside_the_inputs_is_refused(stack, beside):
+    """Triton hands it over as a parameter; without a word the vector would be of the default recipe."""
+    inputs = {"text": "red", "image": "", "options": ""}
+    if "parameters" in beside:
+        beside |= {
+            "inputs": [{"name": n, "shape": [1, 1], "datatype": "BYTES", "data": [v]} for n, v in inputs.items()]
+        }
+        answer = httpx.post(f"http://{stack.triton_http}/v2/models/{MODEL}/infer", json=beside)
+    else:
+        answer = httpx.post(f"http://{stack.triton_http}/v2/models/{MODEL}/generate", json=inputs | beside)
+    assert (answer.status_code, answer.json()["error"]) == (
+        400,
+        'parameters are not read: send dimensions in the input "options", a JSON object',
+    )
+
+
+def test_other_parameters_change_nothing(client):
+    """Triton's own (priority, timeout) and what clients send for others."""
+    named = {"parameters": {"client": "a", "max_tokens": 3, "stream": False}, "priority": 1, "timeout": 10**7}
+    np.testing.assert_allclose(client.vector(text=b"red", **named), client.vector(text=b"red"), atol=1e-5)
+
+
 def test_inputs_under_other_names_are_refused(client):
     with pytest.raises(InferenceServerException):
         client.infer(text=b"red", names=("text", "image", "instructions"))

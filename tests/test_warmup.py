@@ -1,12 +1,14 @@
 """Before it is ready: what is captured, what is measured, and that the weights are there."""
 
+import json
+import re
 from pathlib import Path
 from shutil import copytree
 
 import numpy as np
 import pytest
 
-from embedder import Embedder, EmbedderConfig, EmbedInput, Options
+from embedder import Embedder, EmbedderConfig, EmbedInput, Options, UnsupportedCheckpoint
 from embedder.warmup import TOGETHER, WORDS
 from tests.conftest import CHECKPOINT
 from tests.reference import cosine, png
@@ -49,6 +51,16 @@ def test_it_says_what_inputs_take(warm):
     assert set(shown) == {"pass", "text", "image"}
     assert all(0 <= seconds < 100 for seconds in shown.values())
     assert shown["pass"] + TOGETHER * shown["text"] > 0
+
+
+def test_a_checkpoint_that_fails_on_our_own_inputs_is_refused_with_the_reason(tmp_path):
+    """transformers' configuration knows no such rule, and its model breaks it at the first image."""
+    folder = copytree(CHECKPOINT, tmp_path / "served")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["num_heads"] = 3  # of a width of 64
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedCheckpoint, match=re.escape(f"{folder} was loaded, and fails") + ".*RuntimeError: "):
+        load(folder).warm_up()
 
 
 def test_no_weight_stays_in_a_file_that_others_may_write(tmp_path):

@@ -27,7 +27,7 @@ class ByName:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             name, _, path = scope["path"].removeprefix("/").partition("/")
-            if f"/{path}" in self._paths:
+            if name and f"/{path}" in self._paths:
                 scope = {**scope, "path": f"/{path}", "served_name": name}
         await self._app(scope, receive, send)
 
@@ -62,7 +62,8 @@ class Served:
             return
         name = self.name(model)
         if path is not None and path != name:
-            raise UnknownModel(f'"{path[:64]}" is not served here: this is "{name or model["checkpoint"]}".')
+            this = name or model["checkpoint"]
+            raise UnknownModel(f'The path begins with "{path[:64]}", which is not served here: this is "{this}".')
         known = {name, model["checkpoint"].lower(), _last_part(model), *map(str.lower, self.aliases)}
         if field is not None and not self._any_name and field.lower() not in known:
             raise UnknownModel(f'"{field[:64]}" is not served here: this is "{name}", which "model" may name.', "model")

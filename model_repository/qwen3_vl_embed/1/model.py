@@ -238,6 +238,10 @@ def read_rows(request: "pb_utils.InferenceRequest") -> list[EmbedInput | EmbedEr
     tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS]
     if any(tensor is None for tensor in tensors):  # Triton counts inputs and does not check their names
         return [InvalidInput(f"send all of {', '.join(INPUTS)}, empty when unused")]
+    # Of the request, or a field beside the inputs of /generate. Others are Triton's own, or nobody's.
+    if misplaced := Options.model_fields.keys() & json.loads(request.parameters() or "{}"):
+        names = ", ".join(sorted(misplaced))
+        return [InvalidInput(f'parameters are not read: send {names} in the input "options", a JSON object')]
     columns = [tensor.as_numpy().reshape(-1) for tensor in tensors]  # (rows,) of bytes
     return [read_row(*row) for row in zip(*columns, strict=True)]
 

@@ -268,11 +268,13 @@ def _foreign_pixels(pixels: Any, vision: Any) -> str | None:
     kind = type(pixels).__name__
     if not kind.startswith("Qwen2VLImageProcessor"):
         return f"its image processor is a {kind}; Qwen3-VL's is Qwen2VLImageProcessor"
-    size = pixels.size
-    if not (size.get("shortest_edge") and size.get("longest_edge")):
+    low, high = (pixels.size.get(edge) for edge in ("shortest_edge", "longest_edge"))
+    if not (low and high):
         return (
             "its preprocessor's `size` has no shortest_edge and longest_edge, which say how small and large images are"
         )
+    if not (isinstance(low, int | float) and isinstance(high, int | float) and low <= high):
+        return f"its preprocessor wants images of at least {low!r} and at most {high!r} pixels, which is no range"
     wanted = {
         **{"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size},
         **{"temporal_patch_size": vision.temporal_patch_size},
@@ -283,6 +285,10 @@ def _foreign_pixels(pixels: Any, vision: Any) -> str | None:
             return f"its preprocessor says {name} {given}; {value} is what this server and its config.json do"
     if abs(pixels.rescale_factor * 255 - 1) > 1e-6:
         return f"its preprocessor says rescale_factor {pixels.rescale_factor}; this server divides by 255"
+    for name in ("image_mean", "image_std"):
+        given = getattr(pixels, name)
+        if not (isinstance(given, list | tuple) and len(given) == 3) or (name == "image_std" and not all(given)):
+            return f"its preprocessor says {name} {given}; three numbers are read, one for each channel, no std of 0"
     return None
 
 

@@ -18,7 +18,7 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
-from .checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from .checkpoint import Checkpoint, line, load_tokenizer, open_checkpoint
 from .config import EmbedderConfig
 from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from .forward.budget import free_bytes, token_budget
@@ -186,8 +186,20 @@ class Embedder:
         return [self._finish(vector, item, *timed) for vector, item in zip(vectors, launched.items, strict=True)]
 
     def warm_up(self) -> None:
-        """What is slow only once is done now, and `info` says what inputs take: see `warmup.warm_up`."""
-        self.info["warm_up"] = {name: round(seconds, 6) for name, seconds in warm_up(self).items()}
+        """What is slow only once is done now, and `info` says what inputs take: see `warmup.warm_up`.
+
+        Raises:
+            UnsupportedCheckpoint: the model fails on a text or an image of our own.
+            CaptureFailed: this process is of no use any more; see `replay.py`.
+        """
+        try:
+            took = warm_up(self)
+        except InferenceFailed as failure:
+            cause = line(failure.__cause__ or failure)
+            raise UnsupportedCheckpoint(
+                f"{self.checkpoint.name} was loaded, and fails on its first inputs: {cause}"
+            ) from failure
+        self.info["warm_up"] = {name: round(seconds, 6) for name, seconds in took.items()}
 
     @property
     def pipelined(self) -> bool:

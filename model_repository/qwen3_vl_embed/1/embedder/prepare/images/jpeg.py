@@ -1,6 +1,7 @@
 """JPEG: libjpeg-turbo decodes it in one call, after its scans have been counted; what it only warns of goes to Pillow.
 
 Source: ITU-T T.81. A picture that is cut is refused, even with an end behind it; one that lacks only its end is whole.
+One whose codes are broken is refused too: libjpeg-turbo would go on with guesses.
 """
 
 import re
@@ -19,6 +20,9 @@ MAX_SCANS = 64  # a progressive image has about ten, and each goes over the whol
 MAX_WORK = 2**30  # pixels times scans: a second or so, in which libjpeg-turbo cannot be interrupted
 START_OF_SCAN, END = b"\xff\xda", b"\xff\xd9"
 COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # Pillow's mode -> simplejpeg's name
+# Warnings of libjpeg-turbo's (jerror.h) behind which its pixels are guesses.
+GUESSED = re.compile("bad Huffman code|bad arithmetic code|Inconsistent progression|Invalid SOS parameters")
+NO_PICTURE = bytes([*range(0xE1, 0xEE), 0xEF, 0xFE])  # segments of applications, but for JFIF's and Adobe's; comments
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # one with a length behind it, or the image's end
 
 
@@ -83,6 +87,11 @@ def _load(file: File, image: Image.Image, whole: bool) -> NDArray[np.uint8] | Im
         except ValueError as error:
             if "premature end of data segment" in str(error):
                 raise cut from error
+            if guessed := GUESSED.search(str(error)):
+                raise InvalidInput(
+                    f"the JPEG image is damaged ({guessed[0]}): a part of its picture would be a guess; send the file "
+                    "as it was before"
+                ) from error
             image = file.instead(data).opened("JPEG")
             image.load()
             return image
@@ -92,9 +101,9 @@ def _load(file: File, image: Image.Image, whole: bool) -> NDArray[np.uint8] | Im
 
 
 def _tidy(data: bytes) -> bytes:
-    """Without what stands between the segments of the header, and with an end."""
+    """Without what says nothing of the pixels in the header, between its segments or in them, and with an end."""
     parts, at = [data[:2]], 2
     while (marker := _MARKER.search(data, at)) and marker[0] not in (START_OF_SCAN, END):
         start, at = marker.start(), marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2]))
-        parts.append(data[start:at])
+        parts += [] if marker[0][1] in NO_PICTURE else [data[start:at]]
     return b"".join([*parts, data[marker.start() :] if marker else b"", END])
