@@ -102,11 +102,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: those that need the stack after those that do not, the containers last.
 
-    Where two processes share the tests (`make test`), one alone starts the stack, and a file's fixtures are made
-    once.
+    `make test` hands whole files to its two processes (`--dist loadfile`), so that a file's fixtures are made once.
     """
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker("stack")
-        item.add_marker(pytest.mark.xdist_group("stack" if item.get_closest_marker("stack") else item.path.stem))
     items.sort(key=lambda item: (bool(item.get_closest_marker("containers")), bool(item.get_closest_marker("stack"))))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from embedder import Abandoned, Embedder, EmbedderConfig, EmbedInput, InferenceFailed, InvalidInput
+from embedder import pipeline as module
 from embedder.errors import LOST
 from embedder.forward.device import Arriving
 from embedder.pipeline import Pipeline, Request
@@ -127,6 +128,7 @@ def test_a_full_pipeline_takes_no_more(embedder, monkeypatch):
 
 
 def test_nothing_is_computed_for_who_is_gone(embedder, monkeypatch):
+    monkeypatch.setattr(module, "ASK_AFTER", 30)  # however slow the first pass is, the young one is younger
     go, passes = held_back(embedder, monkeypatch)
     pipeline = Pipeline(embedder, 100)
     caller = Caller(pipeline)
