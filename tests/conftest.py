@@ -76,17 +76,19 @@ def pipelined_stack(stack: RunningStack) -> Iterator[RunningStack]:
 
 
 @pytest.fixture(scope="session")
-def other_stack(stack: RunningStack) -> Iterator[RunningStack]:
-    """The same checkpoint, another recipe."""
-    with running(EMBED_POOLING="mean") as started:
+def other_stack(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """The same weights under another name, which is another checkpoint to whoever publishes; and another recipe."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "Another-One"
+    folder.symlink_to(CHECKPOINT)
+    with running(None, str(folder), EMBED_POOLING="mean") as started:
         yield started
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle connections are closed after a third of a second, and nothing else is waited for longer."""
-    monkeypatch.setattr("client.server.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("client.http.framing.LINGER_SECONDS", 0.3)
+    """Idle connections are closed after most of a second, and nothing else is waited for longer."""
+    monkeypatch.setattr("client.server.IDLE_SECONDS", 0.8)
+    monkeypatch.setattr("client.http.framing.LINGER_SECONDS", 0.8)
 
 
 def pytest_configure(config: pytest.Config) -> None:
