@@ -56,7 +56,7 @@ demo: setup  ## the search page over colours and drawn pictures, with the tiny c
 	@$(BIN)/python -m lab.demo
 
 test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (seven minutes)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or ray or containers)"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or ray or containers)"
 
 test-ray: setup $(RAY_STAMP)  ## bulk on a Ray cluster whose nodes and drivers are killed
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)

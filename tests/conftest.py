@@ -76,17 +76,19 @@ def pipelined_stack(stack: RunningStack) -> Iterator[RunningStack]:
 
 
 @pytest.fixture(scope="session")
-def other_stack(stack: RunningStack) -> Iterator[RunningStack]:
-    """The same checkpoint, another recipe."""
-    with running(EMBED_POOLING="mean") as started:
+def other_stack(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """The same weights under another name, which is another checkpoint to whoever publishes; and another recipe."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "Another-One"
+    folder.symlink_to(CHECKPOINT)
+    with running(None, str(folder), EMBED_POOLING="mean") as started:
         yield started
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle connections are closed after a third of a second, and nothing else is waited for longer."""
-    monkeypatch.setattr("client.server.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("client.http.framing.LINGER_SECONDS", 0.3)
+    """Idle connections are closed after most of a second, and nothing else is waited for longer."""
+    monkeypatch.setattr("client.server.IDLE_SECONDS", 0.8)
+    monkeypatch.setattr("client.http.framing.LINGER_SECONDS", 0.8)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -102,11 +104,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: those that need the stack after those that do not, the containers last.
 
-    Where two processes share the tests (`make test`), one alone starts the stack, and a file's fixtures are made
-    once.
+    `make test` hands whole files to its two processes (`--dist loadfile`), so that a file's fixtures are made once.
     """
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker("stack")
-        item.add_marker(pytest.mark.xdist_group("stack" if item.get_closest_marker("stack") else item.path.stem))
     items.sort(key=lambda item: (bool(item.get_closest_marker("containers")), bool(item.get_closest_marker("stack"))))

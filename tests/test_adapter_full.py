@@ -20,7 +20,7 @@ async def test_a_full_queue_refuses_a_body_before_it_is_there():
 
 @pytest.fixture
 async def full(impatient):
-    """An adapter that takes in nothing more; idle connections are closed after a third of a second."""
+    """An adapter that takes in nothing more; idle connections are closed after most of a second."""
     async with listening(max_pending_items=256, max_body_bytes=4096) as http:
         http.app.state.admission.pending = 256
         yield http
@@ -55,7 +55,7 @@ async def test_who_was_turned_away_may_send_the_next_request_slowly(full):
             await asyncio.wait_for(reader.readuntil(b'"overloaded"}}'), LIMIT_SECONDS)
         full.app.state.admission.pending = 0
         writer.write(embedding(RED)[:-5])
-        await asyncio.sleep(0.5)  # longer than a connection may be idle
+        await asyncio.sleep(1.2)  # longer than a connection may be idle
         writer.write(RED[-5:])
         assert b"HTTP/1.1 503 " in await asyncio.wait_for(reader.readuntil(b'"unavailable"}}'), LIMIT_SECONDS)
 

@@ -73,6 +73,18 @@ class Triton:
         finally:
             client.client.close()
 
+    def rows(self, inputs: list[dict]) -> np.ndarray:
+        """(N, D): in one request."""
+        client = Client(self.protocol, self.address)
+        try:
+            texts, images = (
+                [each.get("text", "").encode() for each in inputs],
+                [each.get("image", b"") for each in inputs],
+            )
+            return client.infer(text=texts, image=images, rows=len(inputs)).as_numpy("embedding")
+        finally:
+            client.client.close()
+
 
 @pytest.fixture(scope="module")
 def adapter(stack):
@@ -103,7 +115,7 @@ def beside_good_ones(request, triton):
             vectors = [future.result(SLOWEST) for future in others]
             bad.exception(SLOWEST)
         vectors.append(door.embed(**good[2]))
-        alone = [triton.embed(**inputs) for inputs in good]
+        alone = triton.rows(good)
         assert all(cosine(*pair) >= 0.99999 for pair in zip(vectors, alone, strict=True))
         return bad
 

@@ -17,7 +17,11 @@ from tests.benchmark_client import LocalProvider
 
 NAME = "qwen3-vl-color-tiny-dev"
 PALETTE = xkcd()
-SWATCHES = [png(swatch(rgb)) for rgb in PALETTE.rgb]
+
+
+@pytest.fixture(scope="module")
+def swatches():
+    return [png(swatch(rgb)) for rgb in PALETTE.rgb]
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +32,16 @@ def provider(stack):
 
 
 @pytest.fixture(scope="module")
-def singly(provider):
+def singly(provider, swatches):
     """1,898 requests in a row."""
-    return provider.texts(list(PALETTE.names), 1), provider.images(SWATCHES, 1)
+    return provider.texts(list(PALETTE.names), 1), provider.images(swatches, 1)
 
 
 @pytest.fixture(scope="module")
-def batched(provider):
+def batched(provider, swatches):
     """The same in batches; the default pooling is spelled out, or the cache would answer from the single requests."""
     with LocalProvider(provider.entry, provider.base_url, {"pooling": "last"}) as other:
-        return other.texts(list(PALETTE.names), 64), other.images(SWATCHES, 64)
+        return other.texts(list(PALETTE.names), 64), other.images(swatches, 64)
 
 
 def test_the_batch_size_is_discovered(provider):
@@ -66,7 +70,7 @@ def test_a_last_batch_of_one_is_a_plain_string(provider):
 @pytest.mark.parametrize("field", ["input", "content"])
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
 def test_every_form_of_an_image(stack, field, prefix):
-    image = prefix + base64.b64encode(SWATCHES[0]).decode()
+    image = prefix + base64.b64encode(png(swatch(PALETTE.rgb[0]))).decode()
     for content, depth in ((image, 1), ([image], 2), ([image, image], 2)):
         answer = httpx.post(f"{stack.adapter_url}/img/embed", json={field: content}, timeout=60)
         assert answer.status_code == 200

@@ -99,7 +99,12 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", [*SIX, *(pytest.param(name, marks=pytest.mark.faults) for name in OTHERS)])
+LONG = {"other resize", *OTHERS}  # these take longest
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.faults] * (name in LONG)) for name in SIX | OTHERS]
+)
 def test_one_wrong_setting_is_named(ours, variants, model, name):
     settings, kinds, changed, options = (SIX | OTHERS)[name]
     result = found(ours, variants, partial(model.embed, settings=settings))

@@ -1,6 +1,7 @@
 """What a pass asks of a GPU, counted without one: the rules of counting, the bounds, and that nothing grows."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ MOST = {"1024×1024": 8.0e9, "64 swatches": 0.6e9}  # bytes of an item's element
 MOST_WITHOUT_A_COMPILER = {"1024×1024": 17.7e9, "64 swatches": 1.26e9}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return count.published()
+@cache
+def counted(case: str) -> count.Row:
+    return count.count(count.published(), case)
 
 
 def elementwise(row: count.Row) -> float:
@@ -25,20 +26,20 @@ def elementwise(row: count.Row) -> float:
 
 
 @pytest.mark.parametrize("case", count.CASES)
-def test_nothing_grows(model, case):
+def test_nothing_grows(case):
     """Beyond what docs/performance.md shows. Where it shrinks: `python -m lab.benchmarks.count`, then `table`."""
     told = next(
         row for row in json.loads((FOLDER / "count-4b-cpu.json").read_text())["figures"]["rows"] if row["case"] == case
     )
-    found = count.count(model, case).figures()
+    found = counted(case).figures()
     for name, value in found.items():
         if name.endswith(("_kernels", "_bytes")):
             assert value == pytest.approx(told[name], rel=1e-3), name
 
 
 @pytest.mark.parametrize("case", MOST)
-def test_elementwise_traffic_is_bounded(model, case):
-    assert elementwise(count.count(model, case)) <= MOST[case]
+def test_elementwise_traffic_is_bounded(case):
+    assert elementwise(counted(case)) <= MOST[case]
 
 
 @pytest.mark.parametrize("case", MOST)

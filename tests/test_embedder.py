@@ -147,5 +147,6 @@ def test_each_of_several_passes_says_how_long_it_took_itself(embedder):
     probe, text = EmbedInput(text="ready", options=Options(layer=0)), EmbedInput(text="a word " * 400)
     embedder.embed([probe, text])
     for items in ([probe, text], [text, probe]):
-        quick, slow = sorted(embedder.embed(items), key=lambda answer: answer.tokens)
-        assert 0 < 2 * quick.forward_ms < slow.forward_ms
+        rounds = [sorted(embedder.embed(items), key=lambda answer: answer.tokens) for _ in range(5)]
+        quick, slow = (min(answer.forward_ms for answer in each) for each in zip(*rounds, strict=True))
+        assert 0 < 2 * quick < slow  # the least of five: a neighbour may hold up any one of them

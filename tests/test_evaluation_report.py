@@ -45,6 +45,11 @@ def found() -> Report:
     return report(pairs(about={"source": "forty colours", "model": {"checkpoint": "some/tiny"}}), "tiny <1>")
 
 
+@pytest.fixture(scope="module")
+def text(found) -> str:
+    return page(found)
+
+
 class Document(HTMLParser):
     """What a browser would see: whether tags close, and what is fetched."""
 
@@ -68,8 +73,7 @@ class Document(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_fetches_nothing(found):
-    text = page(found)
+def test_the_page_is_whole_and_fetches_nothing(text):
     document = Document(text)
     assert document.open == []
     assert all(address.startswith("data:image/png;base64,") for address in document.fetched)
@@ -78,9 +82,8 @@ def test_the_page_is_whole_and_fetches_nothing(found):
     assert "$" not in re.sub(r"<style>.*</style>|data:[^\"]*", "", text, flags=re.DOTALL)
 
 
-def test_the_page_runs_its_own_script_alone(found):
+def test_the_page_runs_its_own_script_alone(text):
     """A policy before anything else names it by its hash; attributes that run script are none of it."""
-    text = page(found)
     policy = re.search(r'^<meta http-equiv="Content-Security-Policy" content="([^"]*)">$', text, re.MULTILINE)
     assert policy.start() < text.index("<style>")
     [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -89,8 +92,7 @@ def test_the_page_runs_its_own_script_alone(found):
     assert not re.search(r"<[^>]*\son[a-z]+=", text)
 
 
-def test_the_page_shows_every_figure_and_every_name(found):
-    text = page(found)
+def test_the_page_shows_every_figure_and_every_name(found, text):
     for labels in GROUPS.values():
         for label in labels:
             assert label.value(found.figures["raw"][label.key]) in text
@@ -119,8 +121,7 @@ def test_what_is_long_is_folded():
     assert re.sub(r"<details>.*</details>", "", cards, flags=re.DOTALL).count("<li>") == 8
 
 
-def test_every_link_of_the_page_has_its_place(found):
-    text = page(found)
+def test_every_link_of_the_page_has_its_place(text):
     places = re.findall(r'href="#([a-z]+)"', text)
     assert places == ["found", "mistakes", "pool", "distances", "colour", "figures", "method"]
     assert all(re.search(rf'<h2 id="?{place}"?>', text) for place in places)

@@ -42,7 +42,6 @@ DEADLINE_SECONDS = 60  # ADAPTER_DEADLINE_SECONDS
 CALLERS = 24
 RETRIED = ("429", "rate limit", "524", "timeout")
 PALETTE = xkcd()
-SWATCHES = [png(swatch(rgb)) for rgb in PALETTE.rgb]
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
@@ -93,7 +92,9 @@ class Patient(LocalProvider):
         return super()._post(endpoint, chunk)
 
     def run(self, batch: int) -> np.ndarray:
-        return np.concatenate([self.texts(list(PALETTE.names), batch), self.images(SWATCHES, batch)])
+        return np.concatenate(
+            [self.texts(list(PALETTE.names), batch), self.images([png(swatch(rgb)) for rgb in PALETTE.rgb], batch)]
+        )
 
 
 def test_the_benchmark_finishes_through_both_restarts_with_the_same_vectors(watched):

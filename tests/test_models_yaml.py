@@ -4,6 +4,7 @@ Knows the benchmark's rules for a local provider; runs no server.
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,16 @@ each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 each_endpoint = pytest.mark.parametrize("endpoint", ["text_endpoint", "image_endpoint"])
 
 
+@cache
+def document(served: str | None) -> dict:
+    """Of the adapter while this checkpoint is served."""
+    return create_app(Settings()).openapi(served)
+
+
 @pytest.fixture
 def openapi(model):
     """Of the adapter while the entry's checkpoint is served."""
-    name = next(name for name, entry in MODELS.items() if entry == model)
-    return create_app(Settings()).openapi(SERVED[name])
+    return document(SERVED[next(name for name, entry in MODELS.items() if entry == model)])
 
 
 def schema_of(operation):
@@ -39,13 +45,12 @@ def test_the_tiny_checkpoint_has_a_name_of_its_own():
 
 
 def test_an_entry_is_refused_while_another_checkpoint_is_served():
-    app = create_app(Settings())
     for name, entry in MODELS.items():
         paths = {entry[endpoint]["path"] for endpoint in ("text_endpoint", "image_endpoint")}
-        served_by = [other for other, served in SERVED.items() if paths <= app.openapi(served)["paths"].keys()]
+        served_by = [other for other, served in SERVED.items() if paths <= document(served)["paths"].keys()]
         assert served_by == [name]
-        assert not paths & app.openapi()["paths"].keys()  # nor while nobody knows what is served
-        assert {"/txt/embed", "/img/embed"} <= app.openapi(SERVED[name])["paths"].keys()
+        assert not paths & document(None)["paths"].keys()  # nor while nobody knows what is served
+        assert {"/txt/embed", "/img/embed"} <= document(SERVED[name])["paths"].keys()
 
 
 def test_the_entry_with_a_key_asks_for_the_same():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from embedder import Abandoned, Embedder, EmbedderConfig, EmbedInput, InferenceFailed, InvalidInput
+from embedder import pipeline as module
 from embedder.errors import LOST
 from embedder.forward.device import Arriving
 from embedder.pipeline import Pipeline, Request
@@ -127,6 +128,7 @@ def test_a_full_pipeline_takes_no_more(embedder, monkeypatch):
 
 
 def test_nothing_is_computed_for_who_is_gone(embedder, monkeypatch):
+    monkeypatch.setattr(module, "ASK_AFTER", 30)  # however slow the first pass is, the young one is younger
     go, passes = held_back(embedder, monkeypatch)
     pipeline = Pipeline(embedder, 100)
     caller = Caller(pipeline)
@@ -178,10 +180,10 @@ time.sleep(30)
 
 
 class Device:
-    """A device that computes beside the CPU, one pass after the other, as long as a pass is told to take."""
+    """A device that computes beside the CPU: so many of its passes have `ended`, in the order of their launch."""
 
-    def __init__(self, seconds):
-        self.seconds, self.free_at, self.launched, self.waited = seconds, 0.0, [], []
+    def __init__(self):
+        self.ended, self.launched, self.waited = 0, [], []
 
     def arriving(self, rows):
         return Later(self, rows)
@@ -190,13 +192,11 @@ class Device:
 class Later(Arriving):
     def __init__(self, device, rows):
         super().__init__(rows)
-        self.beside = device
-        device.free_at = max(device.free_at, time.monotonic()) + device.seconds
-        self.ends = device.free_at
+        self.beside, self.number = device, len(device.launched)
         device.launched.append((time.monotonic(), len(rows)))
 
     def there(self):
-        return time.monotonic() >= self.ends
+        return self.beside.ended > self.number
 
     def wait(self):
         rows = super().wait()
@@ -204,26 +204,33 @@ class Later(Arriving):
         return rows
 
 
-def test_the_next_pass_is_launched_before_the_one_under_way_has_ended(embedder, monkeypatch):
-    """Once as much is ready; its callers are answered as soon as each is done."""
-    device = Device(1.0)
+@pytest.fixture
+def device(monkeypatch):
+    device = Device()
     monkeypatch.setattr("embedder.embedder.Arriving", device.arriving)
+    return device
+
+
+def test_the_next_pass_is_launched_before_the_one_under_way_has_ended(embedder, device):
+    """Once as much is ready; its callers are answered as soon as each is done."""
     pipeline = Pipeline(embedder, 100)
     caller = Caller(pipeline)
     caller.send(0, [RED])
     until(lambda: device.launched)
     caller.send(1, [RED])  # as much as the first pass has
+    until(lambda: len(device.launched) == 2)
+    device.ended = 1
+    until(lambda: 0 in caller.answers)
+    assert 1 not in caller.answers
+    device.ended = 3  # and what is asked below
     pipeline.close()
     assert [items for _, items in device.launched] == [1, 1]
-    assert device.launched[1][0] < device.waited[0]
     assert sorted(caller.answers) == [0, 1]
     expected = embedder.embed([RED])[0].vector
     assert all(cosine(answer.vector, expected) >= 0.99999 for (answer,) in caller.answers.values())
 
 
-def test_a_few_wait_for_company_while_a_larger_pass_is_under_way(embedder, monkeypatch):
-    device = Device(1.5)
-    monkeypatch.setattr("embedder.embedder.Arriving", device.arriving)
+def test_a_few_wait_for_company_while_a_larger_pass_is_under_way(embedder, device, monkeypatch):
     go, _ = held_back(embedder, monkeypatch)
     pipeline = Pipeline(embedder, 100)
     caller = Caller(pipeline)
@@ -235,6 +242,10 @@ def test_a_few_wait_for_company_while_a_larger_pass_is_under_way(embedder, monke
     until(lambda: len(device.launched) == 2)
     caller.send(9, [RED])
     caller.send(10, [RED])
+    device.ended = 1
+    until(lambda: 0 in caller.answers)
+    time.sleep(0.2)  # in which they could be launched
+    device.ended = 3
     pipeline.close()
     assert [items for _, items in device.launched] == [1, 8, 2]
     assert device.launched[2][0] >= device.waited[1]

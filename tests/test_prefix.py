@@ -51,7 +51,10 @@ def test_alone_and_in_mixed_company(folder, whole):
     order = np.random.default_rng(0).permutation(len(everything))
     for index, answer in zip(order, embedder.embed([everything[i] for i in order]), strict=True):
         assert cosine(answer.vector, expected[index]) >= 0.99999
-    for item, vector in zip(everything, expected, strict=True):
+    one_of_each_kind = [
+        pair for r, v in zip(RECIPES, whole, strict=True) for pair in [*zip(inputs(r), v, strict=True)][::3]
+    ]
+    for item, vector in one_of_each_kind:
         with embedder.model.capturing():
             assert cosine(embedder.embed([item])[0].vector, vector) >= 0.99999
         assert cosine(embedder.embed([item])[0].vector, vector) >= 0.99999  # replayed

@@ -19,9 +19,14 @@ SWATCHES = [EmbedInput(image=png((244, 244), seed)) for seed in range(3)]
 ALL = frozenset([4])  # the layers of the tiny checkpoint
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("random"))
+
+
 @pytest.fixture
-def embedder(tmp_path):
-    return Embedder.load(EmbedderConfig(checkpoint=str(random_checkpoint(tmp_path)), device="cpu"))
+def embedder(folder):
+    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
 
 
 def replay(embedder):

@@ -12,21 +12,12 @@ from client.app import create_app
 from client.http.served import Served
 from client.settings import Settings, SettingsError
 from tests.benchmark_client import LocalProvider
-from tests.conftest import CHECKPOINT, running
+from tests.conftest import CHECKPOINT
 from tests.in_process import adapter, line_to, png64, refused
 from tests.waits import eventually
 
 TINY, OTHER = "qwen3-vl-color-tiny", "another-one"
 MODELS = yaml.safe_load(Path("models.yaml").read_text())["models"]
-
-
-@pytest.fixture(scope="module")
-def other_stack(tmp_path_factory):
-    """The same weights under another name, which is another checkpoint to whoever publishes."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "Another-One"
-    folder.symlink_to(CHECKPOINT)
-    with running(None, str(folder)) as started:
-        yield started
 
 
 def test_the_benchmark_refuses_the_entry_of_another_checkpoint(stack):

@@ -60,7 +60,8 @@ async def test_one_that_goes_is_no_loss_while_another_is_there(stack):
         await http.post("/txt/embed", json=RED)
         first.hold()
         requests = [asyncio.create_task(http.post("/txt/embed", json={"input": f"text {n}"})) for n in range(32)]
-        await eventually(lambda: sum(request.done() for request in requests) == 16)  # in turn
+        await eventually(lambda: sum(request.done() for request in requests) >= 12)  # in turn, but for probes
+        assert not all(request.done() for request in requests)
         await first.cut()
         assert {(await request).status_code for request in requests} == {200}
         assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "1"

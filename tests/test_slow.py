@@ -24,6 +24,7 @@ from tests.benchmark_client import LocalProvider
 from tests.conftest import CHECKPOINT, running
 from tests.in_process import adapter
 from tests.reference import random_checkpoint
+from tests.waits import SLACK_SECONDS, SLOWER, items_in_flight, until
 
 SECONDS = float(os.environ.get("SLOW_SECONDS", "2"))  # about what a text takes, on two quiet cores
 LAYERS = round(20 * SECONDS)
@@ -109,7 +110,7 @@ def test_the_benchmark_at_1_and_at_64_meets_neither_a_deadline_nor_the_watchdog(
 def test_a_list_that_cannot_be_embedded_in_time_is_refused_at_once_and_told_how_many_can(slow, path):
     started = time.monotonic()
     answer = httpx.post(f"{slow.adapter_url}{path}", json={"input": list(PALETTE.names[:256])}, timeout=PATIENCE)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < SLACK_SECONDS  # they would take minutes
     assert "At most about" in final(answer)
 
 
@@ -135,7 +136,7 @@ async def test_a_deadline_that_no_item_can_keep_is_a_sentence_at_once(slow):
         for path, item in (("/txt/embed", "unheard"), ("/img/embed", b64encode(SWATCHES[0]).decode())):
             started = time.monotonic()
             assert "takes about" in final(await http.post(path, json={"input": item}))
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < SLACK_SECONDS
         assert (
             await http.post("/txt/embed", json={"input": "unheard", "layer": 0})
         ).status_code == 200  # that is quick
@@ -154,7 +155,7 @@ def test_who_comes_while_it_is_busy_is_told_to_come_back_and_not_kept_until_the_
     number = 100 * (1 + PATHS.index(path))  # the cache knows what was asked before
     first = threading.Thread(target=ask, args=(list(PALETTE.names[number : number + min(2, provider.max_batch)]),))
     first.start()
-    time.sleep(0.5)
+    until(lambda: items_in_flight(slow.adapter_url))
     ask([PALETTE.names[number + 50]], 1.5 * takes)
     assert answers[0].status_code == 429
     assert answers[0].json()["error"]["type"] == "overloaded_error"
@@ -174,7 +175,7 @@ def test_who_cannot_wait_as_long_as_it_takes_gets_a_504_that_says_timeout(slow, 
     )
     assert (answer.status_code, answer.json()["error"]["type"]) == (504, "timeout_error")
     assert answer.json()["error"]["message"].startswith("timeout: the request took longer than")
-    assert time.monotonic() - started < seconds + 3
+    assert time.monotonic() - started < seconds + SLACK_SECONDS
 
 
 @pytest.mark.parametrize(("break_it", "busy"), [(psutil.Process.suspend, True), (psutil.Process.kill, False)])
@@ -193,9 +194,8 @@ def test_a_hanging_and_a_dead_model_process_are_seen_in_time_all_the_same(slow, 
         time.sleep(SECONDS / 4)
     triton, started = slow.stack.triton, time.monotonic()
     break_it(stub(slow))
-    while triton.alive and time.monotonic() - started < 2 * SEEN_SECONDS:
-        time.sleep(0.05)
-    assert time.monotonic() - started < SEEN_SECONDS
+    until(lambda: not triton.alive)
+    assert time.monotonic() - started < SEEN_SECONDS * SLOWER
     if busy:
         slow.stack._restart("triton")
         caller.join()
