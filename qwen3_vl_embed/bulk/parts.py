@@ -50,6 +50,9 @@ def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = No
     vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
     types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
     others = [pa.field(f"source_{each.name}" if each.name in OURS else each.name, each.type) for each in carried]
+    for each, other in zip(carried, others, strict=True):
+        if each.name != other.name in carried.names:
+            raise SourceError(f"The columns {each.name} and {other.name} would have one name: rename one of them.")
     return pa.schema([*map(pa.field, OURS, types), *others], {"source": root} if root else None)
 
 
@@ -318,8 +321,12 @@ def _table(done: Sequence[tuple[Row, Result]], columns: pa.Schema) -> pa.Table:
     for each in columns:
         if each.name not in ours:
             cells = [row.carried.get(each.name, row.carried.get(each.name.removeprefix("source_"))) for row, _ in done]
-            carried[each.name] = pa.array([writable(c) if isinstance(c, str) else c for c in cells], each.type)
+            carried[each.name] = pa.concat_arrays([_cell(cell, each.type) for cell in cells])
     return pa.table(ours | carried, schema=columns)
+
+
+def _cell(cell: pa.Array | str | None, type: pa.DataType) -> pa.Array:
+    return cell if isinstance(cell, pa.Array) else pa.array([cell and writable(cell)], type)
 
 
 def _refused(row: Row, result: Result, columns: pa.Schema) -> tuple[Row, Result]:
