@@ -35,6 +35,7 @@ PART_ROWS = 8192
 PART_SECONDS = 60.0  # and no longer: that is what a `kill -9` costs
 GROUP_ROWS = 1024  # rows that are held before they are written
 OURS = ("id", "kind", "item", "embedding", "error", "tokens")
+INDEXED = ("root", "vector")  # columns that an index, and its export, adds to these
 VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 MERGE = 65_536  # new ids that are kept apart from the sorted ones
 
@@ -49,7 +50,9 @@ def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = No
     """
     vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
     types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
-    others = [pa.field(f"source_{each.name}" if each.name in OURS else each.name, each.type) for each in carried]
+    others = [
+        pa.field(f"source_{each.name}" if each.name in (*OURS, *INDEXED) else each.name, each.type) for each in carried
+    ]
     for each, other in zip(carried, others, strict=True):
         if each.name != other.name in carried.names:
             raise SourceError(f"The columns {each.name} and {other.name} would have one name: rename one of them.")

@@ -31,6 +31,7 @@ from qwen3_vl_embed.items import MOST_BYTES, Elsewhere, Item, failing, writable
 
 PIECE = 512  # rows that are handed to another process at a time
 BATCH = 64  # rows of a Parquet file that are decoded at a time: they may hold images
+VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # of which pyarrow 25 takes no rows out
 FIRST = 1000  # lines of JSON whose keys are columns
 HTTP = ("http://", "https://")
 OF_ANY_TABLE = {"http", "https", "data"}  # whose URLs any table may hold; others only a table that lies there too
@@ -270,7 +271,8 @@ class Parquet(File):
         with self._open() as file:
             whole = pq.ParquetFile(file).schema_arrow
         content = self._content(whole)
-        return pa.schema([each for each in whole if each.name != content.name or _is_string(each.type)])
+        kept = [each for each in whole if each.name != content.name or _is_string(each.type)]
+        return pa.schema([each.with_type(VIEWS.get(each.type, each.type)) for each in kept])
 
     def _content(self, whole: pa.Schema) -> pa.Field:
         _check(self.columns, whole.names, self.path)

@@ -176,7 +176,8 @@ def text_lines(file: IO[bytes], newline: str) -> Iterator[str]:
     try:
         yield from text
     finally:
-        text.detach()  # its opener closes the file
+        if not file.closed:  # by its opener, who may be through before we are
+            text.detach()
 
 
 def _decoded(content: bytes) -> str:
