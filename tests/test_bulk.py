@@ -261,6 +261,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_whole_parts(tmp_path, monkeypatch)
     with pytest.raises(VectorFileError, match="No space left on device"), parts:
         list(map(parts.write, results))
     assert list(tmp_path.iterdir()) == []
+    assert (parts.done, parts.failed) == (0, 0)  # what is lost is not counted
 
 
 def test_ids_are_found_in_any_number():

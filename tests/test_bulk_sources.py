@@ -5,7 +5,9 @@ import io
 import os
 import pickle
 import re
+import socket
 import tarfile
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qwen3_vl_embed import ItemError
+from qwen3_vl_embed.bulk import sources
 from qwen3_vl_embed.bulk.parts import Parts, schema
 from qwen3_vl_embed.bulk.sources import Columns, Row, opened
 from qwen3_vl_embed.cli.validation import swatch
@@ -464,6 +467,18 @@ def test_what_is_no_file_is_not_read(photos):
     assert pipe.endswith("(pipe.png): it is no file.")
     assert red == PICTURES["red"]
     assert [content(row) for row in rows(photos / "*.png")].count(PICTURES["red"]) == 1
+
+
+def test_a_server_that_says_nothing_costs_its_own_row_some_seconds(photos, tmp_path, monkeypatch):
+    """fsspec's own limit is five minutes for each row."""
+    monkeypatch.setattr(sources, "SILENT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, served(photos, Ranges) as address:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}/x.png", f"{address}/red.png"]
+        started = time.monotonic()
+        found = [content(row) for row in rows(as_jsonl(tmp_path, [{"f": url} for url in urls]), Columns(image="f"))]
+        assert time.monotonic() - started < 60
+    assert "it cannot be read (" in found[0]
+    assert found[1] == PICTURES["red"]
 
 
 def test_a_name_is_itself_before_it_is_a_pattern(photos):

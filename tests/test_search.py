@@ -1,5 +1,7 @@
 """Indexes and queries: exact is exact, a percentile is what it says, exports hold the same, one recipe an index."""
 
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,20 @@ def test_what_cannot_be_indexed_is_a_sentence(tmp_path, what):
     with pytest.raises(SourceError, match=sentence[what]):
         build(paths, tmp_path / "index")
     assert np.array_equal(Index(tmp_path / "index").vectors, earlier.vectors)
+
+
+def test_an_index_that_a_disk_has_no_room_for_is_an_error(tmp_path):
+    """Written through a mapping it was the end of the process, by SIGBUS."""
+    path = write(tmp_path / "x.parquet", spread(5000, 32))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000 * 32, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            build([path], tmp_path / "index")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_new_index_is_none_of_those_who_have_the_old_one_open(tmp_path):

@@ -209,6 +209,7 @@ class Parts:
         self._part: Part | None = None
         self._number = 0
         self.done = self.failed = self.repeated = self.skipped = 0
+        self._whole = 0, 0  # done and failed, without the part that is being written
 
     def items(self, rows: Iterable[Row | Skipped]) -> Iterator[Item]:
         """What is to be embedded, whose results `write` takes in the same order."""
@@ -233,20 +234,29 @@ class Parts:
             name = f"{self._name}-{self._number:05}"
             self._part = Part(self._folder, name, self._columns, self._origin, self._recipes)
             self._number += 1
+            self._whole = self.done, self.failed
         self.failed += self._part.add([(self._pending.popleft(), each) for each in results])
         self.done += len(results)
         if self._part.count >= PART_ROWS or (self._seconds is not None and self._part.age() > self._seconds):
-            part, self._part = self._part, None
-            part.close()
+            self._close(self._part)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._part is not None and isinstance(error, VectorFileError):
+            self.done, self.failed = self._whole
             self._part.abandon()
         elif self._part is not None:
-            self._part.close()
+            self._close(self._part)
+
+    def _close(self, part: "Part") -> None:
+        self._part = None
+        try:
+            part.close()
+        except VectorFileError:
+            self.done, self.failed = self._whole
+            raise
 
 
 class Part:

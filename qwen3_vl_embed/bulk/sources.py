@@ -22,6 +22,7 @@ from typing import IO, Any, Self
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from aiohttp import ClientTimeout
 from fsspec.compression import register_compression
 from fsspec.utils import infer_compression
 
@@ -33,6 +34,7 @@ PIECE = 512  # rows that are handed to another process at a time
 BATCH = 64  # rows of a Parquet file that are decoded at a time: they may hold images
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # of which pyarrow 25 takes no rows out
 FIRST = 1000  # lines of JSON whose keys are columns
+URL_SECONDS, SILENT_SECONDS = 120.0, 20.0  # of an image at an address: in all, and without a byte
 HTTP = ("http://", "https://")
 OF_ANY_TABLE = {"http", "https", "data"}  # whose URLs any table may hold; others only a table that lies there too
 BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError, csv.Error, UnicodeError, pa.ArrowException, SourceError)
@@ -552,7 +554,14 @@ def _at(address: str, name: str, table: str, origin: str) -> Item:
 
 def _fetched(address: str, most: int) -> bytes:
     """Raises ValueError: it is fsspec's many libraries that fail here, each in its own way."""
-    stream = {"block_size": 0} if address.startswith("http") else {}
+    stream: dict[str, Any] = {}
+    if address.startswith(HTTP):
+        stream = {
+            "block_size": 0,
+            "client_kwargs": {
+                "timeout": ClientTimeout(URL_SECONDS, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+            },
+        }
     try:
         with fsspec.open(address, "rb", **stream) as file:
             content: bytes = file.read(most + 1)

@@ -65,6 +65,8 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
     vectors: Matrix = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
         fresh / "vectors.npy", "w+", np.float32, (count, dimensions[0])
     )
+    with (fresh / "vectors.npy").open("r+b") as reserved:  # a full disk is an error here, and in a mapping SIGBUS
+        os.posix_fallocate(reserved.fileno(), 0, (fresh / "vectors.npy").stat().st_size)
     rows = [_copy(file, vectors, start) for file, start in zip(files, starts, strict=True)]
     table = pa.concat_tables(rows, promote_options="default")
     pq.write_table(table, fresh / "rows.parquet", compression="zstd")
@@ -283,10 +285,9 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
             block = flat.reshape(len(table), -1).astype(np.float32)
             if not np.isfinite(block).all():
                 raise SourceError(f"{file} holds a vector with a number that is none.")
-            lengths = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)  # squares of float32 fit there
-            if not lengths.all():
+            if not block.any(axis=1).all():
                 raise SourceError(f"{file} holds a vector of zeros, which has no direction.")
-            vectors[start : start + len(table)] = block / lengths
+            vectors[start : start + len(table)] = unit(block)
             start += len(table)
         table = table.drop_columns(["embedding"])
         if "id" not in table.column_names:
@@ -298,8 +299,8 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
 
 def unit(vectors: Matrix) -> Matrix:
     """Rows of length 1; zeros stay zeros."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)  # where squares of float32 fit
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
 
 
 def _build_ann(vectors: Matrix, path: Path) -> dict[str, Any]:
