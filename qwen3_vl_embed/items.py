@@ -1,7 +1,9 @@
 """One thing to embed, and its vector."""
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -45,8 +47,11 @@ class Item:
         """
         if self.path is not None:
             try:
-                if (size := self.path.stat().st_size) > most:
-                    raise self._refused(f"the file has {size:,} bytes; an image may have {most:,}.")
+                there = self.path.stat()
+                if not (stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode)):
+                    raise self._refused("it is no file.")  # to read a FIFO is to wait, /dev/zero has no end
+                if there.st_size > most:
+                    raise self._refused(f"the file has {there.st_size:,} bytes; an image may have {most:,}.")
                 return self.path.read_bytes()
             except OSError as error:
                 raise self._refused(f"the file cannot be read ({error.strerror}).") from None
@@ -108,6 +113,15 @@ class Elsewhere(Item):
         return 0
 
 
+def failing(kind: Kind, name: str, told: str, origin: str | None = None) -> Elsewhere:
+    """What was asked for, and cannot be: reading it raises `told`."""
+    return Elsewhere(kind, name, origin or name, load=partial(_refuse, told))
+
+
+def _refuse(told: str, most: int) -> bytes:
+    raise ValueError(told)
+
+
 def writable(path: Path | str) -> str:
-    """A file name may hold any bytes, the output only UTF-8."""
-    return str(path).encode(errors="replace").decode()
+    """A file name may hold any bytes, the output only UTF-8. Names that differ stay so."""
+    return str(path).encode(errors="backslashreplace").decode()

@@ -2,9 +2,13 @@
 
 import csv
 import io
+import os
 import pickle
 import re
+import socket
 import tarfile
+import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,16 +18,21 @@ from threading import Thread
 from typing import BinaryIO, Literal
 
 import fsspec
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from qwen3_vl_embed import ItemError
+from qwen3_vl_embed.bulk import sources
+from qwen3_vl_embed.bulk.parts import Parts, schema
 from qwen3_vl_embed.bulk.sources import Columns, Row, opened
 from qwen3_vl_embed.cli.validation import swatch
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.files.sources import Skipped
+from qwen3_vl_embed.files.vectors import Origin
+from qwen3_vl_embed.items import Embedded
 
 NAMES = ["blue", "green", "red"]
 PICTURES = {name: swatch(name) for name in NAMES}
@@ -293,6 +302,196 @@ def test_what_lies_beside_images_is_told(photos):
     assert [each.reason for each in found if isinstance(each, Skipped)] == ["no image that can be read"]
 
 
+NOT_UTF8 = pa.Array.from_buffers(
+    pa.string(), 2, [None, pa.py_buffer(np.array([0, 3, 5], np.int32)), pa.py_buffer(b"red\xff\xfe")]
+)
+CARRIED = {
+    "a list": pa.array([["a"], None, []]),
+    "a map": pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int64())),
+    "a structure": pa.array([{"a": 1}, None, {"a": None}]),
+    "a category": pa.array(["x", None, "y"]).dictionary_encode(),
+    "nanoseconds": pa.array([1, None, 3]).cast(pa.timestamp("ns")),
+    "a date beyond Python's": pa.array([2**50, None, 0]).cast(pa.timestamp("ms")),
+    "views": pa.array(["x", None, "a string that is longer than twelve bytes"], pa.string_view()),
+    "a uuid": pa.array([b"0123456789abcdef", None, b"0123456789abcdef"], pa.uuid()),
+    "nothing": pa.nulls(3),
+}
+
+
+@pytest.mark.parametrize("what", CARRIED)
+def test_a_column_of_any_type_is_carried_over_as_it_is(tmp_path, what):
+    """With nulls, which DuckDB and Polars write, and values that Python has none for."""
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"name": NAMES, "other": CARRIED[what]}), path)
+    source = opened(str(path), Columns(text="name"))
+    origin = Origin("http://here", {"id": "a", "dimension": 2}, {})
+    with Parts(tmp_path, "x", schema(2, "float32", source.schema), origin, {}) as parts:
+        parts.write([Embedded(item, np.zeros(2, np.float32)) for item in parts.items(source.rows(nothing))])
+    part = pq.read_table(tmp_path / "part-x-00000.parquet")
+    before, after = pq.read_table(path)["other"], part["other"]
+    assert after.equals(before.cast(after.type))
+    assert after.type == before.type or what == "views"
+    assert part.filter(pa.array([True, False, True]))["other"] == after.take([0, 2])
+
+
+@pytest.mark.parametrize(
+    ("column", "ids"),
+    [
+        (pa.array([1, 2]).cast(pa.timestamp("ns")), [f"1970-01-01 00:00:00.00000000{i}" for i in (1, 2)]),
+        (pa.array([float("nan"), None]), ["table.parquet:1", "table.parquet:2"]),
+        (pa.array([10**30, None], pa.decimal128(38, 0)), [f"1{'0' * 30}", "table.parquet:2"]),
+    ],
+)
+def test_ids_of_any_type_tell_rows_apart(tmp_path, column, ids):
+    assert [row.id for row in rows(table(tmp_path, name=["red", "blue"], id=column), Columns(text="name"))] == ids
+
+
+def test_texts_of_other_writers(tmp_path):
+    """Views are texts too; one that is no UTF-8 fails alone."""
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"name": pa.array(NAMES, pa.string_view())}), path)
+    assert [content(row) for row in rows(path, Columns(text="name"))] == NAMES
+    pq.write_table(pa.table({"name": NOT_UTF8}), path)
+    red, broken = map(content, rows(path, Columns(text="name")))
+    assert (red, broken) == ("red", "failed: row 2 of table.parquet: this is not UTF-8 text.")
+
+
+def test_a_folder_of_tables_is_one_table(tmp_path):
+    """As Spark, Hive and DuckDB write it. A file that is not like the first fails alone, and says how."""
+    folder = tmp_path / "out"
+    for part, columns in {
+        "part=0/a.parquet": {"name": ["red"], "n": [1]},
+        "part=0/b.parquet": {"name": ["blue"], "n": ["many"]},
+        "part=1/c.parquet": {"title": ["green"]},
+        "part=1/d.parquet": {"name": [3]},
+        "part=2/e.parquet": {"n": pa.array([None], pa.int32()), "name": ["white"]},
+        "_temporary/f.parquet": {"name": ["no"]},
+    }.items():
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), folder / part)
+    for beside in ("_SUCCESS", ".a.parquet.crc", "_metadata"):
+        (folder / beside).write_bytes(b"")
+    found = rows(folder, Columns(text="name"))
+    parts = ["part=0/a", "part=0/b", "part=1/c", "part=1/d", "part=2/e"]
+    assert [row.id.partition(".")[0] for row in found] == parts
+    told = [content(row) for row in found]
+    assert (told[0], told[4]) == ("red", "white")
+    assert "its column n is of string, and in the first file of int64" in told[1]
+    assert "has no column name. Its columns are: title" in told[2]
+    assert "is of int64, not of texts" in told[3]
+    assert content(rows(folder / "part=0" / "*", Columns(text="name"))[0]) == "red"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('name,n\nred,1\n"open,2\nblue,3\n', ["red", "failed: table.csv:2: the row cannot be read (unexpected end"]),
+        ('name,n\n"say \\"hi\\"",1\nblue,2\n', ["failed: table.csv:1: the row cannot be read (", "blue"]),
+        ("name,n\nred, or dark,1\nblue,2,,\n", ["failed: table.csv:1: it has 3 cells, and there are 2", "blue"]),
+        ("name,,\nred,x,y\n", ["red"]),
+    ],
+)
+def test_a_row_of_cells_that_are_not_the_tables_fails_alone(tmp_path, text, expected):
+    """A comma or a quote that nobody escaped would cut a text short, or put the rows after it into it."""
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    found = [content(row) for row in rows(path, Columns(text="name"))]
+    assert len(found) == len(expected)
+    assert all(each.startswith(begin) for each, begin in zip(found, expected, strict=True)), found
+
+
+def test_json_lines_of_other_writers(tmp_path):
+    """NaN, numbers of any size as ids, blank lines, keys that come later, half a surrogate pair, another encoding."""
+    path = tmp_path / "table.json"
+    lines = ["", '{"name": "red", "id": 100000000000000000000001, "x": NaN}', "  "]
+    lines += ['{"name": "blue", "id": 100000000000000000000002, "late": "l"}', '{"name": "\\ud800", "id": 3}', ""]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("\n".join(lines).encode(encoding))
+        found = rows(path, Columns(text="name"))
+        assert [row.id for row in found] == ["100000000000000000000001", "100000000000000000000002", "3"]
+        assert [content(row) for row in found[:2]] == ["red", "blue"]
+        assert "not UTF-8 text" in content(found[2])
+        assert opened(str(path), Columns(text="name")).schema.names == ["name", "x", "late"]
+    path.write_bytes('{"name": "caf\xe9"}\n{"name": "red"}\n'.encode("latin-1"))
+    assert [content(row) for row in rows(path, Columns(text="name"))][1] == "red"
+
+
+def test_lines_in_utf_16_are_their_texts(tmp_path):
+    """What PowerShell's > writes."""
+    (tmp_path / "lines.txt").write_bytes("red\r\nblue\r\n".encode("utf-16"))
+    assert [content(row) for row in rows(tmp_path / "lines.txt")] == ["red", "blue"]
+
+
+def test_zstandard_is_read_by_what_is_there(photos, tmp_path):
+    def packed(path: Path) -> Path:
+        path.with_suffix(f"{path.suffix}.zst").write_bytes(pa.Codec("zstd").compress(path.read_bytes(), asbytes=True))
+        return path.with_suffix(f"{path.suffix}.zst")
+
+    for path, columns in (
+        (as_jsonl(tmp_path, [{"f": f"photos/{name}.png"} for name in NAMES]), Columns(image="f")),
+        (as_csv(tmp_path, [{"f": f"photos/{name}.png"} for name in NAMES]), Columns(image="f")),
+        (tar(tmp_path / "a.tar", {f"{name}.png": data for name, data in PICTURES.items()}), Columns()),
+    ):
+        assert [content(row) for row in rows(packed(path), columns)] == list(PICTURES.values())
+
+
+def test_an_image_written_as_base64_is_one(tmp_path):
+    [row] = rows(as_jsonl(tmp_path, [{"f": b64encode(PICTURES["red"]).decode()}]), Columns(image="f"))
+    assert (content(row), row.item.name) == (PICTURES["red"], "table.jsonl:1")
+
+
+def test_tar_files_of_other_writers(tmp_path):
+    """A README first, macOS's notes, a name that is there twice, and an end that is cut within a header."""
+    members = {"README": b"read me", "._a.png": b"\0\5\x16\7", "a.png": PICTURES["red"], "b.png": PICTURES["blue"]}
+    whole = tar(tmp_path / "a.tar", members)
+    assert [row.id for row in rows(whole)] == ["a.tar/a.png", "a.tar/b.png"]
+    with tarfile.open(whole) as file:
+        [*_, last] = file.getmembers()
+    cut = whole.read_bytes()[: last.offset + 100]
+    (tmp_path / "b.tar").write_bytes(cut)
+    assert [content(row) for row in rows(tmp_path / "*.tar")][-1].startswith("failed: b.tar: it cannot be read to its")
+    with tarfile.open(tmp_path / "twice.tar", "w") as file:
+        for data in (PICTURES["red"], PICTURES["blue"]):
+            member = tarfile.TarInfo("a.png")
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    assert [content(row) for row in rows(tmp_path / "twice.tar")] == [PICTURES["red"], PICTURES["blue"]]
+
+
+def test_what_is_no_file_is_not_read(photos):
+    """A FIFO has no end that anybody would wait for, and /dev/zero none at all."""
+    os.mkfifo(photos / "pipe.png")
+    as_csv(photos, [{"f": "/dev/zero"}, {"f": "pipe.png"}, {"f": "red.png"}])
+    zero, pipe, red = map(content, rows(photos / "table.csv", Columns(image="f")))
+    assert zero.endswith("(/dev/zero): it is no file.")
+    assert pipe.endswith("(pipe.png): it is no file.")
+    assert red == PICTURES["red"]
+    assert [content(row) for row in rows(photos / "*.png")].count(PICTURES["red"]) == 1
+
+
+def test_a_server_that_says_nothing_costs_its_own_row_some_seconds(photos, tmp_path, monkeypatch):
+    """fsspec's own limit is five minutes for each row."""
+    monkeypatch.setattr(sources, "SILENT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, served(photos, Ranges) as address:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}/x.png", f"{address}/red.png"]
+        started = time.monotonic()
+        found = [content(row) for row in rows(as_jsonl(tmp_path, [{"f": url} for url in urls]), Columns(image="f"))]
+        assert time.monotonic() - started < 60
+    assert "it cannot be read (" in found[0]
+    assert found[1] == PICTURES["red"]
+
+
+def test_a_name_is_itself_before_it_is_a_pattern(photos):
+    (photos / "red.png").rename(photos / "[1] red?.png")
+    assert [content(row) for row in rows(photos / "[1] red?.png")] == [PICTURES["red"]]
+
+
+def test_names_that_are_not_utf8_stay_apart(photos):
+    for name in (b"caf\xe8.png", b"caf\xe9.png"):
+        (photos / os.fsdecode(name)).write_bytes(PICTURES["red"])
+    assert len({row.id for row in rows(photos)}) == 5
+
+
 @pytest.mark.parametrize(
     ("spec", "columns", "sentence"),
     [
@@ -305,6 +504,12 @@ def test_what_lies_beside_images_is_told(photos):
         ("table.parquet", Columns(text="n"), "is of int64, not of texts"),
         ("table.md", Columns(), "is none of .parquet, .csv"),
         ("nowhere://x.tar", Columns(), "cannot be read"),
+        ("", Columns(), "an empty string"),
+        (".", Columns(image="f"), "has no column f"),
+        ("red.png", Columns(image="f"), "has no columns"),
+        ("twice.csv", Columns(text="name"), "more than one column n: rename"),
+        ("latin.csv", Columns(text="name"), "not UTF-8"),
+        ("empty.csv", Columns(text="name"), "it is empty"),
         ("empty.tar", Columns(), "has no image"),
     ],
 )
@@ -314,5 +519,9 @@ def test_what_cannot_be_a_source_is_a_sentence(tmp_path, monkeypatch, spec, colu
     table(tmp_path, name=["red"], n=[1])
     Path("table.md").write_text("no table")
     tar(Path("empty.tar"), {})
+    Path("red.png").write_bytes(PICTURES["red"])
+    Path("twice.csv").write_text("name,n,n\nred,1,2\n")
+    Path("latin.csv").write_text("name,pr\xe9\nred,1\n", "latin-1")
+    Path("empty.csv").touch()
     with pytest.raises(SourceError, match=sentence):
         opened(spec, columns)

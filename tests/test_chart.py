@@ -220,6 +220,12 @@ def test_what_watches_and_scales_finds_the_pods(values):
         ({"gpu": {"count": -1}}, "count"),
         ({"autoscaling": {"kind": "vpa"}}, "kind"),
         ({"weights": {"size": "20 GB"}}, "size"),
+        ({"weights": {"size": "20"}}, "size"),
+        ({"apiKeySecret": "a, b: c"}, "apiKeySecret"),
+        ({"imageRegistry": "https://registry.example"}, "imageRegistry"),
+        ({"adapter": {"image": {"repository": "Team/Adapter"}}}, "repository"),
+        ({"rollout": {"maxSurge": 0, "maxUnavailable": "0%"}}, "both 0"),
+        ({"autoscaling": {"kind": "hpa", "min": 5}}, "autoscaling.min is larger"),
         ({"rollout": {"maxSurge": "1"}}, "maxSurge"),
         ({"weights": {"accessMode": "ReadWriteOnce"}, "replicas": 2}, "set ReadWriteMany, or replicas to 1"),
         ({"kserve": {"enabled": True}, "autoscaling": {"kind": "hpa"}}, "exclude each other"),
@@ -228,6 +234,25 @@ def test_what_watches_and_scales_finds_the_pods(values):
 def test_an_unknown_or_impossible_value_is_refused_by_name(values, words):
     with pytest.raises(helm_python.HelmError, match=words):
         rendered(values)
+
+
+@pytest.mark.parametrize("name", ["on", "null", "e1"])
+def test_names_that_yaml_takes_for_something_else_stay_names(name):
+    values = {
+        "hubTokenSecret": name,
+        "apiKeySecret": name,
+        "weights": {"existingClaim": name},
+        "monitoring": {"enabled": True, "namespace": name},
+    }
+    for document in rendered(values, name) + rendered({"weights": {"storageClass": name}}, name):
+        if document["apiVersion"].split("/")[0] in ("v1", "apps", "policy", "networking.k8s.io"):
+            kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("name", ["a.b", "1st", "123"])
+def test_a_release_whose_name_can_be_no_services_is_refused(name):
+    with pytest.raises(helm_python.HelmError, match="begin with a letter"):
+        rendered({}, name)
 
 
 def test_every_value_and_setting_is_in_the_schema():

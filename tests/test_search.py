@@ -1,5 +1,7 @@
 """Indexes and queries: exact is exact, a percentile is what it says, exports hold the same, one recipe an index."""
 
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +87,15 @@ def test_an_index_is_of_one_model_and_one_recipe(tmp_path):
             build([one, other], tmp_path / "index")
 
 
-@pytest.mark.parametrize("what", ["nothing", "no vectors", "no number"])
+@pytest.mark.parametrize("what", ["nothing", "no vectors", "no number", "zeros", "other sizes"])
 def test_what_cannot_be_indexed_is_a_sentence(tmp_path, what):
-    path = tmp_path / "x.parquet"
+    """An earlier index is still there then, and whoever has it open."""
+    path, paths = tmp_path / "x.parquet", [tmp_path / "x.parquet"]
+    earlier = build([write(tmp_path / "good.parquet", spread(4, 8))], tmp_path / "index")
+    if what == "zeros":
+        write(path, np.zeros((3, 8), np.float32))
+    if what == "other sizes":
+        paths += [write(path, spread(3, 4)), tmp_path / "good.parquet"]
     if what == "no vectors":
         pq.write_table(pa.table({"a": [1]}), path)
     if what == "no number":
@@ -96,11 +104,42 @@ def test_what_cannot_be_indexed_is_a_sentence(tmp_path, what):
         "nothing": "is no folder of part files",
         "no vectors": "has no vectors",
         "no number": "a number that is none",
+        "zeros": "a vector of zeros, which has no direction",
+        "other sizes": "has vectors of 4 numbers, and .* of 8",
     }
     with pytest.raises(SourceError, match=sentence[what]):
-        build([path], tmp_path / "index")
-    with pytest.raises(SourceError, match="holds no index"):
-        Index(tmp_path / "index")
+        build(paths, tmp_path / "index")
+    assert np.array_equal(Index(tmp_path / "index").vectors, earlier.vectors)
+
+
+def test_an_index_that_a_disk_has_no_room_for_is_an_error(tmp_path):
+    """Written through a mapping it was the end of the process, by SIGBUS."""
+    path = write(tmp_path / "x.parquet", spread(5000, 32))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000 * 32, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            build([path], tmp_path / "index")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_new_index_is_none_of_those_who_have_the_old_one_open(tmp_path):
+    """A page is served from it. Its file was cut off beneath it."""
+    old = build([write(tmp_path / "old.parquet", spread(4000, 8))], tmp_path / "index")
+    before = np.array(old.vectors)
+    build([write(tmp_path / "new.parquet", spread(3, 8, 1))], tmp_path / "index")
+    assert (tmp_path / "index" / "vectors.npy").stat().st_size < before.nbytes
+    assert np.array_equal(old.vectors, before)
+
+
+def test_vectors_of_any_length_are_of_length_1(tmp_path):
+    """Squares of numbers this small, or large, are 0 or infinite in float32."""
+    for scale in (1e-30, 1e30):
+        index = build([write(tmp_path / "x.parquet", spread(4, 8) * np.float32(scale))], tmp_path / "index")
+        np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=1e-6)
 
 
 def test_an_approximate_index_leads_to_nearly_all_that_is_nearest(tmp_path, monkeypatch):
@@ -280,6 +319,9 @@ def test_the_commands(run, colours, tmp_path):  # noqa: F811
         tmp_path / "l",
     )
     assert "110 vectors of 128 numbers in " in made.stderr
+    for flag in ("--output", "--faiss", "--lancedb"):
+        refused = run("index", colours.parent / "of pictures", "-o", tmp_path / "i", flag, "/proc/none/x")
+        assert (refused.exit_code, refused.stderr[-25:]) == (1, "No such file or directory.\n"[-25:])
     assert (tmp_path / "f").stat().st_size > 110 * 128 * 4
     assert list((tmp_path / "l").iterdir())
 
@@ -290,7 +332,9 @@ def test_the_commands(run, colours, tmp_path):  # noqa: F811
         (["--index", "nowhere"], "nowhere holds no index that can be read"),
         ([], "What is to be found?"),
         (["--like", "no such id"], "The index has no row no such id."),
+        ([""], "What is to be found?"),
         (["--colour", "red"], "red is no colour"),
+        (["--image", "/dev/zero"], "it is no file"),
         (["--colour", "#ff0000", "--like", "x"], "One of --image"),
         (["--image", "missing.png"], "missing.png"),
     ],

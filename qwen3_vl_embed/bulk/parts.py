@@ -35,6 +35,7 @@ PART_ROWS = 8192
 PART_SECONDS = 60.0  # and no longer: that is what a `kill -9` costs
 GROUP_ROWS = 1024  # rows that are held before they are written
 OURS = ("id", "kind", "item", "embedding", "error", "tokens")
+INDEXED = ("root", "vector")  # columns that an index, and its export, adds to these
 VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 MERGE = 65_536  # new ids that are kept apart from the sorted ones
 
@@ -49,7 +50,12 @@ def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = No
     """
     vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
     types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
-    others = [pa.field(f"source_{each.name}" if each.name in OURS else each.name, each.type) for each in carried]
+    others = [
+        pa.field(f"source_{each.name}" if each.name in (*OURS, *INDEXED) else each.name, each.type) for each in carried
+    ]
+    for each, other in zip(carried, others, strict=True):
+        if each.name != other.name in carried.names:
+            raise SourceError(f"The columns {each.name} and {other.name} would have one name: rename one of them.")
     return pa.schema([*map(pa.field, OURS, types), *others], {"source": root} if root else None)
 
 
@@ -203,6 +209,7 @@ class Parts:
         self._part: Part | None = None
         self._number = 0
         self.done = self.failed = self.repeated = self.skipped = 0
+        self._whole = 0, 0  # done and failed, without the part that is being written
 
     def items(self, rows: Iterable[Row | Skipped]) -> Iterator[Item]:
         """What is to be embedded, whose results `write` takes in the same order."""
@@ -227,20 +234,29 @@ class Parts:
             name = f"{self._name}-{self._number:05}"
             self._part = Part(self._folder, name, self._columns, self._origin, self._recipes)
             self._number += 1
+            self._whole = self.done, self.failed
         self.failed += self._part.add([(self._pending.popleft(), each) for each in results])
         self.done += len(results)
         if self._part.count >= PART_ROWS or (self._seconds is not None and self._part.age() > self._seconds):
-            part, self._part = self._part, None
-            part.close()
+            self._close(self._part)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._part is not None and isinstance(error, VectorFileError):
+            self.done, self.failed = self._whole
             self._part.abandon()
         elif self._part is not None:
-            self._part.close()
+            self._close(self._part)
+
+    def _close(self, part: "Part") -> None:
+        self._part = None
+        try:
+            part.close()
+        except VectorFileError:
+            self.done, self.failed = self._whole
+            raise
 
 
 class Part:
@@ -318,8 +334,12 @@ def _table(done: Sequence[tuple[Row, Result]], columns: pa.Schema) -> pa.Table:
     for each in columns:
         if each.name not in ours:
             cells = [row.carried.get(each.name, row.carried.get(each.name.removeprefix("source_"))) for row, _ in done]
-            carried[each.name] = pa.array([writable(c) if isinstance(c, str) else c for c in cells], each.type)
+            carried[each.name] = pa.concat_arrays([_cell(cell, each.type) for cell in cells])
     return pa.table(ours | carried, schema=columns)
+
+
+def _cell(cell: pa.Array | str | None, type: pa.DataType) -> pa.Array:
+    return cell if isinstance(cell, pa.Array) else pa.array([cell and writable(cell)], type)
 
 
 def _refused(row: Row, result: Result, columns: pa.Schema) -> tuple[Row, Result]:

@@ -4,34 +4,66 @@ Images are bytes here: the server decodes them.
 """
 
 import csv
+import json
 import os
 import re
 import tarfile
 import zlib
+from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from io import BytesIO, RawIOBase
 from itertools import chain, groupby, islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import fsspec
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from aiohttp import ClientTimeout
+from fsspec.compression import register_compression
 from fsspec.utils import infer_compression
 
 from qwen3_vl_embed.files.errors import SourceError
-from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES, Skipped, below, csv_rows
-from qwen3_vl_embed.items import MOST_BYTES, Elsewhere, Item, writable
+from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES, Skipped, below, csv_rows, is_image, text_lines
+from qwen3_vl_embed.items import MOST_BYTES, Elsewhere, Item, failing, writable
 
 PIECE = 512  # rows that are handed to another process at a time
 BATCH = 64  # rows of a Parquet file that are decoded at a time: they may hold images
+VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # of which pyarrow 25 takes no rows out
+FIRST = 1000  # lines of JSON whose keys are columns
+URL_SECONDS, SILENT_SECONDS = 120.0, 20.0  # of an image at an address: in all, and without a byte
 HTTP = ("http://", "https://")
 OF_ANY_TABLE = {"http", "https", "data"}  # whose URLs any table may hold; others only a table that lies there too
 BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError, csv.Error, UnicodeError, pa.ArrowException, SourceError)
 
 Known = Callable[[str], bool]
+
+
+class Zstd(RawIOBase):
+    """What pyarrow unpacks, which is there anyhow; and from its beginning again."""
+
+    def __init__(self, file: Any, **_: Any) -> None:
+        self._file = file
+        self._streams: list[pa.CompressedInputStream] = []  # all: one that goes away closes the file
+        self.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        return int(self._streams[-1].readinto(into))
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """To 0 alone."""
+        self._file.seek(place)
+        self._streams.append(pa.CompressedInputStream(self._file, "zstd"))
+        return place
+
+
+register_compression("zstd", Zstd, "zst", force=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +73,7 @@ class Columns:
     text: str | None = None
     image: str | None = None
     id: str | None = None
-    carried: tuple[str, ...] = ()  # what goes along; known when the first file has been looked at
+    carried: pa.Schema = field(default_factory=lambda: pa.schema([]))  # what goes along, as the first file has it
 
     @property
     def content(self) -> str | None:
@@ -50,7 +82,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to embed, what it is called, and the columns that go with its vector."""
+    """One thing to embed, what it is called, and the columns that go with its vector: strings, or arrays of one."""
 
     id: str
     item: Item
@@ -80,7 +112,7 @@ class File:
         except BROKEN as error:
             if not known(self.name):
                 told = str(error) if isinstance(error, SourceError) else f"it cannot be read to its end ({error})."
-                yield Row(self.name, _failing("image", self.name, told))
+                yield Row(self.name, failing("image", self.name, told))
 
     def pieces(self) -> "Iterator[File] | None":
         """The same rows, in pieces that another process reads by itself; None where it is better handed the rows."""
@@ -95,7 +127,7 @@ class File:
         return fsspec.open(self.path, "rb", compression=compression)
 
     def _id(self, cell: Any, number: int) -> str:
-        return f"{self.name}:{number}" if cell is None or cell == "" else str(cell)
+        return f"{self.name}:{number}" if cell is None or cell == "" or cell != cell else str(cell)
 
     def _item(self, cell: Any, name: str, number: int) -> Item:
         """What a cell of the column holds that is embedded."""
@@ -104,7 +136,7 @@ class File:
             return _picture(cell, name, origin, self.path)
         if isinstance(cell, str):
             return Item.text(cell, origin)
-        return _failing("text", name, f"the cell is {'empty' if cell is None else 'no text'}.", origin)
+        return failing("text", name, f"the cell is {'empty' if cell is None else 'no text'}.", origin)
 
 
 @dataclass(frozen=True)
@@ -157,20 +189,23 @@ class Lines(File):
 
     def _rows(self, known: Known) -> Iterator[Row]:
         with self._open("infer") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(text_lines(file, newline="\n"), start=1):
                 if not known(name := self._id(None, number)):
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").rstrip("\r\n")
-                    yield Row(name, Item.text(text, name))
+                    yield Row(name, Item.text(line.rstrip("\r\n"), name))
 
     def _row(self, number: int, cells: Mapping[str, Any], known: Known) -> Iterator[Row]:
         id_column = self.columns.id
         if not known(name := self._id(cells.get(id_column) if id_column else None, number)):
             item = self._item(cells.get(self.columns.content or ""), name, number)
-            yield Row(name, item, {key: cell for key, cell in cells.items() if key is not None})
+            yield Row(name, item, cells)
 
     def _schema_of(self, headings: list[str]) -> pa.Schema:
+        if not any(headings):
+            raise EOFError("it is empty")
         _check(self.columns, headings, self.path)
-        return pa.schema([(name, pa.string()) for name in headings])
+        if writable("".join(headings)) != "".join(headings):
+            raise SourceError(f"The headings of {self.path} are not UTF-8: save it as UTF-8.")
+        return pa.schema([(name, pa.string()) for name in headings if name])
 
 
 @dataclass(frozen=True)
@@ -187,29 +222,40 @@ class Csv(Lines):
 
     def _rows(self, known: Known) -> Iterator[Row]:
         with self._open("infer") as file:
-            for number, cells in enumerate(csv_rows(file, self.columns.content)[1], start=1):
-                yield from self._row(number, cells, known)
+            headings, rows = csv_rows(file, self.columns.content)
+            if any(headings):
+                _check(self.columns, headings, self.path)
+            for number, cells in enumerate(rows, start=1):
+                if isinstance(cells, Mapping):
+                    yield from self._row(number, cells, known)
+                elif not known(name := self._id(None, number)):
+                    yield Row(name, failing("text", name, cells))
 
 
 @dataclass(frozen=True)
 class Jsonl(Lines):
-    """An object a line. What is carried is strings: of what is none, its JSON."""
+    """An object a line. What is carried is strings: of what is none, its JSON. Columns are the keys of FIRST lines."""
 
     def schema(self) -> pa.Schema:
         with self._open("infer") as file:
-            first = _object(next(iter(file), b""))
-        if first is None:
+            first = [cells for _, cells in islice(self._objects(file), FIRST)]
+        if first and first[0] is None:
             raise SourceError(f"{self.path} does not begin with a line that is a JSON object.")
-        return self._schema_of(list(first))
+        return self._schema_of(list(dict.fromkeys(chain.from_iterable(filter(None, first)))))
 
     def _rows(self, known: Known) -> Iterator[Row]:
         with self._open("infer") as file:
-            for number, line in enumerate(file, start=1):
-                cells = _object(line)
+            for number, cells in self._objects(file):
                 if cells is not None:
                     yield from self._row(number, cells, known)
                 elif not known(name := self._id(None, number)):
-                    yield Row(name, _failing("text", name, "the line is no JSON object."))
+                    yield Row(name, failing("text", name, "the line is no JSON object."))
+
+    def _objects(self, file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """The lines that are not blank, by number; None for what is no object."""
+        for number, line in enumerate(text_lines(file, newline="\n"), start=1):
+            if line.strip():
+                yield number, _object(line)
 
     def _row(self, number: int, cells: Mapping[str, Any], known: Known) -> Iterator[Row]:
         for row in super()._row(number, cells, known):
@@ -226,11 +272,16 @@ class Parquet(File):
     def schema(self) -> pa.Schema:
         with self._open() as file:
             whole = pq.ParquetFile(file).schema_arrow
+        content = self._content(whole)
+        kept = [each for each in whole if each.name != content.name or _is_string(each.type)]
+        return pa.schema([each.with_type(VIEWS.get(each.type, each.type)) for each in kept])
+
+    def _content(self, whole: pa.Schema) -> pa.Field:
         _check(self.columns, whole.names, self.path)
         content = whole.field(self.columns.content)
         if self.columns.text and not _is_string(content.type):
             raise SourceError(f"The column {content.name} of {self.path} is of {content.type}, not of texts.")
-        return pa.schema([each for each in whole if each.name != content.name or _is_string(each.type)])
+        return content
 
     def count(self) -> int:
         with self._open() as file:
@@ -248,18 +299,29 @@ class Parquet(File):
         with self._open() as opened:
             file = pq.ParquetFile(opened)
             here = file.schema_arrow.names
-            carried = [each for each in {*self.columns.carried, id_column} if each is not None and each in here]
+            self._content(file.schema_arrow)
+            carried = [each for each in self.columns.carried if each.name in here]
+            wanted = {content, *(each.name for each in carried), *([id_column] if id_column else [])}
             groups = self.groups or range(file.num_row_groups)
-            start = sum(file.metadata.row_group(each).num_rows for each in range(min(groups, default=0)))
-            batches = file.iter_batches(BATCH, row_groups=groups, columns=list({content, *carried}))
-            cells = chain.from_iterable(
-                zip(*(batch[name] for name in (content, *carried)), strict=True) for batch in batches
-            )
-            for number, (cell, *others) in enumerate(cells, start=start + 1):
-                row = dict(zip(carried, others, strict=True))
-                name = self._id(row[id_column].as_py() if id_column else None, number)
-                if not known(name):
-                    yield Row(name, self._item(cell.as_py(), name, number), row)
+            number = sum(file.metadata.row_group(each).num_rows for each in range(min(groups, default=0)))
+            for batch in file.iter_batches(BATCH, row_groups=groups, columns=list(wanted)):
+                beside = {each.name: self._cast(batch[each.name], each) for each in carried}
+                for i, cell in enumerate(batch[content]):
+                    number += 1
+                    name = self._id(_plain(batch[id_column][i]) if id_column else None, number)
+                    if not known(name):
+                        yield Row(
+                            name,
+                            self._item(_plain(cell), name, number),
+                            {key: column.slice(i, 1) for key, column in beside.items()},
+                        )
+
+    def _cast(self, column: pa.Array, wanted: pa.Field) -> pa.Array:
+        try:
+            return column.cast(wanted.type)
+        except pa.ArrowException:
+            told = f"its column {wanted.name} is of {column.type}, and in the first file of {wanted.type}."
+            raise SourceError(told) from None
 
 
 @dataclass(frozen=True)
@@ -269,15 +331,15 @@ class Tar(File):
     """
 
     def schema(self) -> pa.Schema:
-        first = next(self._samples(lambda id: False, None), (None, {}))[1]
-        wanted = self.columns.content
-        if not any(self._wants(ending) for ending in first):
-            how = f"no file that ends in .{wanted}" if wanted else "no image"
-            raise SourceError(f"The first sample of {self.path} has {how}: {', '.join(first) or 'it is empty'}.")
+        samples = (sample for _, sample in self._samples(lambda id: False, None))
+        first = next((sample for sample in samples if any(map(self._wants, sample))), None)
+        if first is None:
+            wanted = self.columns.content
+            raise EOFError(f"it has {f'no file that ends in .{wanted}' if wanted else 'no image'}")
         return pa.schema([(each, pa.string()) for each in first if not _is_image(each)])
 
     def _rows(self, known: Known) -> Iterator[Row]:
-        carried = self.columns.carried
+        carried = tuple(self.columns.carried.names)
         for key, sample in self._samples(known, carried):
             columns = {name: sample.get(name, b"") for name in carried}
             told = {name: cell.decode(errors="replace") for name, cell in columns.items() if isinstance(cell, bytes)}
@@ -286,7 +348,7 @@ class Tar(File):
                 if not self._wants(ending) or known(name):
                     continue
                 if isinstance(content, str):
-                    item = _failing("image", name, content)
+                    item: Item = failing("image", name, content)
                 elif self.columns.text:
                     item = Item.text(content.decode(errors="surrogateescape").rstrip("\r\n"), name)
                 else:
@@ -302,14 +364,15 @@ class Tar(File):
     def _samples(self, known: Known, carried: tuple[str, ...] | None) -> Iterator[tuple[str, dict[str, bytes | str]]]:
         """The key and, by ending, each file's content; a reason where it is too large. `carried`: None is all."""
         key, sample = "", dict[str, bytes | str]()
-        with self._open() as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        zstd = "zstd" if self.name.lower().endswith(".zst") else None  # the others are known by what they hold
+        with self._open(zstd) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
             for member in tar:
-                if not member.isfile():
-                    continue
                 path = PurePosixPath(member.name)
+                if not member.isfile() or path.name.startswith("._"):  # macOS's notes on another file
+                    continue
                 stem, _, ending = path.name.partition(".")
                 here = writable(str(path.with_name(stem))) if stem else writable(member.name)
-                if here != key:
+                if here != key or ending in sample:
                     if sample:
                         yield key, sample
                     key, sample = here, {}
@@ -356,32 +419,38 @@ class Source:
 
 
 FILES: dict[str, type[File]] = {
-    ".parquet": Parquet, ".csv": Csv, ".tsv": Csv, ".jsonl": Jsonl, ".ndjson": Jsonl, ".txt": Lines,
+    ".parquet": Parquet, ".csv": Csv, ".tsv": Csv, ".jsonl": Jsonl, ".ndjson": Jsonl, ".json": Jsonl, ".txt": Lines,
     ".tar": Tar, ".tgz": Tar,
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def opened(spec: str, columns: Columns) -> Source:
-    """A folder, a glob, a file, here or at any URL that fsspec opens.
+    """A folder, a glob, a file, here or at any URL that fsspec opens. With a column it is a folder of tables.
 
     Raises:
         SourceError: there is nothing, nothing that can be read, or not the columns that are asked for.
     """
-    if os.path.isdir(spec):
+    if not spec:
+        raise SourceError("The source has no name: it is an empty string.")  # which is this folder to others
+    if os.path.isdir(spec) and not columns.content:
         return Source((Folder(spec, ""),), str(Path(spec).absolute()), pa.schema([]))
     try:
         system, path = fsspec.core.url_to_fs(spec)
         marks = "*" if path.startswith(HTTP) else "*?["  # where ? begins a query
-        is_folder, is_glob = system.isdir(path), any(mark in path for mark in marks)
+        is_folder, is_there = system.isdir(path), system.exists(path)
         if is_folder:
-            paths = [each for each in sorted(system.find(path)) if _is_image(each)]
+            wanted = _is_table if columns.content else _is_image
+            paths = [each for each in sorted(system.find(path)) if wanted(each.removeprefix(path))]
+        elif not is_there and any(mark in path for mark in marks):
+            paths = [each for each in sorted(system.glob(path)) if _kind(each) or not _is_hidden(each)]
         else:
-            paths = sorted(system.glob(path)) if is_glob else [path] if system.exists(path) else []
+            paths = [path] if is_there else []
     except (ImportError, OSError, ValueError) as error:
         raise SourceError(f"{spec} cannot be read ({error}).") from None
     if not paths:
-        raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no image.")
+        what = "table" if columns.content else "image"
+        raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no {what}.")
     start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", _unsigned(path))[0])
     here = "file" in system.protocol
     urls = paths if here else list(map(system.unstrip_protocol, paths))
@@ -390,7 +459,7 @@ def opened(spec: str, columns: Columns) -> Source:
     schema = _schema(files)
     id_column = columns.id or ("id" if "id" in schema.names else None)
     schema = pa.schema([each for each in schema if each.name != id_column])
-    known = replace(columns, id=id_column, carried=tuple(schema.names))
+    known = replace(columns, id=id_column, carried=schema)
     return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema)
 
 
@@ -413,19 +482,36 @@ def _schema(files: list[File]) -> pa.Schema:
 
 
 def _file(path: str, name: str, columns: Columns) -> File:
-    bare = next((name.lower().removesuffix(each) for each in COMPRESSED if name.lower().endswith(each)), name.lower())
-    kind = FILES.get(os.path.splitext(bare)[1]) or (Picture if _is_image(name) else None)
+    kind = _kind(name)
     if kind is None:
         raise SourceError(f"{path} is none of {', '.join(FILES)}, and no image.")
     if kind in (Csv, Jsonl, Parquet) and not columns.content:
         raise SourceError(f"Which column of {path} is to be embedded? Write --text COLUMN or --image COLUMN.")
+    if kind in (Picture, Lines) and (columns.content or columns.id):
+        raise SourceError(f"{path} has no columns: leave --text, --image and --id out.")
     return kind(path, name, columns)
+
+
+def _kind(name: str) -> type[File] | None:
+    bare = next((name.lower().removesuffix(each) for each in COMPRESSED if name.lower().endswith(each)), name.lower())
+    return FILES.get(os.path.splitext(bare)[1]) or (Picture if _is_image(name) else None)
+
+
+def _is_hidden(name: str) -> bool:
+    """What Spark, Hive and macOS write beside files, such as `_SUCCESS`."""
+    return any(part.startswith(("_", ".")) for part in name.rsplit("/", 1)[-1:])
+
+
+def _is_table(path: str) -> bool:
+    return not any(map(_is_hidden, path.split("/"))) and _kind(path) in (Csv, Jsonl, Parquet, Tar)
 
 
 def _check(columns: Columns, names: list[str], path: str) -> None:
     for name in (columns.content, columns.id):
         if name is not None and name not in names:
             raise SourceError(f"{path} has no column {name}. Its columns are: {', '.join(names) or 'none'}.")
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise SourceError(f"{path} has more than one column {twice[0]}: rename all but one.")
 
 
 def _picture(cell: Any, name: str, origin: str, table: str) -> Item:
@@ -434,9 +520,20 @@ def _picture(cell: Any, name: str, origin: str, table: str) -> Item:
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes) and cell:
         return Item("image", name, origin, content=cell)
+    if isinstance(cell, str) and (content := _from_base64(cell)):
+        return Item("image", name, origin, content=content)
     if isinstance(cell, str) and cell:
         return _at(cell, cell, table, origin)
-    return _failing("image", name, "the cell is empty." if not cell else "the cell holds no image.", origin)
+    return failing("image", name, "the cell is empty." if not cell else "the cell holds no image.", origin)
+
+
+def _from_base64(cell: str) -> bytes | None:
+    """An image that somebody wrote as text; None for a path."""
+    try:
+        content = b64decode(cell, validate=True)
+    except ValueError:
+        return None
+    return content if is_image(BytesIO(content)) else None
 
 
 def _at(address: str, name: str, table: str, origin: str) -> Item:
@@ -450,14 +547,21 @@ def _at(address: str, name: str, table: str, origin: str) -> Item:
         return Item("image", writable(name), writable(f"{origin} ({address})" if table else address), path)
     if table and scheme not in OF_ANY_TABLE and not table.startswith(f"{scheme}://"):
         told = f"a URL of {scheme} is opened only for a table that lies there too."
-        return _failing("image", name, told, origin)
+        return failing("image", name, told, origin)
     short = name if len(name) <= 200 else f"{name[:200]}…"
     return Elsewhere("image", short, f"{origin} ({short[:80]})", load=partial(_fetched, address))
 
 
 def _fetched(address: str, most: int) -> bytes:
     """Raises ValueError: it is fsspec's many libraries that fail here, each in its own way."""
-    stream = {"block_size": 0} if address.startswith("http") else {}
+    stream: dict[str, Any] = {}
+    if address.startswith(HTTP):
+        stream = {
+            "block_size": 0,
+            "client_kwargs": {
+                "timeout": ClientTimeout(URL_SECONDS, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+            },
+        }
     try:
         with fsspec.open(address, "rb", **stream) as file:
             content: bytes = file.read(most + 1)
@@ -468,12 +572,16 @@ def _fetched(address: str, most: int) -> bytes:
     return content
 
 
-def _failing(kind: Any, name: str, told: str, origin: str | None = None) -> Item:
-    return Elsewhere(kind, name, origin or name, load=partial(_refuse, told))
+class Member(tarfile.TarInfo):
+    """One whose header is cut off or damaged is an error. The library takes it for the archive's end."""
 
-
-def _refuse(told: str, most: int) -> bytes:
-    raise ValueError(told)
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """Raises tarfile.ReadError."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from None
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
@@ -484,21 +592,34 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
     return file.read()
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def _object(line: str) -> dict[str, Any] | None:
+    """By the library that reads what other libraries write: NaN, and whole numbers of any size."""
     try:
-        read = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError:
+        read = json.loads(line)
+    except (ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
 
 
 def _json(cell: Any) -> str | None:
-    return cell if cell is None or isinstance(cell, str) else orjson.dumps(cell).decode()
+    return (
+        cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, separators=(",", ":"))
+    )
+
+
+def _plain(cell: pa.Scalar) -> Any:
+    """Its Python value. One that Python has none for (text that is no UTF-8, nanoseconds) is a string."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return bytes(cell.as_buffer()).decode(errors="surrogateescape")
+    except (ValueError, OverflowError):
+        return cell.cast(pa.string()).as_py()
 
 
 def _is_string(type: pa.DataType) -> bool:
     value = type.value_type if pa.types.is_dictionary(type) else type
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
 
 
 def _is_image(name: str) -> bool:

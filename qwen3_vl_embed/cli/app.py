@@ -1,5 +1,6 @@
 """The application that the commands belong to, and how their errors are told."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as version_of
@@ -52,6 +53,11 @@ def sentences() -> Iterator[None]:
         raise typer.Exit(2) from None
     except AdapterError as error:
         terminal.complain(str(error))
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno in (None, errno.EPIPE):  # `| head` is no error
+            raise
+        terminal.complain(f"{error.filename or 'The output'}: {error.strerror}.")
         raise typer.Exit(1) from None
 
 

@@ -93,9 +93,9 @@ def _say(
         terminal.complain(f"{failed:,} rows failed, such as: {first}")
         terminal.remark("--retry-failed embeds them again.")
     rows = before + counts["done"]
-    if not rows:
+    if not rows and not code:
         terminal.complain("There was nothing to embed.")
-        return code or 2
+        return 2
     here = f"{counts['done']:,} rows in {seconds:.1f} s, {counts['done'] / seconds:.1f}/s"
     terminal.remark(f"{rows:,} rows in {len(folder.parts()):,} parts in {folder.path} ({here}).")
     if code:

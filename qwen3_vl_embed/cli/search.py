@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow.compute as pc
@@ -14,7 +15,9 @@ from rich.text import Text
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.app import installed
 from qwen3_vl_embed.client import Client
+from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.items import Item
 from qwen3_vl_embed.search.index import Index, build, to_faiss, to_lancedb
 from qwen3_vl_embed.search.page import Page, Server
 from qwen3_vl_embed.search.queries import Query, Searcher, swatch
@@ -54,11 +57,11 @@ def query(
     """Raises SourceError for what cannot be one."""
     if sum(each is not None for each in (image, colour, like)) > 1:
         raise SourceError("One of --image, --colour and --like.")
-    if text is None and image is None and colour is None and like is None:
+    if not (text or "").strip() and image is None and colour is None and like is None:
         raise SourceError('What is to be found? qwen3-vl-embed search "dusty teal", or --page.')
     try:
-        picture = image.read_bytes() if image else swatch(colour) if colour else None
-    except (OSError, ValueError) as error:
+        picture: Any = Item.image(image).read() if image else swatch(colour) if colour else None
+    except (ItemError, ValueError) as error:
         raise SourceError(str(error)) from None
     row = pc.index(index.rows["id"], like).as_py() if like is not None else None
     if row == -1:

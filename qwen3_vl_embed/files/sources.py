@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO, StringIO, TextIOWrapper
+from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from PIL import Image
 
 from qwen3_vl_embed.files.errors import SourceError
-from qwen3_vl_embed.items import Item, writable
+from qwen3_vl_embed.items import Item, failing, writable
 
 # Wider than what the server decodes: a photo.heic is better refused by name than embedded as three syllables.
 IMAGE_SUFFIXES = {
@@ -46,7 +47,7 @@ def from_word(word: str) -> list[Item | Skipped]:
         return from_folder(Path(word))
     path = Path(word)
     if os.path.isfile(word):
-        if path.suffix.lower() in IMAGE_SUFFIXES or _is_image(path):
+        if path.suffix.lower() in IMAGE_SUFFIXES or is_image(path):
             return [Item.image(path)]
         raise SourceError(
             f"{word} is a file, but not an image. Embed its lines with `embed - < {word}`, "
@@ -96,12 +97,12 @@ def _item(path: Path) -> Item | Skipped:
         return Skipped(writable(path), "no file")  # to open a FIFO is to wait for its other end
     if path.name.startswith("._"):  # macOS's notes on another file, under a name like its own
         looks = False
-    return Item.image(path) if looks or _is_image(path) else Skipped(writable(path), "no image that can be read")
+    return Item.image(path) if looks or is_image(path) else Skipped(writable(path), "no image that can be read")
 
 
 def from_lines(content: bytes) -> list[Item]:
     """One text for each line (standard input). Empty lines at the end do not count. Raises SourceError for an image."""
-    if _is_image(BytesIO(content)):
+    if is_image(BytesIO(content)):
         raise SourceError("Standard input is an image, not lines of text: name its file.")
     text = _decoded(content).rstrip("\r\n")
     lines = text.split("\n") if text else []
@@ -109,20 +110,28 @@ def from_lines(content: bytes) -> list[Item]:
 
 
 def from_csv(path: Path, column: str) -> list[Item]:
-    """One text for each row: the cell under the heading `column`. A row that is not UTF-8 is an item that fails."""
+    """One text for each row: the cell under the heading `column`. A row that is not UTF-8, or no row of this table, is
+    an item that fails.
+    """
     try:
         with path.open("rb") as file:
             headings, rows = csv_rows(file, column)
             if headings.count(column) != 1:
                 how_many = "no column" if column not in headings else "more than one column"
                 raise SourceError(f"{path} has {how_many} {column}. Its columns are: {', '.join(headings) or 'none'}.")
-            return [Item.text(row[column] or "", f"row {i} of {path}") for i, row in enumerate(rows, start=1)]
+            numbered = ((f"row {number} of {path}", row) for number, row in enumerate(rows, start=1))
+            return [
+                failing("text", name, row) if isinstance(row, str) else Item.text(row[column] or "", name)
+                for name, row in numbered
+            ]
     except (OSError, csv.Error) as error:
         raise SourceError(f"{path} cannot be read as a CSV file ({error}).") from None
 
 
-def csv_rows(file: IO[bytes], column: str | None) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    """The headings, and the rows as they are read: UTF-8, or what the file's first bytes say.
+def csv_rows(file: IO[bytes], column: str | None) -> tuple[list[str], Iterator[dict[str, str | None] | str]]:
+    """The headings, and the rows as they are read: UTF-8, or what the first bytes say. In a row's place, why none.
+
+    A quote that does not end would take the rows after it into a text; a comma without quotes would cut one short.
 
     Spreadsheets of many countries put semicolons between cells; the headings tell, one of which is `column`. Bytes that
     are not UTF-8 stay, as lone surrogates, and `Item.read` refuses them. Raises SourceError.
@@ -135,19 +144,40 @@ def csv_rows(file: IO[bytes], column: str | None) -> tuple[list[str], Iterator[d
         lines: Iterator[str] = StringIO(text, newline="")
     else:
         text = _decoded(start)
-        lines = _lines(file)
+        lines = text_lines(file, newline="")
     head = text[:HEAD]
     each = [(mark, next(csv.reader(StringIO(head, newline=""), delimiter=mark), [])) for mark in DELIMITERS]
     delimiter, headings = next((pair for pair in each if column in pair[1]), each[0])
-    return headings, csv.DictReader(lines, delimiter=delimiter)
+    return headings, _rows(headings, csv.reader(lines, delimiter=delimiter, strict=True))
 
 
-def _lines(file: IO[bytes]) -> Iterator[str]:
-    text = TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+def _rows(headings: list[str], cells: Iterator[list[str]]) -> Iterator[dict[str, str | None] | str]:
+    next(cells, None)  # the headings
+    while True:
+        try:
+            row = next(cells)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield f"the row cannot be read ({error}): a quote within a cell is written twice."
+            continue
+        if any(row[len(headings) :]):
+            yield f"it has {len(row)} cells, and there are {len(headings)} headings."
+        elif row:
+            yield dict(zip_longest(headings, row[: len(headings)]))
+
+
+def text_lines(file: IO[bytes], newline: str) -> Iterator[str]:
+    """As they are read, with their ends: UTF-8 or, as the first bytes say, UTF-16. Bytes that are not UTF-8 stay."""
+    marked = file.read(2) in UTF16
+    file.seek(0)
+    encoding, errors = ("utf-16", "surrogatepass") if marked else ("utf-8-sig", "surrogateescape")
+    text = TextIOWrapper(file, encoding, errors, newline=newline)
     try:
         yield from text
     finally:
-        text.detach()  # its opener closes the file
+        if not file.closed:  # by its opener, who may be through before we are
+            text.detach()
 
 
 def _decoded(content: bytes) -> str:
@@ -160,7 +190,7 @@ def _decoded(content: bytes) -> str:
         raise SourceError(f"It begins like UTF-16 and is none (byte {error.start}): save it as UTF-8.") from None
 
 
-def _is_image(file: Path | IO[bytes]) -> bool:
+def is_image(file: Path | IO[bytes]) -> bool:
     """Reads the header alone."""
     try:
         with Image.open(file, formats=FORMATS):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
 import numpy as np
@@ -54,16 +55,21 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
     starts = list(accumulate((_rows(file) for file in files), initial=0))
     if not (count := starts.pop()):
         raise SourceError(f"{', '.join(map(str, sources))}: there is no vector in it.")
-    dimension = pq.read_schema(files[0]).field("embedding").type.list_size
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in ("index.json", "ann.faiss"):
-        (folder / old).unlink(missing_ok=True)
+    dimensions = [pq.read_schema(file).field("embedding").type.list_size for file in files]
+    for file, dimension in zip(files, dimensions, strict=True):
+        if dimension != dimensions[0]:
+            raise SourceError(f"{files[0]} has vectors of {dimensions[0]} numbers, and {file} of {dimension}.")
+    fresh = folder / ".fresh"  # an earlier index stays until this one is whole, and a page that has it open keeps it
+    rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
     vectors: Matrix = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        folder / "vectors.npy", "w+", np.float32, (count, dimension)
+        fresh / "vectors.npy", "w+", np.float32, (count, dimensions[0])
     )
+    with (fresh / "vectors.npy").open("r+b") as reserved:  # a full disk is an error here, and in a mapping SIGBUS
+        os.posix_fallocate(reserved.fileno(), 0, (fresh / "vectors.npy").stat().st_size)
     rows = [_copy(file, vectors, start) for file, start in zip(files, starts, strict=True)]
     table = pa.concat_tables(rows, promote_options="default")
-    pq.write_table(table, folder / "rows.parquet", compression="zstd")
+    pq.write_table(table, fresh / "rows.parquet", compression="zstd")
     kinds = np.array(table["kind"].to_pylist())
     blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
     means: dict[str, NDArray[np.float64]] = {}
@@ -73,11 +79,16 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
     norms = np.empty(count, np.float32)
     for block in blocks:
         norms[block] = np.linalg.norm(vectors[block] - np.array([means[k] for k in kinds[block]], np.float32), axis=1)
-    np.savez(folder / "centres.npz", norms=norms, **{kind: mean.astype(np.float32) for kind, mean in means.items()})
+    np.savez(fresh / "centres.npz", norms=norms, **{kind: mean.astype(np.float32) for kind, mean in means.items()})
     told = {"model": abouts[0].get("model", {}), "options": abouts[0].get("options", {}), "ann": None}
     if count >= ann_from:
-        told["ann"] = _build_ann(vectors, folder / "ann.faiss")
-    (folder / "index.json").write_text(json.dumps(told, indent=2))
+        told["ann"] = _build_ann(vectors, fresh / "ann.faiss")
+    (fresh / "index.json").write_text(json.dumps(told, indent=2))
+    for name in ("index.json", "ann.faiss"):
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted(fresh.iterdir(), key=lambda path: path.name == "index.json"):
+        path.replace(folder / path.name)
+    fresh.rmdir()
     return Index(folder)
 
 
@@ -205,7 +216,8 @@ def to_faiss(index: Index, path: Path) -> None:
     flat = faiss.IndexFlatIP(index.dimension)
     for block in _blocks(index.vectors):
         flat.add(block)
-    faiss.write_index(flat, str(path))
+    with path.open("wb") as file:  # whose errors are sentences
+        faiss.write_index(flat, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def to_lancedb(index: Index, path: Path, table: str = "vectors") -> None:
@@ -273,6 +285,8 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
             block = flat.reshape(len(table), -1).astype(np.float32)
             if not np.isfinite(block).all():
                 raise SourceError(f"{file} holds a vector with a number that is none.")
+            if not block.any(axis=1).all():
+                raise SourceError(f"{file} holds a vector of zeros, which has no direction.")
             vectors[start : start + len(table)] = unit(block)
             start += len(table)
         table = table.drop_columns(["embedding"])
@@ -285,8 +299,8 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
 
 def unit(vectors: Matrix) -> Matrix:
     """Rows of length 1; zeros stay zeros."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)  # where squares of float32 fit
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
 
 
 def _build_ann(vectors: Matrix, path: Path) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 {{- define "name" -}}
+{{- if not (regexMatch "^[a-z][a-z0-9-]*$" .Release.Name) }}
+{{- fail (printf "the release's name %s also names a Service: let it begin with a letter, and hold no dot" .Release.Name) }}
+{{- end }}
 {{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
 {{- trunc 52 $name | trimSuffix "-" -}}
 {{- end }}
 
 {{- define "labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
@@ -21,7 +24,7 @@ metadata:
 {{/* What all pods of this release have, and no others. */}}
 {{- define "selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "claim" -}}
@@ -114,7 +117,7 @@ containers:
       - {name: HF_HUB_OFFLINE, value: "1"}
       {{- end }}
       {{- with .Values.hubTokenSecret }}
-      - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: HF_TOKEN}}}
+      - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: HF_TOKEN}}}
       {{- end }}
       {{- with .Values.adapter.settings.ADAPTER_TRACES_URL }}
       - {name: TRITON_TRACES_URL, value: {{ . | quote }}}
@@ -144,9 +147,9 @@ volumes:
   - {name: adapter-tmp, emptyDir: {medium: Memory, sizeLimit: 256Mi}}
   - {name: triton-tmp, emptyDir: {}}  # kernels that torch compiles; from where programs may be loaded
   - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .Values.triton.sharedMemory }}}}
-  - {name: weights, persistentVolumeClaim: {claimName: {{ include "claim" . }}{{ if $offline }}, readOnly: true{{ end }}}}
+  - {name: weights, persistentVolumeClaim: {claimName: {{ include "claim" . | trim | quote }}{{ if $offline }}, readOnly: true{{ end }}}}
   {{- with .Values.apiKeySecret }}
-  - {name: key, secret: {secretName: {{ . }}, items: [{key: api_key, path: api_key}]}}
+  - {name: key, secret: {secretName: {{ . | quote }}, items: [{key: api_key, path: api_key}]}}
   {{- end }}
 {{- range $name := list "imagePullSecrets" "tolerations" "topologySpreadConstraints" "nodeSelector" "affinity" "priorityClassName" "runtimeClassName" }}
 {{- with index $.Values $name }}
