@@ -71,7 +71,8 @@ def timed(search: Callable[[np.ndarray], object], queries: np.ndarray) -> tuple[
         started = perf_counter()
         found.append(search(query))
         took.append(perf_counter() - started)
-    return f"{np.median(took) * 1e3:.3g}", found
+    median = np.median(took) * 1e3
+    return f"{median:.3g}" if median < 100 else f"{median:,.0f}", found
 
 
 def measured(source: Source, count: int, place: Path) -> list[str]:
