@@ -23,7 +23,7 @@ from qwen3_vl_embed.serving.reaper import SHARED_MEMORY
 from qwen3_vl_embed.serving.stack import WATCHDOG
 from tests.conftest import RunningStack, running, serve_settings
 from tests.test_triton import MODEL, Client
-from tests.waits import LIMIT_SECONDS
+from tests.waits import LIMIT_SECONDS, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 KEY, CALLERS_KEY = "kept-from-triton", "the-command-lines"
@@ -71,9 +71,13 @@ def regions(opened: RunningStack) -> list[Path]:
 @pytest.fixture
 def asked(opened: RunningStack) -> Path:
     """The memory through which a text has just gone to the model, and where much of it still lies."""
-    assert embed(opened, SECRET * 50 + token_hex(8)).status_code == 200  # one that no cache knows
     [region] = regions(opened)
-    assert SECRET.encode() in region.read_bytes()
+
+    def lies_there() -> bool:  # unless a probe has taken its place meanwhile
+        assert embed(opened, SECRET * 50 + token_hex(8)).status_code == 200  # one that no cache knows
+        return SECRET.encode() in region.read_bytes()
+
+    until(lies_there)
     return region
 
 
