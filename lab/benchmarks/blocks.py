@@ -219,4 +219,4 @@ def told(key: Key, result: dict) -> str:
     """One run's own tables, and the targets that it measured."""
     results = {key: result}
     reached = [short] * any(each.value(results) is not None for each in TARGETS)
-    return "\n".join(block(results) for block in [*OWN.get(key[0], [BLOCKS[key[0]]]), *reached])
+    return "\n".join(block(results) for block in [*(OWN[key[0]] if key[0] in OWN else [BLOCKS[key[0]]]), *reached])
