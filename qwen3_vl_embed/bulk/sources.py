@@ -499,7 +499,7 @@ def _kind(name: str) -> type[File] | None:
 
 def _is_hidden(name: str) -> bool:
     """What Spark, Hive and macOS write beside files, such as `_SUCCESS`."""
-    return any(part.startswith(("_", ".")) for part in name.rsplit("/", 1)[-1:])
+    return name.rpartition("/")[2].startswith(("_", "."))
 
 
 def _is_table(path: str) -> bool:
