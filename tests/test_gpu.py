@@ -59,6 +59,7 @@ def test_a_replayed_pass_is_an_ordinary_one(embedder, options):
 def test_the_fused_operations_are_those_that_are_served(embedder):
     """They compile here and agree with torch's own."""
     assert embedder.model.operations == fastest.fused_operations()
+    assert embedder.info["fused"] == list(fastest.NAMES)
     assert all(fastest.agrees(name, embedder.model.operations, embedder.model.model) for name in fastest.NAMES)
 
 

@@ -211,3 +211,9 @@ def test_what_disagrees_or_fails_is_not_chosen(model, name, caplog):
 
 def test_a_cpu_runs_torchs_own(model):
     assert fastest.fastest(model) is TORCH
+    assert TORCH.fused == []
+
+
+@pytest.mark.parametrize("name", fastest.NAMES)
+def test_what_is_fused_is_told_by_name(name):
+    assert Operations(**{**vars(TORCH), name: print}).fused == [name]

@@ -276,6 +276,7 @@ class Embedder:
             "dtype": config.dtype,
             "device": str(self.model.device),
             "attention": self.model.attention,
+            "fused": self.model.operations.fused,
             "limits": config.model_dump(include={"max_text_tokens", "max_image_bytes", "max_image_pixels"}),
             "versions": {
                 "torch": torch.__version__,

@@ -5,7 +5,7 @@ Memory traffic is all that these cost on a GPU. By transformers' own code it is 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch.nn.functional import gelu, layer_norm, linear, rms_norm, silu
@@ -22,6 +22,11 @@ class Operations:
     add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], Pair]
     silu_mul: Callable[[torch.Tensor], torch.Tensor]
     linear_gelu: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+    @property
+    def fused(self) -> list[str]:
+        """The names of those that are not torch's own operators."""
+        return [each.name for each in fields(self) if getattr(self, each.name) is not getattr(TORCH, each.name)]
 
 
 def rotate(
