@@ -126,7 +126,7 @@ def test_the_benchmark_tells_prediction_and_measurement_at_each_load(tmp_path):
     shape = {**checkpoints.SMALL, "text_config": checkpoints.SMALL["text_config"] | {"num_hidden_layers": 4}}
     model = checkpoints.drawn(checkpoints.outline(shape, tmp_path / "30m"), torch.float32, "cpu")
     model.save_pretrained(tmp_path / "30m")
-    words = ["--checkpoint", str(tmp_path / "30m"), "--seconds", "4", "--results", str(tmp_path)]
+    words = ["--checkpoint", str(tmp_path / "30m"), "--rounds", "1", "--seconds", "4", "--results", str(tmp_path)]
     result = CliRunner().invoke(sizing.app, words)
     assert result.exit_code == 0, (result.output, result.exception)
     figures = json.loads(result.stdout.splitlines()[-1])["figures"]

@@ -176,7 +176,7 @@ def sizing(results: Results) -> str:
     def cells(row: dict) -> tuple[str, ...]:
         names = ("per_s", "p50_ms", "p99_ms")
         found = (f"{number(row['simulated'][n])}, {number(row['measured'][n])} ({row['ratio'][n]:.2f})" for n in names)
-        return f"{row['share']:.0%}, {number(row['rate'])}/s", f"{row['requests']:,}", *found
+        return f"{row['share']:.0%}", f"{row['requests']:,}", *found
 
     rows = ((where, *cells(row)) for where, figures in of(results, "sizing") for row in figures["rows"])
     head = "checkpoint|arrivals, of the capacity|requests|requests/s: simulated, measured (ratio)"

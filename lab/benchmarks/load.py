@@ -154,11 +154,11 @@ def closed(url: str, requests: list[bytes], callers: int, seconds: float) -> Loa
     return _timed(run)
 
 
-def open_loop(url: str, requests: list[bytes], rate: float, seconds: float) -> Load:
+def open_loop(url: str, requests: list[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
     """Requests at random times, `rate` a second on average."""
 
     async def run(latencies: list[float]) -> None:
-        for outcome in await arrive(url, cycle(requests), rate, seconds):
+        for outcome in await arrive(url, cycle(requests), rate, seconds, seed=seed):
             if outcome.failure:
                 raise LoadError(outcome.failure)
             latencies.append(outcome.latency)
@@ -188,6 +188,7 @@ async def arrive(
     seconds: float,
     connections: int = MOST_CONNECTIONS,
     patience: float = DRAIN_SECONDS,
+    seed: int = 0,
 ) -> list[Outcome]:
     """An open loop over at most so many connections; `patience`: seconds that it waits after the last arrival."""
     opened: list[Connection] = []
@@ -213,7 +214,7 @@ async def arrive(
         return Outcome(planned, perf_counter() - started, answer.status, answer.says_when, failure)
 
     tasks = {}
-    for planned in arrivals(rate, max(1, round(rate * seconds))).tolist():
+    for planned in arrivals(rate, max(1, round(rate * seconds)), seed).tolist():
         await asyncio.sleep(max(0.0, started + planned - perf_counter()))
         tasks[asyncio.create_task(one(next(requests), planned))] = planned
     answered, waiting = await asyncio.wait(tasks, timeout=patience)
