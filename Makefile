@@ -7,6 +7,8 @@ FUZZ_STAMP := .cache/fuzz/.installed
 SBOM := .cache/sbom/bin/cyclonedx-py
 CLIENTS := sdks llama-index aiperf mteb
 BENCH_STAMP := .venv/.bench-installed
+# Tests start hundreds of Pythons: without bytecode each would compile everything anew. A file's tests go to one process.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 2 --dist loadfile
 PERF_ANALYZER := .cache/perf_analyzer/bin/perf_analyzer
 BENCH_PYTHON ?= $(BIN)/python
 BENCH = $(BENCH_PYTHON) -m lab.benchmarks
@@ -56,7 +58,7 @@ demo: setup  ## the search page over colours and drawn pictures, with the tiny c
 	@$(BIN)/python -m lab.demo
 
 test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (seven minutes)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or ray or containers)"
+	@$(PYTEST) -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or ray or containers)"
 
 test-ray: setup $(RAY_STAMP)  ## bulk on a Ray cluster whose nodes and drivers are killed
 test-gateways: setup  ## through nginx and HAProxy (apt install nginx-light haproxy)
@@ -67,15 +69,20 @@ test-benchmarks: setup  ## the programs of lab run to their end, the check of a 
 test-faults: setup  ## what starts, breaks or ends its own: faults, signals, workers, costly inputs, strangers, the pipelined model
 test-installs: setup  ## the wheel in an empty environment, and a Python of its own where none fits
 test-containers: setup  ## build and run the containers with podman (as root)
-test-ray test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs test-containers:
-	@$(BIN)/python -m pytest -m $(subst -,_,$(@:test-%=%))
+	@$(PYTEST) -n 0 -m containers
+
+test-ray test-gateways test-clients test-chromium test-layouts test-benchmarks test-faults test-installs:
+	@$(PYTEST) -m $(@:test-%=%)
+
+test-long: setup $(RAY_STAMP) $(CLIENTS:%=.cache/clients/%/.installed)  ## all of these in one run, but for Chromium and the containers
+	@$(PYTEST) -m "gateways or installs or clients or ray or layouts or benchmarks or faults"
 
 $(RAY_STAMP): $(STAMP) requirements/ray.txt
 	@test -x .cache/ray/bin/pip || $(BIN)/python -m venv .cache/ray
 	@.cache/ray/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/ray.txt
 	@touch $@
 
-test-all: test test-gateways test-ray test-clients test-chromium test-layouts test-benchmarks test-faults test-installs  ## all but the containers
+test-all: test test-long test-chromium  ## all but the containers
 
 check: setup  ## format, lint, who imports whom, types: half a minute
 	@$(BIN)/ruff format --check .

@@ -47,7 +47,9 @@ def test_ci_runs_what_make_test_leaves_out():
     """All but the containers, which need podman and root. `make test-all` is the same."""
     makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
     left_out = re.findall(r'-m "not \((.*)\)"', makefile)[0].split(" or ")
-    targets = {"test", *(f"test-{part}" for part in left_out if part != "containers")}
+    together = re.findall(r'-m "(gateways .*)"', makefile)[0].split(" or ")
+    assert sorted(left_out) == sorted([*together, "chromium", "containers"])
+    targets = {"test", "test-long", "test-chromium"}
     assert set(re.findall(r"^ *make (test\S*)$", ci, re.MULTILINE)) == targets
     assert set(re.findall(r"^test-all: (.*?)  ##", makefile, re.MULTILINE)[0].split()) == targets
     assert "\nexport CI=true\n" in ci
