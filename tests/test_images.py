@@ -345,6 +345,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak")
 def test_memory(tmp_path):
     """At most 5 bytes a pixel beyond the decoded image of 4 (Pillow's RGB, or alpha), but for AVIF's planes."""

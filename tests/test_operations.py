@@ -123,6 +123,7 @@ def full_width() -> Qwen3VLModel:
     return model.requires_grad_(False).eval()
 
 
+@pytest.mark.benchmarks
 def test_the_4bs_layers_at_full_width():
     """In bfloat16 no further from float32 than transformers' own, in float32 the same."""
     tokens = 4 * 4 // 4

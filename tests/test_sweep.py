@@ -43,7 +43,7 @@ from qwen3_vl_embed.serving.settings import ROOT
 from tests.reference import cosine, random_checkpoint
 from tests.reference import png as picture
 
-COLOURS = 24
+COLOURS = 12
 # Layers 0 … 4, attn and means; poolings; norms; calibrations. The input's last token is the same of all texts: it can
 # be aligned to nothing, with the norm or without.
 RECIPES = (6 + len(MEANS)) * sum(not each.append for each in POOLINGS.values()) * 2 * len(CALIBRATIONS) - 2
@@ -254,6 +254,7 @@ def test_calibration_data_is_disjoint_from_the_survey():
     assert not {png(swatch(rgb)) for rgb in xkcd().rgb} & set(default_images())
 
 
+@pytest.mark.benchmarks
 def test_a_fitted_calibration_serves(folder, embedder, tmp_path):
     output, console = tmp_path / "calibration.npz", Console(file=io.StringIO())
     calibrating.run(str(folder), "mean", b'{"layer": -2}', output, console)
@@ -283,6 +284,7 @@ def test_no_number_is_cut(width, figures):
     assert "…" not in shown.getvalue()
 
 
+@pytest.mark.benchmarks
 def test_a_pipe_gets_the_table_alone(folder, tmp_path):
     """No bar, no escapes, no other program's progress; and the same words on a path that looks like markup."""
     output = tmp_path / "[bold]"
