@@ -167,6 +167,7 @@ def create_app(settings: Settings) -> Adapter:
         exception_handlers=dict.fromkeys((ApiError, HTTPException, ClientDisconnect), _on_error),
         lifespan=_lifespan,
     )
+    app.router.redirect_slashes = False  # to an address of http behind a gateway of https, with the body
     app.settings, app.traces = settings, traces
     return app
 

@@ -206,7 +206,6 @@ class Client(_Base[httpx.Client]):
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what is kept must not wait for an answer
-        self._do(self._server.same())
 
     def _do(self, steps: Steps[Answer]) -> Answer:
         try:
@@ -327,7 +326,6 @@ class AsyncClient(_Base[httpx.AsyncClient]):
             for task in ahead:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
-        await self._do(self._server.same())
 
     async def _do(self, steps: Steps[Answer]) -> Answer:
         try:

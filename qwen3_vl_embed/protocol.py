@@ -81,7 +81,6 @@ class Conversation:
         self._endpoints = endpoints or Endpoints()
         self._unknown = endpoints is None  # an adapter of ours that was not asked yet for its model and its limits
         self._answered = False  # once, whatever was asked
-        self._waits = 0  # for a server that was restarting or lost
         self._told = False  # of the present one
         self._model_id: str | None = None
         self._recipes: dict[tuple[str, bytes], str | None] = {}  # by path and options
@@ -132,9 +131,7 @@ class Conversation:
 
         info = yield from self._patiently(ask)
         model: dict[str, Any] = info["model"]
-        self._model_id = self._model_id or model.get("id")
-        if model.get("id") != self._model_id:
-            raise AdapterError(f"{self.url} serves another model than before: start again, with one model for all.")
+        self._check_model(model.get("id"))
         self.most_items = info["adapter"]["limits"]["max_items"]
         self.most_bytes = model["limits"]["max_image_bytes"]
         self._unknown = False
@@ -143,11 +140,6 @@ class Conversation:
     def met(self) -> Steps[None]:
         """Before the first vectors: whose they are, and how many may be asked for at once."""
         if self._unknown:
-            yield from self.model()
-
-    def same(self) -> Steps[None]:
-        """After the last vectors: they are all of one model, where we know which."""
-        if self._model_id:
             yield from self.model()
 
     def one(self, item: Item, options: Mapping[str, Any]) -> Steps[NDArray[np.float32]]:
@@ -200,10 +192,8 @@ class Conversation:
         ours = self._endpoints
         path = ours.text_path if items[0].kind == "text" else ours.image_path
         body = yield Call(lambda: self._body(items, options, as_list))
-        waits = self._waits
         response = yield from self._patiently(lambda: self._once(Request("POST", path, body)))
-        if self._waits != waits:
-            yield from self.same()  # what came back may have been started with another checkpoint
+        self._check_model(response.headers.get("x-model"))
         try:
             vectors = np.asarray(self._json(response)[ours.output_field], dtype=np.float32)
         except (KeyError, TypeError, ValueError):
@@ -225,6 +215,17 @@ class Conversation:
         read = [_read(item, position, self.most_bytes) for position, item in enumerate(items)]
         content = [each if isinstance(each, str) else data_url(each) for each in read]
         return orjson.dumps({self._endpoints.input_field: content if as_list else content[0], **options})
+
+    def _check_model(self, id: str | None) -> None:
+        """Behind one address another may answer at any time: a Triton that was restarted, or one of several servers.
+
+        Raises AdapterError.
+        """
+        self._model_id = self._model_id or id
+        if id is None and self._model_id:
+            raise AdapterError(f"{self.url} does not say which model made a vector: a gateway takes x-model away.")
+        if id != self._model_id:
+            raise AdapterError(f"{self.url} serves another model than before: start again, with one model for all.")
 
     def _patiently(self, ask: Callable[[], Steps[Answer]]) -> Steps[Answer]:
         """`ask`, again and again while it raises NotNow, for `retry_for_s` seconds after the first time."""
@@ -252,7 +253,6 @@ class Conversation:
         """A short wait is not worth a word."""
         if error.status == TOO_BUSY:
             return
-        self._waits += 1
         if attempt and not self._told:
             self._told = True
             self._notify(f"{error} Asking again for up to {self._retry_for_s:.0f} s.")
@@ -305,7 +305,7 @@ class Conversation:
             told = f"answered {status} {response.reason_phrase} and no message"
             message, param = f"{response.url} {told}: is it the adapter?{self._detour}", ""
         if status == TOO_BUSY or (status in RESTARTING and self._answered):
-            return NotNow(message, status, _seconds(response.headers.get("Retry-After", "")))
+            return NotNow(message, status, retry_after(response))
         return AdapterError(message, status, param)
 
 
@@ -350,11 +350,12 @@ def data_url(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
-def _seconds(retry_after: str) -> float:
-    """`Retry-After` is a number of seconds, or a date (RFC 9110, 10.2.3); 0 for anything else."""
-    if retry_after.isdigit():
-        return float(retry_after)
+def retry_after(response: httpx.Response) -> float:
+    """Seconds: the header is a number of these, or a date (RFC 9110, 10.2.3); 0 for none and for anything else."""
+    told = response.headers.get("Retry-After", "")
+    if told.isdigit():
+        return float(told)
     try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError):  # the former for a date without a zone
         return 0.0

@@ -271,6 +271,8 @@ FORMS = {
     "a data URL of no kind": lambda file: "data:;base64," + base64.b64encode(file).decode(),
     "a data URL without data:": lambda file: "image/png;base64," + base64.b64encode(file).decode(),
     "words and a data URL": lambda file: "red data:image/jpeg;base64," + base64.b64encode(file).decode(),
+    "a data URL with a space": lambda file: "data:image/png; base64," + base64.b64encode(file).decode(),
+    "words and one with spaces": lambda file: "red data: image/png;base64, " + base64.b64encode(file).decode(),
     "hexadecimal digits": lambda file: file.hex(),
     "a database's bytes": lambda file: "\\x" + file.hex(),
     "bytes as Latin-1": lambda file: file.decode("latin-1"),

@@ -120,6 +120,7 @@ async def test_a_model_replaced_behind_the_adapter_is_noticed_with_its_first_ans
         again = await http.post("/txt/embed", json=RED)
         assert again.headers["x-cache-hits"] == "0"
         assert again.headers["x-recipe"] == new["recipe"]["id"] != first.headers["x-recipe"]
+        assert again.headers["x-model"] == new["id"] != first.headers["x-model"] == old["id"]
         assert again.json() != first.json()
 
 

@@ -96,6 +96,15 @@ async def test_unknown_paths_and_methods_have_the_same_body():
 # What a well-behaved HTTP client cannot send
 
 
+async def test_a_slash_at_the_end_leads_nowhere():
+    """Behind a gateway that takes TLS away, a redirect would have the body sent once more without it."""
+    async with adapter() as http:
+        for path in ("/v1/embeddings/", "/txt/embed/", "/health/"):
+            answer = await http.post(path, json={"input": "red"})
+            refused(answer, 404)
+            assert "location" not in answer.headers
+
+
 def exchange(url: str, request: bytes) -> bytes:
     host, port = url.removeprefix("http://").rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:

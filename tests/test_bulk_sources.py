@@ -1,6 +1,7 @@
 """Where rows come from: every form of a source gives the same rows, and what is broken fails alone."""
 
 import csv
+import gzip
 import io
 import os
 import pickle
@@ -9,13 +10,14 @@ import socket
 import tarfile
 import time
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
 
 import fsspec
 import numpy as np
@@ -202,7 +204,113 @@ def test_a_server_gives_one_picture_and_those_that_a_page_lists(photos, tmp_path
         with pytest.raises(SourceError, match="There is no "):
             rows(f"{address}/nothing.tar")
         [missing] = rows(as_jsonl(tmp_path, [{"f": f"{address}/photos/nothing.png"}]), Columns(image="f"))
-        assert "it cannot be read (FileNotFoundError" in content(missing)
+        assert "it cannot be read (HTTPError: 404 " in content(missing)
+
+
+WHOLE = np.random.default_rng(0).bytes(270_000)
+
+
+class Odd(NoRanges):
+    """Answers that are not as they should be: the path says which."""
+
+    asked: ClassVar = Counter[str]()
+
+    def do_GET(self) -> None:
+        what, body = self.path.strip("/"), WHOLE
+        self.asked[what] += 1
+        first = self.asked[what] == 1
+        headers, status = {"Content-Length": str(len(body))}, 200
+        if what in ("busy", "failing", "down"):
+            status = {"busy": 429, "failing": 500, "down": 503}[what] if first or what == "down" else 200
+            headers |= {"Retry-After": "1"} if what == "busy" else {}
+        elif what in ("loop", "file", "redirect"):
+            status = 302
+            headers["Location"] = {"loop": "/loop", "file": "file:///etc/hostname", "redirect": "/whole"}[what]
+        elif what == "gzip":
+            body = gzip.compress(body)
+            headers = {"Content-Length": str(len(body)), "Content-Encoding": "gzip"}
+        elif what == "longer":
+            headers["Content-Length"] = str(len(body) + 1)
+        elif what == "part":
+            body, status = body[:1000], 206
+            headers["Content-Length"] = "1000"
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for start in range(0, len(body), 7001):
+            self.wfile.write(body[start : start + 7001])
+            if what == "drip":
+                time.sleep(0.1)
+
+
+def test_an_image_at_an_address_is_whole_or_its_row_failed(tmp_path, monkeypatch):
+    """However it comes. What has come so far is no image."""
+    monkeypatch.setattr(sources, "URL_SECONDS", 1.0)
+    with served(tmp_path, Odd) as address:
+        whole = ["whole", "redirect", "gzip", "busy", "failing"]
+        failed = {
+            "longer": "RemoteProtocolError",
+            "part": "HTTPError: 206",
+            "loop": "TooManyRedirects",
+            "file": "unsupported protocol 'file://'",
+            "down": "HTTPError: 503 ",
+            "drip": "after 1 s it was not whole",
+        }
+        urls = [f"{address}/{what}" for what in (*whole, *failed)] + [f"HTTP{address[4:]}/whole"]
+        found = list(map(content, rows(as_jsonl(tmp_path, [{"f": url} for url in urls]), Columns(image="f"))))
+    assert [each == WHOLE for each in found] == [True] * len(whole) + [False] * len(failed) + [True]
+    for what, told in zip(failed.values(), found[len(whole) : -1], strict=True):
+        assert what in told
+    assert (Odd.asked["busy"], Odd.asked["down"]) == (2, sources.TRIES)
+
+
+class CutShort(NoRanges):
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        outputfile.write(source.read(2 * 10**6))
+        self.connection.close()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "tar"])
+def test_a_large_table_of_a_server_without_ranges(tmp_path, form):
+    """Larger than what fsspec asks for at once, which is 5 MiB."""
+    texts = [str(number) * 2000 for number in np.random.default_rng(0).integers(10**8, 10**9, 400)]
+    columns = Columns(text="txt")
+    if form == "csv":
+        path = as_csv(tmp_path, [{"txt": text} for text in texts])
+    elif form == "parquet":
+        path = tmp_path / "table.parquet"
+        pq.write_table(pa.table({"txt": texts}), path, compression="none", use_dictionary=False)
+    else:
+        path = tar(tmp_path / "many.tar", {f"{number}.txt": text.encode() for number, text in enumerate(texts)})
+    with served(tmp_path, NoRanges) as address:
+        assert list(map(content, rows(f"{address}/{path.name}", columns))) == texts
+    with served(tmp_path, CutShort) as address:
+        if form == "tar":
+            *_, last = rows(f"{address}/{path.name}", columns)
+            assert "it cannot be read to its end" in content(last)
+        else:
+            with pytest.raises(SourceError, match="cannot be read"):
+                rows(f"{address}/{path.name}", columns)
+
+
+@pytest.mark.parametrize(
+    ("log", "name"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta Lake"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+        (".hoodie/hoodie.properties", "Hudi"),
+    ],
+)
+def test_a_table_whose_log_says_what_it_holds_is_refused(tmp_path, log, name):
+    """Its files hold rows that were removed, and those of old versions."""
+    for of_table in (tmp_path / "one", tmp_path / "many" / "two"):
+        (of_table / log).parent.mkdir(parents=True)
+        (of_table / log).write_text("{}")
+        pq.write_table(pa.table({"t": ["red"]}), of_table / "part-0.parquet")
+    for spec in ("one", "many", "one/*.parquet", "one/part-0.parquet"):
+        with pytest.raises(SourceError, match=f"is of a {name} table.*removed rows"):
+            rows(tmp_path / spec, Columns(text="t"))
 
 
 def test_what_is_counted_is_what_comes(photos, tmp_path):

@@ -22,7 +22,7 @@ from embedder.prepare import images
 from qwen3_vl_embed import AdapterError, AsyncClient, Client, Embedded, Item, ItemError, client, pictures, protocol
 from qwen3_vl_embed.contract import Endpoints
 from tests import viewer_files
-from tests.in_process import listening
+from tests.in_process import listening, proxied
 
 SIDE = np.arange(0, 256, 4, dtype=np.uint8)
 PIXELS = np.stack(np.broadcast_arrays(SIDE[:, None], SIDE[None], np.uint8(90)), axis=-1)  # (64, 64, 3)
@@ -274,6 +274,30 @@ def test_another_recipe_in_the_middle_is_refused(serve):
         client.embed_text("red")
         client.embed_text("red")
         with pytest.raises(AdapterError, match="another recipe"):
+            client.embed_text("red")
+
+
+async def test_another_model_behind_the_same_adapter_is_refused(stack, other_stack):
+    """Triton came back with other weights and the same recipe: no request failed, and none but `x-model` tells."""
+    async with (
+        proxied(stack.triton_grpc) as (proxy, address),
+        listening(address, probe_seconds=3600) as http,
+        AsyncClient(str(http.base_url)) as client,
+    ):
+        names = map(Item.text, [f"colour {number}" for number in range(20)])
+        results = aiter(client.embed_each(names, batch_size=1, in_flight=1, pooling="last"))
+        await anext(results)
+        proxy.target = other_stack.triton_grpc
+        with pytest.raises(AdapterError, match="serves another model than before"):
+            await anext(results)
+        with pytest.raises(AdapterError, match="serves another model than before"):
+            await client.embed_text("red")
+
+
+def test_a_vector_of_nobody_knows_which_model_is_refused(serve):
+    with serve((200, {"x-model": "a"}, GOOD[2]), GOOD) as client:
+        client.embed_text("red")
+        with pytest.raises(AdapterError, match="does not say which model"):
             client.embed_text("red")
 
 

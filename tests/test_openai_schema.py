@@ -238,6 +238,9 @@ HARMLESS = [
     {"embedding_type": "float"},
     {"encoding_type": "float"},
     {"late_chunking": False},
+    {"padding": "do_not_pad"},
+    {"modality": "text"},
+    {"modality": ["text"]},
     {"normalized": None},
     dict.fromkeys(Harmless.model_fields),
 ]
@@ -264,7 +267,12 @@ def test_what_changes_nothing_is_accepted_by_name(fields):
         ("mm_processor_kwargs", {"max_pixels": 1}),
         ("add_generation_prompt", False),
         ("use_activation", False),
-        ("modality", "text"),
+        ("modality", "image"),
+        ("modality", "audio"),
+        ("modality", ["text", "text"]),
+        ("modality", [None]),
+        ("padding", "max_length"),
+        ("cache_salt", "tenant"),
         ("image_at", 1),
         ("render", True),
         ("inputs", ["red"]),
@@ -276,6 +284,17 @@ def test_whatever_else_is_refused_by_name(name, value):
     error = refusal(**{"input": [TURN], name: value})
     assert name in error.message
     assert error.param in (name, "input")
+
+
+def test_each_input_is_of_the_modality_that_is_named():
+    """NIM's and Infinity's callers name one, or one each."""
+    both = {"text": "red", "image": RED64}
+    assert items(input=[URL], modality="image") == [IMAGE]
+    assert len(items(input=["red", URL, both], modality=["text", "image", "text_image"])) == 3
+    error = refusal(input=[URL, RED64], modality="image")  # whose letters are for the model to refuse
+    assert (error.param, "read as text" in error.message) == ("input[1]", True)
+    assert refusal(input=["red", URL], modality="text").param == "input[1]"
+    assert refusal(input=["red", URL], modality=["text"]).param == "modality"
 
 
 def test_names_of_one_field_mean_it_and_not_two_of_them():
@@ -311,10 +330,10 @@ def test_our_options_are_extra_fields():
         ("search_document", "document"),
         ("passage", "document"),
         ("document", "document"),
+        ("nl2code.passage", "document"),
         ("image", None),
         ("classification", None),
-        ("chat", None),
-        ("embedding", None),
+        ("text-matching", None),
     ],
 )
 def test_a_purpose_is_the_checkpoints_own_prompt_where_it_has_one(request_, name, prompt):
@@ -327,6 +346,22 @@ def test_a_purpose_is_the_checkpoints_own_prompt_where_it_has_one(request_, name
     for own in ({"prompt": "eol"}, {"instruction": "Name it."}):
         (item,) = asked(request_, MODEL, **body, **own, input_type=name).items
         assert json.loads(item.options) == own
+
+
+@pytest.mark.parametrize("request_", [OpenAIRequest, CohereRequest])
+@pytest.mark.parametrize("name", ["search_querry", "chat", "embedding", "retrieval.", ""])
+def test_a_purpose_that_nobody_knows_is_refused_where_it_could_be_a_prompt(request_, name):
+    body = {"texts": ["red"]} if request_ is CohereRequest else {"input": "red"}
+    with pytest.raises(InvalidInput, match="send one of query, document, search_query") as caught:
+        asked(request_, MODEL, **body, input_type=name)
+    assert caught.value.param == "input_type"
+    assert asked(request_, MODEL | {"own_prompts": []}, **body, input_type=name).items
+
+
+def test_a_prompt_of_the_purposes_own_name_is_before_one_that_means_it():
+    own = MODEL | {"own_prompts": ["query", "retrieval.query"]}
+    (item,) = asked(OpenAIRequest, own, input="red", task="retrieval.query").items
+    assert json.loads(item.options) == {"prompt": "retrieval.query"}
 
 
 def test_another_model_with_another_prompt_for_it_is_no_answer():

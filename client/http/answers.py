@@ -140,6 +140,7 @@ def _halved(vector: NDArray[np.float32], param: str) -> NDArray[np.float32]:
 def _headers(embeddings: list[Embedding], stages: dict[str, float], started: float) -> dict[str, str]:
     stages = stages | {"total": (time.perf_counter() - started) * 1e3}
     headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
+    headers["x-model"] = embeddings[0].model["id"]  # the dispatcher answers with those of one model
     recipes = list(dict.fromkeys(embedding.recipe for embedding in embeddings))  # several in `/v1` and `/v2` alone
     named = [recipe.id for recipe in recipes[:MOST_RECIPES]]
     headers["x-recipe"] = ", ".join(

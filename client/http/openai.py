@@ -42,6 +42,7 @@ class Harmless(BaseModel):
     embed_dtype: Literal["float32"] | None = None
     endianness: Literal["native", "little"] | None = None
     use_activation: Literal[True] | None = None
+    padding: Literal["do_not_pad"] | None = None
     late_chunking: Literal[False] | None = None
     return_multivector: Literal[False] | None = None
     priority: Literal[0] | None = None
@@ -77,6 +78,10 @@ class OpenAIRequest(OptionsRequest, Harmless):
         None, description="What for: the checkpoint's own prompt, where it has one for that."
     )
     task: str | None = Field(None, description="Another name for it.")
+    modality: str | list[str] | None = Field(
+        None,
+        description="`text`, `image` or `text_image`, of all or of each: an input that is read as another is refused.",
+    )
     truncate_prompt_tokens: int | None = Field(
         None, ge=-1, description="Nothing is ever cut: with more tokens than that it is an error. -1: no limit."
     )
@@ -90,14 +95,18 @@ class OpenAIRequest(OptionsRequest, Harmless):
         form = self.one_of("encoding_format", "embedding_type", "encoding_type", "output_dtype") or "float"
         if form == "base64" and self.dtype == "float16":
             raise InvalidInput('"dtype" float16 in base64 would be read as float32: leave one of them out.', "dtype")
-        purpose = Purpose(self.one_of("input_type", "task"), context.model)
+        purpose = Purpose(
+            self.one_of("input_type", "task"), context.model, "input_type" if self.task is None else "task"
+        )
         named = {
             "dimensions": self.one_of("dimensions", "output_dimension"),
             "normalize": self.one_of("normalize", "normalized"),
         }
         options = self.chosen() | {name: value for name, value in named.items() if value is not None}
         options = purpose.over(options)
-        items = [content.item(options) for content in self._contents(context.max_items)]
+        contents = self._contents(context.max_items)
+        self._check_modality(contents)
+        items = [content.item(options) for content in contents]
 
         def answer(done: Done) -> Response:
             self._check_length(done.embeddings)
@@ -124,6 +133,18 @@ class OpenAIRequest(OptionsRequest, Harmless):
                 self.messages, "messages", max_items, lambda turns, name: of_conversation(turns, name, continued)
             )
         return [of_conversation(self.messages, "messages", continued)]
+
+    def _check_modality(self, contents: list[Content]) -> None:
+        told = self.modality if isinstance(self.modality, list) else [self.modality] * len(contents)
+        if len(told) != len(contents):
+            raise InvalidInput(f'"modality" names {len(told)} of {len(contents)} inputs: send one each.', "modality")
+        for content, said in zip(contents, told, strict=True):
+            read = "_".join(name for name, part in (("text", content.text), ("image", content.image)) if part)
+            if said not in (None, read):
+                raise InvalidInput(
+                    f'"modality" is "{said[:64]}", and this input is read as {read}: an image is a data: URL.',
+                    content.param,
+                )
 
     def _check_length(self, embeddings: list[Embedding]) -> None:
         most = self.truncate_prompt_tokens

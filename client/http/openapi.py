@@ -113,6 +113,7 @@ HEADERS = {
     "x-preprocess-ms": "Time to decode, resize and tokenise.",
     "x-forward-ms": "Time of the model's forward pass.",
     "x-total-ms": "Time of the whole request here.",
+    "x-model": "The id of the model that made the vectors, as in `/info`; those of two models are not comparable.",
     "x-recipe": "The recipe that made the vectors; vectors of different recipes are not comparable.",
     "x-warning": "What is doubtful about the recipe, such as `dimensions` where the model was not trained for it.",
     "x-tokens": "Tokens computed for this request, prompts included.",

@@ -8,36 +8,43 @@ import json
 import os
 import re
 import tarfile
+import time
 import zlib
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from io import BytesIO, RawIOBase
 from itertools import chain, groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
 import fsspec
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
-from aiohttp import ClientTimeout
+from aiohttp import ClientError, ClientTimeout
 from fsspec.compression import register_compression
 from fsspec.utils import infer_compression
 
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES, Skipped, below, csv_rows, is_image, text_lines
 from qwen3_vl_embed.items import MOST_BYTES, Elsewhere, Item, failing, writable
+from qwen3_vl_embed.protocol import retry_after
 
 PIECE = 512  # rows that are handed to another process at a time
 BATCH = 64  # rows of a Parquet file that are decoded at a time: they may hold images
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # of which pyarrow 25 takes no rows out
 FIRST = 1000  # lines of JSON whose keys are columns
 URL_SECONDS, SILENT_SECONDS = 120.0, 20.0  # of an image at an address: in all, and without a byte
+TRIES = 3  # of an image at an address whose server is busy or failing
+PASSING = {429, 500, 502, 503, 504}  # what such a server answers
 HTTP = ("http://", "https://")
 OF_ANY_TABLE = {"http", "https", "data"}  # whose URLs any table may hold; others only a table that lies there too
-BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError, csv.Error, UnicodeError, pa.ArrowException, SourceError)
+BROKEN = (
+    OSError, EOFError, ValueError, ClientError, zlib.error, tarfile.TarError, csv.Error, pa.ArrowException, SourceError,
+)  # fmt: skip
 
 Known = Callable[[str], bool]
 
@@ -121,10 +128,17 @@ class File:
     def _rows(self, known: Known) -> Iterator[Row | Skipped]:
         raise NotImplementedError
 
-    def _open(self, compression: str | None = None) -> Any:
+    def _open(self, compression: str | None = None, streamed: bool = False) -> Any:
+        """`streamed`: to be read from its beginning to its end alone."""
         if compression == "infer":
             compression = infer_compression(self.name)  # the path may be a signed address
-        return fsspec.open(self.path, "rb", compression=compression)
+        if not self.path.startswith(HTTP) or fsspec.filesystem("http").info(self.path).get("partial"):
+            return fsspec.open(self.path, "rb", compression=compression)
+        # From a server without ranges it comes in one answer, for as long as its rows take; or first into a file.
+        patient = {"client_kwargs": {"timeout": ClientTimeout(None, None, SILENT_SECONDS, SILENT_SECONDS)}}
+        if streamed:
+            return fsspec.open(self.path, "rb", compression=compression, block_size=0, **patient)
+        return fsspec.open(f"simplecache::{self.path}", "rb", compression=compression, http=patient, https=patient)
 
     def _id(self, cell: Any, number: int) -> str:
         return f"{self.name}:{number}" if cell is None or cell == "" or cell != cell else str(cell)
@@ -365,7 +379,7 @@ class Tar(File):
         """The key and, by ending, each file's content; a reason where it is too large. `carried`: None is all."""
         key, sample = "", dict[str, bytes | str]()
         zstd = "zstd" if self.name.lower().endswith(".zst") else None  # the others are known by what they hold
-        with self._open(zstd) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
+        with self._open(zstd, streamed=True) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
                 if not member.isfile() or path.name.startswith("._"):  # macOS's notes on another file
@@ -423,6 +437,8 @@ FILES: dict[str, type[File]] = {
     ".tar": Tar, ".tgz": Tar,
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+# Beside a table's Parquet files, which hold removed rows and old versions too. Only its log says which are its own.
+LOGS = {"_delta_log/*": "Delta Lake", ".hoodie/*": "Hudi", "metadata/*.metadata.json": "Iceberg"}
 
 
 def opened(spec: str, columns: Columns) -> Source:
@@ -441,17 +457,23 @@ def opened(spec: str, columns: Columns) -> Source:
         is_folder, is_there = system.isdir(path), system.exists(path)
         if is_folder:
             wanted = _is_table if columns.content else _is_image
-            paths = [each for each in sorted(system.find(path)) if wanted(each.removeprefix(path))]
+            below = sorted(system.find(path))
+            paths = [each for each in below if wanted(each.removeprefix(path))]
         elif not is_there and any(mark in path for mark in marks):
             paths = [each for each in sorted(system.glob(path)) if _kind(each) or not _is_hidden(each)]
         else:
             paths = [path] if is_there else []
+        start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", _unsigned(path))[0])
+        beside = below if is_folder else [] if start.startswith(HTTP) else _logs(system, start)
     except (ImportError, OSError, ValueError) as error:
         raise SourceError(f"{spec} cannot be read ({error}).") from None
+    for log, format in LOGS.items() if columns.content else ():
+        if any(PurePosixPath(each).match(log) for each in beside):
+            told = f"{spec} is of a {format} table, whose files hold removed rows and old versions too."
+            raise SourceError(f"{told} Write what the table holds now to Parquet, and embed that.")
     if not paths:
         what = "table" if columns.content else "image"
         raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no {what}.")
-    start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", _unsigned(path))[0])
     here = "file" in system.protocol
     urls = paths if here else list(map(system.unstrip_protocol, paths))
     names = [_unsigned(each).removeprefix(start).lstrip("/") for each in paths]
@@ -461,6 +483,11 @@ def opened(spec: str, columns: Columns) -> Source:
     schema = pa.schema([each for each in schema if each.name != id_column])
     known = replace(columns, id=id_column, carried=schema)
     return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema)
+
+
+def _logs(system: Any, folder: str) -> list[str]:
+    """Files of a table's log in its own folder."""
+    return [found for log in LOGS for found in system.glob(f"{folder}/{log}")]
 
 
 def _unsigned(path: str) -> str:
@@ -542,6 +569,8 @@ def _at(address: str, name: str, table: str, origin: str) -> Item:
     if not scheme and "://" in table:
         address = f"{_unsigned(table).rpartition('/')[0]}/{address}"
         scheme = address.partition(":")[0]
+    address = scheme.lower() + address[len(scheme) :]
+    scheme = scheme.lower()
     if not scheme:
         path = Path(os.path.dirname(table), address)
         return Item("image", writable(name), writable(f"{origin} ({address})" if table else address), path)
@@ -553,23 +582,48 @@ def _at(address: str, name: str, table: str, origin: str) -> Item:
 
 
 def _fetched(address: str, most: int) -> bytes:
-    """Raises ValueError: it is fsspec's many libraries that fail here, each in its own way."""
-    stream: dict[str, Any] = {}
-    if address.startswith(HTTP):
-        stream = {
-            "block_size": 0,
-            "client_kwargs": {
-                "timeout": ClientTimeout(URL_SECONDS, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
-            },
-        }
+    """Raises ValueError: it is many libraries that fail here, each in its own way."""
     try:
-        with fsspec.open(address, "rb", **stream) as file:
-            content: bytes = file.read(most + 1)
+        if address.startswith(HTTP):
+            content = _downloaded(address, most)
+        else:
+            with fsspec.open(address, "rb") as file:
+                content = file.read(most + 1)
     except Exception as error:
         raise ValueError(f"it cannot be read ({type(error).__name__}: {error}).") from None
     if len(content) > most:
         raise ValueError(f"the file has more than {most:,} bytes.")
     return content
+
+
+@cache
+def _web() -> httpx.Client:
+    """Of this process, whose threads share its connections. It goes from http(s) to nothing else."""
+    return httpx.Client(follow_redirects=True)
+
+
+def _downloaded(address: str, most: int) -> bytes:
+    """All that is there, or the first bytes beyond `most`. Not by fsspec, whose stream returns what has come so far.
+
+    Raises httpx.HTTPError, also for another answer than 200; from a server that is busy or failing at the last try.
+    """
+    for again in reversed(range(TRIES)):
+        until = time.monotonic() + URL_SECONDS
+        with _web().stream("GET", address, timeout=SILENT_SECONDS) as response:
+            if response.status_code == httpx.codes.OK:
+                content = bytearray()
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if len(content) > most:
+                        break
+                    if time.monotonic() > until:
+                        raise httpx.ReadTimeout(f"after {URL_SECONDS:g} s it was not whole")
+                return bytes(content)
+        wait = max(1.0, retry_after(response))
+        if not again or response.status_code not in PASSING or wait > SILENT_SECONDS:
+            break
+        time.sleep(wait)
+    raise httpx.HTTPError(f"{response.status_code} {response.reason_phrase}")
 
 
 class Member(tarfile.TarInfo):

@@ -28,7 +28,7 @@ SIGNATURE = re.compile(
 DATA_URL = re.compile(r"data:(image|video)/[^,\s]*,(\S*([\r\n]|\s*$)|\s*<)", re.IGNORECASE)
 # Base64 or hexadecimal digits: behind a prefix, or a word that is the whole text or its first line.
 WORD = re.compile(
-    r"""(?:data:)?[\w.+/;=-]{0,60}base64,([\w+/-]{24,})"""
+    r"""(?:data:\s?)?[\w.+/;=-]{0,60}(?:;\s)?base64,\s?([\w+/-]{24,})"""
     r"""|(?:b['"])?(?:\\x|0x)?([\w+/-]{24,})={0,2}(?:['"`)>\]}\r\n]|\s*$)""",
     re.ASCII | re.IGNORECASE,
 )
@@ -54,7 +54,7 @@ def is_image(text: str) -> bool:
         return True
     if (word := WORD.match(head)) and _encodes_an_image(word[1] or word[2]):
         return True
-    start = text.rfind("data:", 0, max(0, text.find(";base64,")))  # words, then an image
+    start = text.rfind("data:", 0, max(0, text.find("base64,")))  # words, then an image
     return start > 0 and text[start - 1].isspace() and is_image(text[start:])
 
 
