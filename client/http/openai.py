@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import Response
 
 from client.errors import InvalidInput
-from client.http.answers import Done, in_json, json_answer
+from client.http.answers import Done, in_json, json_answer, numbers
 from client.http.contents import Content, contents, listed, of_conversation
 from client.http.purposes import Purpose
 from client.http.schemas import Asked, Context, OptionsRequest
@@ -91,18 +91,13 @@ class OpenAIRequest(OptionsRequest, Harmless):
         if form == "base64" and self.dtype == "float16":
             raise InvalidInput('"dtype" float16 in base64 would be read as float32: leave one of them out.', "dtype")
         purpose = Purpose(self.one_of("input_type", "task"), context.model)
-        named = {
-            "dimensions": self.one_of("dimensions", "output_dimension"),
-            "normalize": self.one_of("normalize", "normalized"),
-        }
-        options = self.chosen() | {name: value for name, value in named.items() if value is not None}
-        options = purpose.over(options)
+        options = purpose.over(self.chosen(dimensions="output_dimension", normalize="normalized"))
         items = [content.item(options) for content in self._contents(context.max_items)]
 
         def answer(done: Done) -> Response:
             self._check_length(done.embeddings)
             purpose.check(done.embeddings[0].model)
-            vectors = in_json([each.vector for each in done.embeddings], items, form, self.dtype or "float32")
+            vectors = in_json(numbers(items, done, self.dtype), form)
             body = {
                 "object": "list",
                 "data": [{"object": "embedding", "index": i, "embedding": value} for i, value in enumerate(vectors)],
