@@ -1,5 +1,6 @@
 """`bulk` against the real stack: each row once whatever ends the job, errors as rows, one recipe for a folder."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,29 @@ def test_a_folder_is_of_one_model_and_one_recipe_and_of_one_job_at_a_time(run, p
     with Folder(out).locked():
         assert "Another job is writing into" in run("bulk", photos, "-o", out).stderr
     assert held(out).num_rows == 3
+
+
+def test_a_folder_is_of_one_source_whose_rows_stay(run, photos, tmp_path):  # noqa: F811
+    """By their ids alone other pictures, another column and moved lines would be taken for done."""
+    out = tmp_path / "out"
+    assert run("bulk", photos, "-o", out).exit_code == 0
+    others = shutil.copytree(photos, tmp_path / "others")
+    refused = run("bulk", others, "-o", out)
+    assert (refused.exit_code, f"holds the rows of {photos}, not of {others}:" in refused.stderr) == (2, True)
+    table, out = tmp_path / "t.csv", tmp_path / "texts"
+    job = ("bulk", table, "-o", out, "--text")
+    table.write_text("name,other\nred,1\nblue,2\n")
+    assert run(*job, "name").exit_code == 0
+    refused = run(*job, "other")
+    assert (refused.exit_code, "--text name, not of" in refused.stderr) == (2, True)
+    table.write_text("name,other\nred,1\nblue,2\nteal,3\n")
+    grown = run(*job, "name")
+    assert (grown.exit_code, "(1 rows in " in grown.stderr) == (0, True)
+    table.write_text("name,other\nred,1\npink,9\nblue,2\nteal,3\n")
+    for _ in range(2):
+        moved = run(*job, "name")
+        assert (moved.exit_code, "2 rows were left out: another row" in moved.stderr) == (1, True)
+    assert sorted(held(out)["item"].to_pylist()) == ["blue", "red", "teal", "teal"]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ class File:
         """Rows, about; None where only reading it all would tell."""
         return None
 
-    def rows(self, known: Known) -> Iterator[Row | Skipped]:
+    def rows(self, known: Known = lambda id: False) -> Iterator[Row | Skipped]:
         """Those whose id is not `known`. A file that breaks off is a row that failed, and the others go on."""
         try:
             yield from self._rows(known)
@@ -400,13 +400,17 @@ class Tar(File):
 
 @dataclass(frozen=True)
 class Source:
-    """What was named: its files, and the folder in which the paths of its rows begin (None: it is elsewhere)."""
+    """What was named: its files, and the folder in which the paths of its rows begin (None: it is elsewhere).
+
+    `name`: two sources of one name may hold the same rows, others only rows of the same ids.
+    """
 
     files: tuple[File, ...]
     root: str | None
     schema: pa.Schema
+    name: str
 
-    def rows(self, known: Known) -> Iterator[Row | Skipped]:
+    def rows(self, known: Known = lambda id: False) -> Iterator[Row | Skipped]:
         for file in self.files:
             yield from file.rows(known)
 
@@ -450,7 +454,8 @@ def opened(spec: str, columns: Columns) -> Source:
     if not spec:
         raise SourceError("The source has no name: it is an empty string.")  # which is this folder to others
     if os.path.isdir(spec) and not columns.content:
-        return Source((Folder(spec, ""),), str(Path(spec).absolute()), pa.schema([]))
+        root = str(Path(spec).absolute())
+        return Source((Folder(spec, ""),), root, pa.schema([]), root)
     try:
         system, path = fsspec.core.url_to_fs(spec)
         marks = "*" if path.startswith(HTTP) else "*?["  # where ? begins a query
@@ -482,7 +487,10 @@ def opened(spec: str, columns: Columns) -> Source:
     id_column = columns.id or ("id" if "id" in schema.names else None)
     schema = pa.schema([each for each in schema if each.name != id_column])
     known = replace(columns, id=id_column, carried=schema)
-    return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema)
+    asked = {"text": columns.text, "image": columns.image, "id": columns.id}
+    place = start if here else system.unstrip_protocol(start)
+    name = " ".join([place, *(f"--{flag} {each}" for flag, each in asked.items() if each)])
+    return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema, name)
 
 
 def _logs(system: Any, folder: str) -> list[str]:
