@@ -257,6 +257,23 @@ def test_the_same_id_twice_is_left_out_and_counted(tmp_path):
     assert held(tmp_path)["item"].to_pylist() == ["red", "blue"]
 
 
+def test_what_is_held_is_known_by_id_and_item(tmp_path):
+    """An address that was signed anew is the same; a name that is not UTF-8 is found again."""
+    rows = [("a", "red"), ("b", "http://host/x.png?signature=1"), ("\udcff", "teal")]
+    with Parts(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {}) as parts:
+        for results in made(parts.items(Row(id, Item.text(text)) for id, text in rows)):
+            parts.write(results)
+    held, count, failed = Folder(tmp_path).held()
+    assert (count, failed) == (3, 0)
+    again = Parts(tmp_path, "y", schema(4, "float32", pa.schema([])), ORIGIN, {})
+    rows[1] = ("b", "http://host/x.png?signature=2")
+    assert list(again.items((Row(id, Item.text(text)) for id, text in rows), held)) == []
+    assert again.repeated == 0
+    others = [Row("a", Item.text("blue")), Row("b", Item.text("http://host/y.png")), Row("c", Item.text("red"))]
+    assert [item.name for item in again.items(others, held)] == ["red"]
+    assert again.repeated == 2
+
+
 def test_the_same_piece_again_makes_the_same_files(tmp_path):
     """What a worker does that does the work of a dead one."""
     rows = [Row(f"{i}", Item.text(f"{i}")) for i in range(100)]

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qwen3_vl_embed.bulk.sources import Row
+from qwen3_vl_embed.bulk.sources import Row, unsigned
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.sources import Skipped
@@ -408,7 +408,7 @@ def _columns(held: pa.Schema) -> list[str]:
 
 
 def _pair(id: str, item: str) -> str:
-    return f"{id}\0{item}"
+    return f"{id}\0{unsigned(item)}"
 
 
 def _digest(id: str) -> int:

@@ -468,7 +468,7 @@ def opened(spec: str, columns: Columns) -> Source:
             paths = [each for each in sorted(system.glob(path)) if _kind(each) or not _is_hidden(each)]
         else:
             paths = [path] if is_there else []
-        start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", _unsigned(path))[0])
+        start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", unsigned(path))[0])
         beside = below if is_folder else [] if start.startswith(HTTP) else _logs(system, start)
     except (ImportError, OSError, ValueError) as error:
         raise SourceError(f"{spec} cannot be read ({error}).") from None
@@ -481,7 +481,7 @@ def opened(spec: str, columns: Columns) -> Source:
         raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no {what}.")
     here = "file" in system.protocol
     urls = paths if here else list(map(system.unstrip_protocol, paths))
-    names = [_unsigned(each).removeprefix(start).lstrip("/") for each in paths]
+    names = [unsigned(each).removeprefix(start).lstrip("/") for each in paths]
     files = [_file(url, name, columns) for url, name in zip(urls, names, strict=True)]
     schema = _schema(files)
     id_column = columns.id or ("id" if "id" in schema.names else None)
@@ -498,7 +498,7 @@ def _logs(system: Any, folder: str) -> list[str]:
     return [found for log in LOGS for found in system.glob(f"{folder}/{log}")]
 
 
-def _unsigned(path: str) -> str:
+def unsigned(path: str) -> str:
     """Without the query of an address, which may change while the file does not."""
     return path.partition("?")[0] if path.startswith(HTTP) else path
 
@@ -575,7 +575,7 @@ def _at(address: str, name: str, table: str, origin: str) -> Item:
     """An image at a URL, or at a path: from the table's folder, where it is not a whole one."""
     scheme = address.partition(":")[0] if "://" in address or address.startswith("data:") else ""
     if not scheme and "://" in table:
-        address = f"{_unsigned(table).rpartition('/')[0]}/{address}"
+        address = f"{unsigned(table).rpartition('/')[0]}/{address}"
         scheme = address.partition(":")[0]
     address = scheme.lower() + address[len(scheme) :]
     scheme = scheme.lower()
