@@ -1,5 +1,6 @@
 """`bulk` against the real stack: each row once whatever ends the job, errors as rows, one recipe for a folder."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,29 @@ def test_a_folder_is_of_one_model_and_one_recipe_and_of_one_job_at_a_time(run, p
     assert held(out).num_rows == 3
 
 
+def test_a_folder_is_of_one_source_whose_rows_stay(run, photos, tmp_path):  # noqa: F811
+    """By their ids alone other pictures, another column and moved lines would be taken for done."""
+    out = tmp_path / "out"
+    assert run("bulk", photos, "-o", out).exit_code == 0
+    others = shutil.copytree(photos, tmp_path / "others")
+    refused = run("bulk", others, "-o", out)
+    assert (refused.exit_code, f"holds the rows of {photos}, not of {others}:" in refused.stderr) == (2, True)
+    table, out = tmp_path / "t.csv", tmp_path / "texts"
+    job = ("bulk", table, "-o", out, "--text")
+    table.write_text("name,other\nred,1\nblue,2\n")
+    assert run(*job, "name").exit_code == 0
+    refused = run(*job, "other")
+    assert (refused.exit_code, "--text name, not of" in refused.stderr) == (2, True)
+    table.write_text("name,other\nred,1\nblue,2\nteal,3\n")
+    grown = run(*job, "name")
+    assert (grown.exit_code, "(1 rows in " in grown.stderr) == (0, True)
+    table.write_text("name,other\nred,1\npink,9\nblue,2\nteal,3\n")
+    for _ in range(2):
+        moved = run(*job, "name")
+        assert (moved.exit_code, "2 rows were left out: another row" in moved.stderr) == (1, True)
+    assert sorted(held(out)["item"].to_pylist()) == ["blue", "red", "teal", "teal"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -231,6 +255,23 @@ def test_the_same_id_twice_is_left_out_and_counted(tmp_path):
             parts.write(results)
     assert (parts.done, parts.repeated, parts.skipped) == (2, 1, 1)
     assert held(tmp_path)["item"].to_pylist() == ["red", "blue"]
+
+
+def test_what_is_held_is_known_by_id_and_item(tmp_path):
+    """An address that was signed anew is the same; a name that is not UTF-8 is found again."""
+    rows = [("a", "red"), ("b", "http://host/x.png?signature=1"), ("\udcff", "teal")]
+    with Parts(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {}) as parts:
+        for results in made(parts.items(Row(id, Item.text(text)) for id, text in rows)):
+            parts.write(results)
+    held, count, failed = Folder(tmp_path).held()
+    assert (count, failed) == (3, 0)
+    again = Parts(tmp_path, "y", schema(4, "float32", pa.schema([])), ORIGIN, {})
+    rows[1] = ("b", "http://host/x.png?signature=2")
+    assert list(again.items((Row(id, Item.text(text)) for id, text in rows), held)) == []
+    assert again.repeated == 0
+    others = [Row("a", Item.text("blue")), Row("b", Item.text("http://host/y.png")), Row("c", Item.text("red"))]
+    assert [item.name for item in again.items(others, held)] == ["red"]
+    assert again.repeated == 2
 
 
 def test_the_same_piece_again_makes_the_same_files(tmp_path):

@@ -11,7 +11,7 @@ import ray
 from ray.cloudpickle import dumps, loads
 
 from qwen3_vl_embed.bulk.job import Embeds, Means, Place
-from qwen3_vl_embed.bulk.parts import Ids
+from qwen3_vl_embed.bulk.parts import Held
 from qwen3_vl_embed.bulk.sources import Source
 from qwen3_vl_embed.errors import AdapterError
 
@@ -19,8 +19,8 @@ from qwen3_vl_embed.errors import AdapterError
 class Worker:
     """An actor: one piece after the other, embedded and written."""
 
-    def __init__(self, means: Means, place: Place, known: Ids) -> None:
-        self._means, self._place, self._known = means, place, known
+    def __init__(self, means: Means, place: Place, held: Held) -> None:
+        self._means, self._place, self._held = means, place, held
         self._made: dict[int, Embeds] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -30,8 +30,7 @@ class Worker:
         with self._place.parts(f"-{number:06}", seconds=None) as parts:
             try:
                 embeds = self._embeds(number)
-                rows = piece.rows(self._known.__contains__)
-                for results in self._means.results(embeds, parts.items(rows)):
+                for results in self._means.results(embeds, parts.items(piece.rows(), self._held)):
                     parts.write(results)
             except AdapterError as error:
                 told = str(error)
@@ -48,7 +47,7 @@ class Worker:
         return self._made[server]
 
 
-def run(address: str, workers: int, means: Means, place: Place, source: Source, known: Ids) -> Iterator[dict[str, Any]]:
+def run(address: str, workers: int, means: Means, place: Place, source: Source, held: Held) -> Iterator[dict[str, Any]]:
     """Yields, for each piece, how many rows are done, failed, repeated and skipped.
 
     Raises AdapterError when a piece could not be done because of its server; the pieces that are done are kept.
@@ -61,7 +60,7 @@ def run(address: str, workers: int, means: Means, place: Place, source: Source, 
     done = ray.data.from_items(pieces, override_num_blocks=max(1, len(pieces))).map_batches(
         Worker,
         batch_size=1,
-        fn_constructor_args=(means, place, known),
+        fn_constructor_args=(means, place, held),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=gpus,

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qwen3_vl_embed.bulk.sources import Row
+from qwen3_vl_embed.bulk.sources import Row, unsigned
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.sources import Skipped
@@ -40,13 +40,13 @@ VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 MERGE = 65_536  # new ids that are kept apart from the sorted ones
 
 
-def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = None) -> pa.Schema:
+def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = None, source: str = "") -> pa.Schema:
     """The columns of a part.
 
     `id`; `kind`, "text" or "image"; `item`, the text, or where the image is. `embedding`, a fixed-size list of D
     numbers, or of D nulls where there is an `error`. `tokens`, null where the server does not say. Then what is carried
     over, under a name that begins with `source_` where it would be one of these. Metadata: `root`, where paths of items
-    begin, as `source`.
+    begin, as `source`; and `source`, whose rows they are, as `rows_of`.
     """
     vector = pa.list_(pa.field("element", VECTOR_TYPES[dtype]), dimension)
     types = (pa.string(), pa.string(), pa.string(), vector, pa.string(), pa.int32())
@@ -56,7 +56,8 @@ def schema(dimension: int, dtype: str, carried: pa.Schema, root: str | None = No
     for each, other in zip(carried, others, strict=True):
         if each.name != other.name in carried.names:
             raise SourceError(f"The columns {each.name} and {other.name} would have one name: rename one of them.")
-    return pa.schema([*map(pa.field, OURS, types), *others], {"source": root} if root else None)
+    told = {"source": root, "rows_of": source}
+    return pa.schema([*map(pa.field, OURS, types), *others], {name: value for name, value in told.items() if value})
 
 
 class Ids:
@@ -81,6 +82,14 @@ class Ids:
             self._sorted = np.concatenate([self._sorted, np.fromiter(self._new, np.uint64)])
             self._sorted.sort(kind="stable")
             self._new.clear()
+
+
+@dataclass(frozen=True)
+class Held:
+    """The rows of a folder: their ids, and each with what was embedded. Takes 16 bytes for each."""
+
+    ids: Ids = field(default_factory=Ids)
+    rows: Ids = field(default_factory=Ids)
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,9 @@ class Folder:
                 raise _other(self.path, f"vectors of {names[0]}, and {names[1]} answers now")
             if about.get("options") != origin.options:
                 raise _other(self.path, f"vectors made with the options {about.get('options')}, not {origin.options}")
+            sources = [(each.metadata or {}).get(b"rows_of", b"").decode() for each in (held, wanted)]
+            if all(sources) and sources[0] != sources[1]:
+                raise _other(self.path, f"the rows of {sources[0]}, not of {sources[1]}")
             if not held.remove_metadata().equals(wanted):
                 raise _other(self.path, f"the columns {', '.join(_columns(held))}, not {', '.join(_columns(wanted))}")
 
@@ -132,20 +144,18 @@ class Folder:
                 found |= _about(file.schema_arrow).get("recipes", {})
         return found
 
-    def held(self) -> tuple[Ids, int, int]:
-        """The ids in the parts, how many rows they are, and how many of these failed. Takes 8 bytes for each row."""
-        rows = failed = 0
-
-        def ids() -> Iterator[str]:
-            nonlocal rows, failed
-            for part in self.parts():
-                with _read(part) as file:
-                    for batch in file.iter_batches(columns=["id", "error"]):
-                        rows += len(batch)
-                        failed += len(batch) - batch["error"].null_count
-                        yield from batch["id"].to_pylist()
-
-        return Ids(ids()), rows, failed
+    def held(self) -> tuple[Held, int, int]:
+        """What is in the parts, how many rows they are, and how many of these failed."""
+        held, rows, failed = Held(), 0, 0
+        for part in self.parts():
+            with _read(part) as file:
+                for batch in file.iter_batches(columns=["id", "item", "error"]):
+                    rows += len(batch)
+                    failed += len(batch) - batch["error"].null_count
+                    for id, item in zip(batch["id"].to_pylist(), batch["item"].to_pylist(), strict=True):
+                        held.ids.add(id)
+                        held.rows.add(_pair(id, item))
+        return held, rows, failed
 
     def first_error(self) -> str:
         """Of the rows that failed; "" where there is none."""
@@ -180,7 +190,7 @@ class Parts:
     """Rows on their way into part files. Within its block; whatever ends that, what came is kept.
 
     >>> with Parts(folder, "7f2c", columns, origin, recipes) as parts:
-    ...     for results in client.embed_each(parts.items(source.rows(known))):
+    ...     for results in client.embed_each(parts.items(source.rows(known), held)):
     ...         parts.write(results)
 
     Args:
@@ -190,7 +200,7 @@ class Parts:
         seconds: a part is closed when it is that old; None: when it is full alone, so that rows make the same parts.
 
     Of the counts, `done` is rows that are written and `failed` those of them with an error. `repeated` are left out
-    because their id had come before, `skipped` because a file is no image.
+    because another row of their id had come before, `skipped` because a file is no image.
     """
 
     def __init__(
@@ -211,12 +221,15 @@ class Parts:
         self.done = self.failed = self.repeated = self.skipped = 0
         self._whole = 0, 0  # done and failed, without the part that is being written
 
-    def items(self, rows: Iterable[Row | Skipped]) -> Iterator[Item]:
-        """What is to be embedded, whose results `write` takes in the same order."""
+    def items(self, rows: Iterable[Row | Skipped], held: Held | None = None) -> Iterator[Item]:
+        """What is to be embedded and not `held`, whose results `write` takes in the same order."""
+        held = held or Held()
         for row in rows:
             if isinstance(row, Skipped):
                 self.skipped += 1
-            elif row.id in self._ids:
+            elif _pair(id := writable(row.id), writable(row.item.name)) in held.rows:
+                continue
+            elif row.id in self._ids or id in held.ids:
                 self.repeated += 1
             else:
                 self._ids.add(row.id)
@@ -392,6 +405,10 @@ def _other(folder: Path, how: str) -> SourceError:
 
 def _columns(held: pa.Schema) -> list[str]:
     return [f"{each.name} ({each.type})" if each.name == "embedding" else each.name for each in held]
+
+
+def _pair(id: str, item: str) -> str:
+    return f"{id}\0{unsigned(item)}"
 
 
 def _digest(id: str) -> int:

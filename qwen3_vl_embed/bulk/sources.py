@@ -112,7 +112,7 @@ class File:
         """Rows, about; None where only reading it all would tell."""
         return None
 
-    def rows(self, known: Known) -> Iterator[Row | Skipped]:
+    def rows(self, known: Known = lambda id: False) -> Iterator[Row | Skipped]:
         """Those whose id is not `known`. A file that breaks off is a row that failed, and the others go on."""
         try:
             yield from self._rows(known)
@@ -400,13 +400,17 @@ class Tar(File):
 
 @dataclass(frozen=True)
 class Source:
-    """What was named: its files, and the folder in which the paths of its rows begin (None: it is elsewhere)."""
+    """What was named: its files, and the folder in which the paths of its rows begin (None: it is elsewhere).
+
+    `name`: two sources of one name may hold the same rows, others only rows of the same ids.
+    """
 
     files: tuple[File, ...]
     root: str | None
     schema: pa.Schema
+    name: str
 
-    def rows(self, known: Known) -> Iterator[Row | Skipped]:
+    def rows(self, known: Known = lambda id: False) -> Iterator[Row | Skipped]:
         for file in self.files:
             yield from file.rows(known)
 
@@ -450,7 +454,8 @@ def opened(spec: str, columns: Columns) -> Source:
     if not spec:
         raise SourceError("The source has no name: it is an empty string.")  # which is this folder to others
     if os.path.isdir(spec) and not columns.content:
-        return Source((Folder(spec, ""),), str(Path(spec).absolute()), pa.schema([]))
+        root = str(Path(spec).absolute())
+        return Source((Folder(spec, ""),), root, pa.schema([]), root)
     try:
         system, path = fsspec.core.url_to_fs(spec)
         marks = "*" if path.startswith(HTTP) else "*?["  # where ? begins a query
@@ -463,7 +468,7 @@ def opened(spec: str, columns: Columns) -> Source:
             paths = [each for each in sorted(system.glob(path)) if _kind(each) or not _is_hidden(each)]
         else:
             paths = [path] if is_there else []
-        start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", _unsigned(path))[0])
+        start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", unsigned(path))[0])
         beside = below if is_folder else [] if start.startswith(HTTP) else _logs(system, start)
     except (ImportError, OSError, ValueError) as error:
         raise SourceError(f"{spec} cannot be read ({error}).") from None
@@ -476,13 +481,16 @@ def opened(spec: str, columns: Columns) -> Source:
         raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no {what}.")
     here = "file" in system.protocol
     urls = paths if here else list(map(system.unstrip_protocol, paths))
-    names = [_unsigned(each).removeprefix(start).lstrip("/") for each in paths]
+    names = [unsigned(each).removeprefix(start).lstrip("/") for each in paths]
     files = [_file(url, name, columns) for url, name in zip(urls, names, strict=True)]
     schema = _schema(files)
     id_column = columns.id or ("id" if "id" in schema.names else None)
     schema = pa.schema([each for each in schema if each.name != id_column])
     known = replace(columns, id=id_column, carried=schema)
-    return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema)
+    asked = {"text": columns.text, "image": columns.image, "id": columns.id}
+    place = start if here else system.unstrip_protocol(start)
+    name = " ".join([place, *(f"--{flag} {each}" for flag, each in asked.items() if each)])
+    return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema, name)
 
 
 def _logs(system: Any, folder: str) -> list[str]:
@@ -490,7 +498,7 @@ def _logs(system: Any, folder: str) -> list[str]:
     return [found for log in LOGS for found in system.glob(f"{folder}/{log}")]
 
 
-def _unsigned(path: str) -> str:
+def unsigned(path: str) -> str:
     """Without the query of an address, which may change while the file does not."""
     return path.partition("?")[0] if path.startswith(HTTP) else path
 
@@ -567,7 +575,7 @@ def _at(address: str, name: str, table: str, origin: str) -> Item:
     """An image at a URL, or at a path: from the table's folder, where it is not a whole one."""
     scheme = address.partition(":")[0] if "://" in address or address.startswith("data:") else ""
     if not scheme and "://" in table:
-        address = f"{_unsigned(table).rpartition('/')[0]}/{address}"
+        address = f"{unsigned(table).rpartition('/')[0]}/{address}"
         scheme = address.partition(":")[0]
     address = scheme.lower() + address[len(scheme) :]
     scheme = scheme.lower()

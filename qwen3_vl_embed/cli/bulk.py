@@ -38,36 +38,36 @@ def run(
             batch_size(embeds, means.batch_size)
         origin = Origin(embeds.url, embeds.model(), means.options)
         stack.enter_context(folder.locked())
-        columns = schema(origin.dimension(), dtype, source.schema, source.root)
+        columns = schema(origin.dimension(), dtype, source.schema, source.root, source.name)
         folder.check(origin, columns)
         if retry_failed:
             folder.drop_failed()
-        known, rows, failed = folder.held()
+        held, rows, failed = folder.held()
         place = Place(output, token_hex(3), columns, origin, dict(folder.recipes()))
         if ray is None:
             parts = place.parts()
-            results = means.results(embeds, parts.items(source.rows(known.__contains__)))
+            results = means.results(embeds, parts.items(source.rows(), held))
             total = _counted(lambda: (count := source.count()) and max(0, count - rows))
             code, told = job.run(results, total, parts.write, parts, lambda: parts.failed)
             counts = {name: getattr(parts, name) for name in ("done", "failed", "repeated", "skipped")}
         else:
             counts = dict.fromkeys(("done", "failed", "repeated", "skipped"), 0)
-            code, told = _on_ray(ray, workers, means, place, source, known, counts)
+            code, told = _on_ray(ray, workers, means, place, source, held, counts)
     return _say(folder, counts, rows, failed, code, told, time.perf_counter() - started)
 
 
 def _on_ray(
-    address: str, workers: int, means: Means, place: Place, source: Source, known: Any, counts: dict[str, int]
+    address: str, workers: int, means: Means, place: Place, source: Source, held: Any, counts: dict[str, int]
 ) -> tuple[int, str]:
     from qwen3_vl_embed.bulk import on_ray
 
     def pieces() -> Iterator[list[None]]:
-        for piece in on_ray.run(address, workers, means, place, source, known):
+        for piece in on_ray.run(address, workers, means, place, source, held):
             for name in counts:
                 counts[name] += piece[name]
             yield [None] * piece["done"]
 
-    total = _counted(lambda: (count := source.count()) and max(0, count - len(known)))
+    total = _counted(lambda: (count := source.count()) and max(0, count - len(held.ids)))
     return job.run(pieces(), total, lambda piece: None, nullcontext(), lambda: counts["failed"])
 
 
@@ -87,7 +87,9 @@ def _say(
     if counts["skipped"]:
         terminal.remark(f"{counts['skipped']:,} files are no images.")
     if counts["repeated"]:
-        terminal.complain(f"{counts['repeated']:,} rows were left out: another row before them had the same id.")
+        terminal.complain(
+            f"{counts['repeated']:,} rows were left out: another row, before them or in the folder, has their id."
+        )
     if failed:
         first = folder.first_error()
         terminal.complain(f"{failed:,} rows failed, such as: {first}")
