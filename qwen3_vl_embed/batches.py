@@ -34,11 +34,17 @@ class Stack:
         self._total, self._progress = total, progress
 
     def add(self, batch: Iterable[Embedded | ItemError]) -> None:
-        """Raises the first ItemError; its `index` is then the position in the whole list."""
+        """Raises the first ItemError; its `index` is then the position in the whole list.
+
+        So it does an AdapterError for a vector that is longer or shorter than those before.
+        """
         for each in batch:
             if isinstance(each, ItemError):
                 each.param = f"input[{len(self._vectors)}]"
                 raise each
+            if self._vectors and len(each.vector) != (before := len(self._vectors[0])):
+                told = f"The server gave vectors of {before} numbers, and then of {len(each.vector)}"
+                raise AdapterError(f"{told}: they cannot be compared.")
             self._vectors.append(each.vector)
         if self._progress:
             self._progress(len(self._vectors), self._total)

@@ -113,9 +113,15 @@ class Model:
 
 @contextmanager
 def serving(
-    embed: Callable[[list[list[dict]]], list[list[float]]], keys: set | None = None, port: int = 0
+    embed: Callable[[list[list[dict]]], list[list[float]]],
+    keys: set | None = None,
+    port: int = 0,
+    busy: Iterator[int] | None = None,
 ) -> Iterator[str]:
-    """The address of a server of vLLM's `messages` whose vectors `embed` makes; `keys` gets what it is sent."""
+    """The address of a server of vLLM's `messages` whose vectors `embed` makes.
+
+    `keys` gets what it is sent, `busy` are the statuses that come first.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -125,6 +131,9 @@ def serving(
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if busy and (status := next(busy, None)):
+                self._answer(status, {"error": {"message": "busy"}})
+                return
             messages = body.get("messages")
             if self.path != "/v1/embeddings" or not messages:
                 self._answer(400, {"error": {"message": "messages are wanted"}})

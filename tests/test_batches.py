@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qwen3_vl_embed import AdapterError, Item, ItemError, protocol
 from qwen3_vl_embed import batches as batching
-from qwen3_vl_embed.batches import batches
+from qwen3_vl_embed.batches import Stack, batches
+from qwen3_vl_embed.items import Embedded
 
 RED, BLUE = Item.text("red"), Item.text("blue")
 
@@ -27,6 +29,14 @@ def test_batches_stay_below_what_an_adapter_accepts(tmp_path, monkeypatch):
     small, large = photo(tmp_path / "small.png", 60), photo(tmp_path / "large.png", 500)
     assert list(batches([small, large, small, small], 64)) == [[small], [large], [small], [small]]
     assert list(batches([], 64)) == []
+
+
+def test_vectors_of_two_lengths_are_no_list_of_vectors():
+    """Of a server whose texts and images, or whose model before and after, differ."""
+    stack = Stack()
+    stack.add([Embedded(RED, np.ones(64, np.float32))])
+    with pytest.raises(AdapterError, match="of 64 numbers, and then of 32"):
+        stack.add([Embedded(BLUE, np.ones(32, np.float32))])
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,16 @@ def test_the_recipe_reaches_the_model(run, photos):
         assert plain[1]["embedding"] != other[1]["embedding"]
 
 
+def test_a_layer_is_a_number_or_a_name(run):
+    """As `embed --help` shows it: `--layer -2` was sent as a string, and refused."""
+    [flag], [free], [named], [plain] = (
+        rows(run("embed", "red", "--prompt", "colour", *options))
+        for options in (["--layer", -2], ["--option", "layer=-2"], ["--layer", "attn"], [])
+    )
+    assert flag["embedding"] == free["embedding"]
+    assert len({tuple(row["embedding"]) for row in (flag, named, plain)}) == 3
+
+
 def test_pixel_bounds_go_with_images_only(run, photos):
     """The tiny checkpoint has one size for all images; texts refuse these options."""
     word, image = rows(run("embed", "red", photos / "red.png", "--min-pixels", 4096, "--max-pixels", 4096))

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from embedder import Embedder, EmbedderConfig
 from qwen3_vl_embed.cli.__main__ import app
+from qwen3_vl_embed.cli.compare import _said
 from qwen3_vl_embed.compare import local
-from qwen3_vl_embed.compare.inputs import Input, standard
+from qwen3_vl_embed.compare.inputs import Input, own, standard
 from qwen3_vl_embed.compare.sides import SCHEMAS, Server
 from qwen3_vl_embed.compare.variants import Variants
 from qwen3_vl_embed.compare.verdict import AGREE, DIFFER, UNKNOWN, compare
@@ -207,6 +208,8 @@ def test_what_it_does_not_know_it_says(ours, variants, change, told):
         result = compare((ours, other), TEXTS, 0.9999, variants, quietly)
     assert result.verdict == UNKNOWN
     assert not any(result.causes.values())
+    lengths = {len(got) for each in (ours, other) for got in each.vectors(TEXTS[:1], False) if not isinstance(got, str)}
+    assert any("B's vectors have" in each for each in result.remarks) or (len(lengths) < 2)
     assert any(told in remark and remark.startswith("B, ") for remark in result.remarks), result.remarks
 
 
@@ -218,6 +221,7 @@ def test_one_input_that_fails_is_told_and_is_no_agreement(ours, variants, model)
 
     result = found(ours, variants, embed, TEXTS)
     assert result.verdict == UNKNOWN
+    assert _said(result) == "Not every input could be compared; A and B agree wherever both gave a vector"
     assert [row.name for row in result.rows if row.alone is None and row.kind == "text"] == ["very dark teal"]
     assert any("not this one" in remark for remark in result.remarks)
 
@@ -250,6 +254,27 @@ def test_what_the_inputs_cannot_tell_apart_is_told(ours, variants, model):
     a, b = cause.settings["pixels"]
     assert a == ("4,096…4,096",)
     assert {"65,536…16,777,216", "4,096…16,777,216"} <= set(b)
+
+
+def test_who_is_too_busy_is_asked_again(model):
+    """When it says, or in a second."""
+    busy = iter([429, 429])
+    with serving(partial(model.embed, settings=Settings()), busy=busy) as url:
+        other = Server(url, "messages", None, {})
+        assert [type(got) for got in other.vectors(TEXTS[:1], False)] == [np.ndarray]
+    assert next(busy, None) is None
+
+
+def test_what_is_no_vector_is_told_as_it_is(ours):
+    for row, told in (([[1.0, 2.0]] * 3, r"of the shape (3, 2)"), (None, "of the shape ()")):
+        with serving(lambda conversations, row=row: [row] * len(conversations)) as url:
+            [got] = Server(url, "messages", None, {}).vectors(TEXTS[:1], False)
+        assert told in got
+
+
+def test_lines_of_a_file_are_what_stands_between_its_line_breaks(tmp_path):
+    (tmp_path / "texts").write_bytes("\ufeffred\u2028dark\r\n\nblue\x0cgreen".encode())
+    assert [each.text for each in own(tmp_path / "texts", None)] == ["red\u2028dark", "blue\x0cgreen"]
 
 
 def test_a_list_that_a_server_does_not_take_is_no_difference(ours, variants, model):

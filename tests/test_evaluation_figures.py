@@ -10,11 +10,12 @@ from sklearn.metrics import roc_auc_score
 
 from qwen3_vl_embed.evaluation import distances, geometry, probe, retrieval
 from qwen3_vl_embed.evaluation.colours import delta_e, xkcd
-from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs
+from qwen3_vl_embed.evaluation.pairs import Pairs
 from qwen3_vl_embed.evaluation.perception import of_first
 from qwen3_vl_embed.evaluation.report import Report, report
 from qwen3_vl_embed.evaluation.resampling import Resampling, mean, median, pair_mean, std
 from qwen3_vl_embed.evaluation.space import centred, raw
+from qwen3_vl_embed.files.errors import SourceError
 
 N = 120
 PALETTE = xkcd()
@@ -289,5 +290,5 @@ def test_the_same_vectors_give_the_same_report(known):
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(text, image, sentence):
-    with pytest.raises(EvaluationError, match=sentence):
+    with pytest.raises(SourceError, match=sentence):
         Pairs(NAMES[: len(text)], text, image)

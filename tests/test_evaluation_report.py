@@ -18,9 +18,10 @@ from PIL import Image
 from qwen3_vl_embed.evaluation import captions, chips, colours
 from qwen3_vl_embed.evaluation.labels import GROUPS
 from qwen3_vl_embed.evaluation.page import page
-from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs, load
+from qwen3_vl_embed.evaluation.pairs import Pairs, load
 from qwen3_vl_embed.evaluation.report import Report, report
 from qwen3_vl_embed.evaluation.tsv import COLUMNS, tsv
+from qwen3_vl_embed.files.errors import SourceError
 
 N = 40
 PALETTE = colours.xkcd()
@@ -138,6 +139,22 @@ def test_names_cannot_break_the_page():
     assert "&quot;&gt;&lt;b&gt;" in text
 
 
+def test_long_texts_leave_the_page_small():
+    """Whole they are said once, and not in each of 17 chips."""
+    image = seen(RGB).astype(np.float32)
+    unsure = Pairs(tuple(f"{index} " + 10_000 * "x" for index in range(N)), np.roll(image, 1, axis=0), image)
+    text = page(report(unsure, "x"))
+    assert text.count(10_000 * "x") == N
+    assert max(map(len, re.findall(r'title="([^"]*)"', text))) < 200
+
+
+def test_a_text_that_runs_to_the_left_turns_nothing_beside_it():
+    image = seen(RGB).astype(np.float32)
+    turned = Pairs(("\u202eevil", *NAMES[1:]), np.roll(image, 1, axis=0), image, RGB)
+    cards = chips.mistakes(report(turned, "x"), "text_to_image")
+    assert cards.count("\u202eevil") == cards.count("<bdi>\u202eevil</bdi>") + cards.count('title="\u202eevil"') > 1
+
+
 @pytest.mark.parametrize("rgb", [RGB, None])
 def test_a_collapsed_space_has_a_page_too(rgb):
     same = np.ones((N, 8), dtype=np.float32)
@@ -173,6 +190,20 @@ def test_vectors_are_kept_as_they_came(found, tmp_path):
     assert (again.names, again.about, again.thumbnails) == (found.pairs.names, found.pairs.about, ())
 
 
+def test_names_as_other_programs_write_them(tmp_path):
+    """Of bytes, and vectors of halves: what h5py and TensorFlow give."""
+    vectors = seen(RGB)
+    np.savez(
+        tmp_path / "v.npz",
+        names=np.array([name.encode() for name in NAMES]),
+        text=vectors.astype(np.float16),
+        image=vectors.astype(np.float64),
+    )
+    found = load(tmp_path / "v.npz")
+    assert found.names == NAMES
+    np.testing.assert_allclose(found.text, found.image, atol=1e-3)
+
+
 HOSTILE = "x)}</style><script>alert('npz')</script>"
 PICTURE = captions.thumbnail(Path(__file__).parent.parent / "examples" / "red.png")
 
@@ -192,6 +223,8 @@ PICTURE = captions.thumbnail(Path(__file__).parent.parent / "examples" / "red.pn
         ({"about": np.array('{"model": 1}')}, "is not a vectors"),
         ({"about": np.array('{"model": {"checkpoint": [1]}}')}, "is not a vectors"),
         ({"about": np.array('{"server": "\\ud800"}')}, "is not a vectors"),
+        ({"about": np.array('{"server": "http://a\\u0000"}')}, "is not a vectors"),
+        ({"names": np.array([[name] for name in NAMES])}, "is not a vectors"),
         ({"names": np.array(["\ud800"] * N)}, "is not a vectors"),
         ({"names": np.array([object()] * N, dtype=object)}, "is not a vectors"),
     ],
@@ -201,7 +234,7 @@ def test_what_somebody_else_made_of_it_is_refused(tmp_path, arrays, sentence):
     vectors = seen(RGB).astype(np.float32)
     whole = {"names": np.array(NAMES), "text": vectors, "image": vectors, "rgb": RGB, "about": np.array("{}")}
     np.savez(tmp_path / "v.npz", **(whole | arrays))
-    with pytest.raises(EvaluationError, match=sentence):
+    with pytest.raises(SourceError, match=sentence):
         load(tmp_path / "v.npz")
 
 
@@ -212,15 +245,15 @@ def test_a_damaged_file_is_refused(tmp_path, found):
     for cut in (4, 100, len(content) // 2):
         for damaged in (content[:cut], content[:cut] + bytes(64) + content[cut + 64 :]):
             (tmp_path / "v.npz").write_bytes(damaged)
-            with pytest.raises(EvaluationError, match=r"is not a vectors\.npz|vector is zero|do not fit"):
+            with pytest.raises(SourceError, match=r"is not a vectors\.npz|vector is zero|do not fit"):
                 load(tmp_path / "v.npz")
 
 
 def test_a_file_that_is_no_vectors_file(tmp_path):
     (tmp_path / "v.npz").write_bytes(b"no")
-    with pytest.raises(EvaluationError, match=r"is not a vectors\.npz"):
+    with pytest.raises(SourceError, match=r"is not a vectors\.npz"):
         load(tmp_path / "v.npz")
-    with pytest.raises(EvaluationError, match="There is no file"):
+    with pytest.raises(SourceError, match="There is no file"):
         load(tmp_path / "w.npz")
 
 
@@ -228,15 +261,44 @@ def test_a_file_that_is_no_vectors_file(tmp_path):
     ("content", "sentence"),
     [
         ("name,colour\nred,#ff0000\n", "headings name,hex"),
-        ("name,hex\nred,#ff00\n", "line 2: a row is a name and a colour"),
-        ("name,hex\n,#ff0000\n", "line 2"),
-        ("name,hex\nred\n", "line 2"),
+        ("name,hex\nred,#ff00\n", "row 1: a row is a name and a colour"),
+        ("name,hex\n,#ff0000\n", "row 1"),
+        ("name,hex\nred\n", "row 1"),
+        ("name,hex\nred,#ff0000\nlight, blue,#0000ff\n", "row 2: it has 3 cells, and there are 2 headings"),
+        ('name,hex\nred,#ff0000\n"blue,#0000ff\ngreen,#00ff00\n', "row 2: .*quote"),
+        ("name,hex,hex\nred,#ff0000,#0000ff\n", "headings name,hex"),
+        ("name,hex\ngr\udcfcn,#00ff00\n", "row 1 is not UTF-8"),
     ],
 )
 def test_a_palette_that_is_none(tmp_path, content, sentence):
-    (tmp_path / "c.csv").write_text(content)
-    with pytest.raises(colours.PaletteError, match=sentence):
+    (tmp_path / "c.csv").write_text(content, "utf-8", "surrogateescape")
+    with pytest.raises(SourceError, match=sentence):
         colours.read_palette(tmp_path / "c.csv")
+
+
+def test_what_spreadsheets_write_is_a_palette(tmp_path):
+    """Semicolons, UTF-16 with a mark, other columns."""
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "c.csv").write_text("n;hex;name\r\n1; #FF0000;röt\r\n\r\n2;0000ff;blue;\r\n", encoding)
+        palette = colours.read_palette(tmp_path / "c.csv")
+        assert palette.names == ("röt", "blue")
+        assert palette.rgb.tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("rows", ["00.png,a dog, asleep\n", '00.png,"a dog\n01.png,a cat\n'])
+def test_no_part_of_a_caption_is_lost(tmp_path, rows):
+    """A comma without quotes cut the caption short; a quote that does not end took the rows after it into it."""
+    write_images(tmp_path / "photos")
+    (tmp_path / "photos" / "captions.csv").write_text("file,caption\n" + rows)
+    with pytest.raises(SourceError, match="row 1: "):
+        captions.read_folder(tmp_path / "photos")
+
+
+def test_a_note_of_macos_is_no_table_of_captions(tmp_path):
+    write_images(tmp_path / "photos")
+    (tmp_path / "photos" / "captions.csv").write_text("file,caption\n00.png,a thing\n")
+    (tmp_path / "photos" / "._captions.csv").write_bytes(b"\0\5\x16\7")
+    assert [each.caption for each in captions.read_folder(tmp_path / "photos")] == ["a thing"]
 
 
 def write_images(folder: Path) -> None:
@@ -257,10 +319,10 @@ def test_captions_beside_images_or_in_a_table(tmp_path):
         ("00.png", "a first thing"),
     ]
     (tmp_path / "photos" / "captions.csv").write_text("file,caption\ngone.png,nothing\n")
-    with pytest.raises(captions.CaptionError, match=r"There is no image .*gone\.png"):
+    with pytest.raises(SourceError, match=r"There is no image .*gone\.png"):
         captions.read_folder(tmp_path / "photos")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(captions.CaptionError, match="holds no captioned images"):
+    with pytest.raises(SourceError, match="holds no captioned images"):
         captions.read_folder(tmp_path / "empty")
 
 
@@ -274,7 +336,7 @@ def test_a_caption_file_stays_in_its_folder(tmp_path, file):
     (tmp_path / "photos" / "links").symlink_to(tmp_path)
     table = tmp_path / "photos" / "captions.csv"
     table.write_text(f"file,caption\n{file.format(outside=outside)},mine\n")
-    with pytest.raises(captions.CaptionError, match=r"leads out of|There is no image"):
+    with pytest.raises(SourceError, match=r"leads out of|There is no image"):
         captions.read_folder(tmp_path / "photos")
 
 
@@ -283,11 +345,11 @@ def test_a_caption_is_not_read_from_elsewhere(tmp_path):
     (tmp_path / "secret").write_text("what only its owner may read")
     (tmp_path / "photos" / "00.txt").unlink()
     (tmp_path / "photos" / "00.txt").symlink_to(tmp_path / "secret")
-    with pytest.raises(captions.CaptionError, match=r"00\.txt leads out of"):
+    with pytest.raises(SourceError, match=r"00\.txt leads out of"):
         captions.read_folder(tmp_path / "photos")
     (tmp_path / "photos" / "00.txt").unlink()
     (tmp_path / "photos" / "captions.csv").symlink_to(tmp_path / "secret")
-    with pytest.raises(captions.CaptionError, match=r"captions\.csv leads out of"):
+    with pytest.raises(SourceError, match=r"captions\.csv leads out of"):
         captions.read_folder(tmp_path / "photos")
 
 
@@ -311,5 +373,5 @@ def test_links_inside_the_folder_are_followed(tmp_path):
 
 def test_an_image_that_cannot_be_shown_is_a_sentence(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(captions.CaptionError, match=r"a\.png cannot be shown"):
+    with pytest.raises(SourceError, match=r"a\.png cannot be shown"):
         captions.thumbnail(tmp_path / "a.png")

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from qwen3_vl_embed.cli import report as evaluation
 from qwen3_vl_embed.cli.__main__ import app
 from qwen3_vl_embed.cli.recipe import option
+from qwen3_vl_embed.evaluation.pairs import Pairs, load
 from qwen3_vl_embed.files.errors import SourceError
 from tests.test_evaluation_report import NAMES, RGB, Document, seen, write_images
 
@@ -116,6 +118,38 @@ def test_images_with_captions_leave_colour_out_and_say_so(anothers, tmp_path):
     assert "no one colour" in text
     assert "url(data:image/jpeg;base64," in text
     assert Document(text).open == []
+
+
+@pytest.mark.parametrize("count", [0, 9, 3001])
+def test_too_few_or_too_many_are_not_embedded_first(anothers, tmp_path, count):
+    (tmp_path / "colours.csv").write_text("name,hex\n" + f"{NAMES[0]},#ff0000\n" * count)
+    result = run("--colours", tmp_path / "colours.csv", *anothers, "-o", tmp_path / "out")
+    assert (result.exit_code, f"There are {count} pairs; a report needs 10 to 3000." in result.stderr) == (2, True)
+    assert AnothersServer.fields == set()
+
+
+def test_names_that_are_not_utf8_do_not_end_a_report(anothers, tmp_path):
+    """A folder's, and what was typed."""
+    photos = tmp_path / "fot\udcf3s"
+    write_images(photos)
+    result = run("--images", photos, *anothers, "--name", "m\udcf3dulo", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (told["name"], told["about"]["source"][-8:]) == (r"m\udcf3dulo", r"t\udcf3s")
+    assert r"m\udcf3dulo" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_vectors_are_kept_before_they_are_evaluated(tmp_path, monkeypatch):
+    """They took longest."""
+    vectors = seen(RGB).astype(np.float32)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.write(Pairs(NAMES, vectors, vectors, RGB), "x", tmp_path / "out")
+    np.testing.assert_array_equal(load(tmp_path / "out" / "vectors.npz").text, vectors)
 
 
 @pytest.mark.parametrize(

@@ -307,3 +307,14 @@ def test_what_is_no_calibration(tmp_path):
         Calibration.load(tmp_path / "x.npz")
     with pytest.raises(ValueError, match="the methods are mean"):
         fit({"text": np.eye(3)}, "median")
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["abtt", "abtt-0", "abtt--1", "abtt-x", "abtt-500", "zca", "zca-0", "zca-2", "zca--1", "zca-nan", "mean-2"],
+)
+def test_a_method_that_leaves_nothing_or_no_number_is_refused(method):
+    """`abtt--1` took all directions but one away, and zca of 0, 2 or -1 wrote NaN."""
+    vectors = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"the methods are|leaves nothing"):
+        fit({"text": vectors, "image": vectors}, method)

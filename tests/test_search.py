@@ -112,6 +112,40 @@ def test_what_cannot_be_indexed_is_a_sentence(tmp_path, what):
     assert np.array_equal(Index(tmp_path / "index").vectors, earlier.vectors)
 
 
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"kind": None}, "no strings in a column `kind`"),
+        ({"item": [1, 2, 3]}, "no strings in a column `item`"),
+        ({"item": ["a", None, "c"]}, "a row without item"),
+        ({"kind": ["text", "Image", "text"]}, "a row of the kind Image; the kinds are text and image"),
+        ({"embedding": pa.array([[1.0] * 8, None, [2.0] * 8], pa.list_(pa.float32(), 8))}, "cannot be indexed"),
+        ({"embedding": pa.array([["a"] * 8] * 3, pa.list_(pa.string(), 8))}, "has no vectors"),
+        ({"root": ["/"] * 3}, "a column `root`"),
+        ({"price": ["x"] * 3}, "cannot be indexed"),
+        ({"about": b"{x"}, "no JSON object"),
+        ({"about": b'{"model": [1]}'}, "no JSON object"),
+    ],
+)
+def test_a_table_of_another_maker_is_a_sentence(tmp_path, columns, sentence):
+    good = write(tmp_path / "good.parquet", spread(4, 8), about={}, price=[1, 2, 3, 4])
+    table = pq.read_table(write(tmp_path / "x.parquet", spread(3, 8), about={})).drop_columns(["id"])
+    if about := columns.pop("about", None):
+        table = table.replace_schema_metadata({"about": about})
+    for name, cells in columns.items():
+        table = table.drop_columns([name]) if name in table.column_names else table
+        table = table if cells is None else table.append_column(name, pa.array(cells))
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(SourceError, match=sentence):
+        build([good, tmp_path / "x.parquet"], tmp_path / "index")
+
+
+def test_ids_of_numbers_and_ids_that_lack(tmp_path):
+    table = pq.read_table(write(tmp_path / "x.parquet", spread(3, 8))).drop_columns(["id"])
+    pq.write_table(table.append_column("id", pa.array([7, None, 9])), tmp_path / "x.parquet")
+    assert build([tmp_path / "x.parquet"], tmp_path / "index").rows["id"].to_pylist() == ["7", "text 1", "9"]
+
+
 def test_an_index_that_a_disk_has_no_room_for_is_an_error(tmp_path):
     """Written through a mapping it was the end of the process, by SIGBUS."""
     path = write(tmp_path / "x.parquet", spread(5000, 32))

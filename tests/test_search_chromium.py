@@ -8,13 +8,18 @@ import csv
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from qwen3_vl_embed.cli.validation import swatch
-from qwen3_vl_embed.search.index import Index
+from qwen3_vl_embed.evaluation.page import page as chart
+from qwen3_vl_embed.evaluation.pairs import Pairs
+from qwen3_vl_embed.evaluation.report import report
+from qwen3_vl_embed.search.index import Index, build
 from tests.test_chromium import browser  # noqa: F401  (a fixture)
-from tests.test_search import colours  # noqa: F401  (a fixture)
+from tests.test_evaluation_report import PICTURE
+from tests.test_search import colours, spread, write  # noqa: F401  (a fixture)
 from tests.test_search_page import pictures, served  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.chromium
@@ -165,6 +170,56 @@ def test_a_server_that_is_gone_and_a_picture_that_is_broken(page, pictures):  # 
     page.locator("#text").fill("blue")
     page.locator("#text").press("Enter")
     page.get_by_role("alert").filter(has_text="The search command does not answer").wait_for()
+
+
+HOSTILE = (
+    "<script>document.title = 'ran'</script>",
+    '"><img src=x onerror="document.title = \'ran\'">',
+    "javascript:document.title='ran'",
+    "{{7*7}} ${7*7} <%= 7*7 %>",
+    "a\0b",
+    "\u202egnp.txt\u202c \u2066 עברית",
+    "</style></script></template><b>bold",
+    "x" * 100_000,
+    "\u0301" * 3000,
+    "line\u2028break\n\t\x1b[31m",
+    "data:text/html,<script>document.title='ran'</script>",
+    "=HYPERLINK(1)",
+)
+
+
+def test_nobodys_words_run_or_break_the_page(page, tmp_path):
+    """Ids, texts and pictures' names: shown as they are, 100,000 letters too, in the search and in a report."""
+    page.on("request", lambda request: requests.append(request.url))
+    requests = []
+    files = [
+        write(tmp_path / f"{kind}.parquet", spread(12, 8, n), kind, id=list(HOSTILE), item=list(HOSTILE))
+        for n, kind in enumerate(("text", "image"))
+    ]
+    for address in served(build(files, tmp_path / "index"), "http://127.0.0.1:9"):
+        page.goto(f"{address}/?like=0")
+        expect(page.locator("article")).to_have_count(23)
+        assert set(page.locator("article h2").evaluate_all("all => all.map(each => each.title)")) <= set(HOSTILE)
+        heights = page.locator("article").evaluate_all("all => all.map(each => each.clientHeight)")
+        assert max(heights) < 400
+        page.locator("article .look").first.click()
+        expect(page.locator("article")).to_have_count(23)
+        page.goto(f"{address}/?duplicates=0.5")
+        expect(page.locator("#status")).to_have_text(re.compile("groups|No duplicates"))
+        assert all(url.startswith((address, "data:")) for url in requests)
+        assert page.title() == "Search"
+    image = spread(12, 8)
+    unsure = Pairs(HOSTILE, np.roll(image, 1, axis=0), image, None, (PICTURE,) * 12, {"source": HOSTILE[0]})
+    (tmp_path / "report.html").write_text(chart(report(unsure, HOSTILE[1])), "utf-8")
+    requests.clear()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.title() == f"{HOSTILE[1]}: text and image embeddings"
+    assert page.locator(".ranked li").count() == 12
+    cards = page.locator(".cards li").evaluate_all("all => all.map(each => each.clientHeight)")
+    assert max(cards) < 400
+    page.get_by_placeholder("part of a text").fill("{{7")
+    assert page.locator(".ranked li:visible").count() == 1
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
 def test_everybody_can_use_it(page, address):

@@ -142,6 +142,12 @@ def test_a_bad_question_is_a_sentence(http, asked, status, sentence):
     assert sentence in answer.json()["error"]
 
 
+@pytest.mark.parametrize("body", [b'{"like": 0, "count": 1e999}', 100_000 * b"["])
+def test_json_that_python_gives_up_is_a_bad_question(http, body):
+    """The connection broke."""
+    assert http.post("/search", content=body).status_code == 400
+
+
 def test_a_body_that_is_too_long_or_none_is_refused(http):
     with socket.create_connection((http.base_url.host, http.base_url.port)) as raw:
         raw.sendall(f"POST /picture HTTP/1.1\r\nHost: {http.base_url.netloc.decode()}\r\n".encode())

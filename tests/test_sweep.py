@@ -3,6 +3,8 @@
 import io
 import itertools
 import json
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +153,40 @@ def test_it_is_resumed_where_it_stopped(folder, swept, subject):
     assert file.read_text().startswith(before)
     assert all(json.loads(line, parse_constant=pytest.fail) for line in before.splitlines())  # JSON has no NaN
     assert (file.parent / "sweep.png").stat().st_size > 10_000
+
+
+def test_a_disk_that_is_full_leaves_whole_blocks(folder, subject, tmp_path):
+    """A block of which a part was written was taken for all of it, and its last line for none."""
+    file, first, *_ = run(folder, tmp_path, ["eol"], subject)
+    before = file.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10_000, limit[1]))
+    try:
+        with pytest.raises(VectorFileError, match="File too large"):
+            run(folder, tmp_path, ["eol", "chat"], subject)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert file.read_bytes() == before
+    assert len(run(folder, tmp_path, ["eol", "chat"], subject)[1]) == 2 * len(first)
+
+
+def test_other_settings_are_another_file(folder, subject, tmp_path, monkeypatch):
+    """With another dtype, the rows of the first one were shown again."""
+    few = Subject(subject.names[:12], subject.images[:12], subject.rgb[:12])
+    run(folder, tmp_path, ["eol"], few)
+    monkeypatch.setenv("EMBED_DTYPE", "bfloat16")
+    sweeping.run(str(folder), ["eol"], [], few, tmp_path, Console(file=io.StringIO()))
+    one, other = (load(file)[0] for file in tmp_path.glob("*.jsonl"))
+    assert [row.probe for row in one] != [row.probe for row in other]
+
+
+@pytest.mark.parametrize("content", ["[1]\n", '{"prompt": "eol"', '{"prompt": "eol", "of": "another version"}\n'])
+def test_a_file_of_another_make_is_a_sentence(tmp_path, content):
+    (tmp_path / "x.jsonl").write_text(content)
+    with pytest.raises(SourceError, match="take it away"):
+        load(tmp_path / "x.jsonl")
 
 
 def test_another_subject_is_another_file(subject):

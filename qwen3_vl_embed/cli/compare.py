@@ -169,7 +169,7 @@ def _show(found: "Comparison", searched: bool) -> None:
     told: dict[str, list[str]] = {}
     for kind, causes in found.causes.items():
         told.setdefault("\nor: ".join(_sentence(each.settings, each.options) for each in causes), []).append(kind)
-    terminal.out.print(Text(f"{SAID[found.verdict]}.", "bold"))
+    terminal.out.print(Text(f"{_said(found)}.", "bold"))
     for sentence, of_kinds in told.items():
         if sentence:
             terminal.out.print(Text(f"Cause ({', '.join(of_kinds)}): {sentence}", "bold"), soft_wrap=True)
@@ -181,6 +181,15 @@ def _show(found: "Comparison", searched: bool) -> None:
         )
     if found.verdict != "agree" and not searched:
         terminal.out.print("Give --checkpoint, the folder that both serve, to find the cause.", soft_wrap=True)
+
+
+def _said(found: "Comparison") -> str:
+    cosines = [(row, each) for row in found.rows for each in (row.alone, row.together) if each is not None]
+    differ = any(each < found.least[row.kind] or not (row.agrees or row.errors) for row, each in cosines)
+    if found.verdict == "agree" or differ:
+        return SAID[found.verdict]
+    agree = "; A and B agree wherever both gave a vector" if cosines else ""
+    return f"{'Not every' if cosines else 'No'} input could be compared{agree}"
 
 
 def _sentence(settings: Mapping[str, Any], options: tuple[Mapping[str, Any] | None, ...]) -> str:

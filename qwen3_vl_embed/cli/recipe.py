@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from inspect import Parameter, signature
 from types import UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from qwen3_vl_embed.cli import app
 from qwen3_vl_embed.files.errors import SourceError
@@ -17,7 +17,7 @@ def with_flags(panel: str) -> Callable[[Command], Command]:
 
     def flag(name: str, hint: Any) -> Parameter:
         kind, help = get_args(hint)
-        parse = {"parser": value, "metavar": "VALUE"} if isinstance(kind, UnionType) else {}
+        parse = {"parser": value, "metavar": "VALUE"} if get_origin(kind) in (Union, UnionType) else {}
         shown = app.option(help.replace("`", ""), panel=panel, **parse)
         taken = kind if kind in (bool, int) else str
         return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[taken | None, shown])

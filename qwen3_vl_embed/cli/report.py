@@ -19,15 +19,15 @@ from qwen3_vl_embed.batches import Stack
 from qwen3_vl_embed.client import Client, Results
 from qwen3_vl_embed.contract import ContractError, Endpoints, list_limit
 from qwen3_vl_embed.errors import AdapterError
-from qwen3_vl_embed.evaluation.captions import CaptionError, read_folder, thumbnail
-from qwen3_vl_embed.evaluation.colours import PaletteError, png, read_palette, swatch, xkcd
+from qwen3_vl_embed.evaluation.captions import read_folder, thumbnail
+from qwen3_vl_embed.evaluation.colours import png, read_palette, swatch, xkcd
 from qwen3_vl_embed.evaluation.page import page
-from qwen3_vl_embed.evaluation.pairs import EvaluationError, Pairs, load
+from qwen3_vl_embed.evaluation.pairs import Pairs, check_count, load
 from qwen3_vl_embed.evaluation.report import Report, report
 from qwen3_vl_embed.evaluation.tsv import tsv
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.vectors import replacing
-from qwen3_vl_embed.items import Item
+from qwen3_vl_embed.items import Item, writable
 
 Progress = Callable[[Iterable[Results], int], Iterator[Results]]
 
@@ -47,20 +47,19 @@ def subject(colours: Path | None, images: Path | None) -> Subject:
     """The 949 colours, a CSV file of name,hex, or a folder of images with captions. Raises SourceError."""
     if colours and images:
         raise SourceError("--colours and --images exclude each other.")
-    try:
-        if images:
-            pairs = read_folder(images)
-            texts = [Item.text(pair.caption, f"the caption of {pair.path}") for pair in pairs]
-            files = [Item.image(pair.path) for pair in pairs]
-            return Subject(str(images), texts, files, None, tuple(thumbnail(pair.path) for pair in pairs))
-        palette = read_palette(colours) if colours else xkcd()
-    except (CaptionError, PaletteError) as error:
-        raise SourceError(str(error)) from None
+    if images:
+        pairs = read_folder(images)
+        check_count(len(pairs))
+        texts = [Item.text(pair.caption, f"the caption of {pair.path}") for pair in pairs]
+        files = [Item.image(pair.path) for pair in pairs]
+        return Subject(writable(images), texts, files, None, tuple(thumbnail(pair.path) for pair in pairs))
+    palette = read_palette(colours) if colours else xkcd()
+    check_count(len(palette))
     swatches = [
         Item("image", name, f'the swatch of "{name}"', content=png(swatch(rgb)))
         for name, rgb in zip(palette.names, palette.rgb, strict=True)
     ]
-    source = str(colours or "the 949 XKCD colours")
+    source = writable(colours or "the 949 XKCD colours")
     return Subject(source, [Item.text(name) for name in palette.names], swatches, palette.rgb)
 
 
@@ -79,21 +78,15 @@ def embed_pairs(
     for results in progress(client.embed_each(items, batch_size=batch, **options), len(items)):
         stack.add(results)
     vectors = stack.array()
-    try:
-        names = tuple(item.name for item in what.texts)
-        return Pairs(names, vectors[: len(names)], vectors[len(names) :], what.rgb, what.thumbnails, about)
-    except EvaluationError as error:
-        raise SourceError(str(error)) from None
+    names = tuple(item.name for item in what.texts)
+    return Pairs(names, vectors[: len(names)], vectors[len(names) :], what.rgb, what.thumbnails, about)
 
 
 def saved_pairs(path: Path, also: object) -> Pairs:
     """The vectors of an earlier report. Raises SourceError; also when something else was asked for beside them."""
     if also:
         raise SourceError("--vectors holds texts, images and options already: leave all others out.")
-    try:
-        return load(path)
-    except EvaluationError as error:
-        raise SourceError(str(error)) from None
+    return load(path)
 
 
 def name_of(pairs: Pairs) -> str:
@@ -104,13 +97,14 @@ def name_of(pairs: Pairs) -> str:
 
 def write(pairs: Pairs, name: str, folder: Path) -> Report:
     """Compute the report and write report.html, .json, .tsv and vectors.npz. Raises VectorFileError."""
-    found = report(pairs, name)
+    name = writable(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VectorFileError(f"{folder} cannot be written ({error.strerror or error}).") from None
     with replacing(folder / "vectors.npz") as file:
-        pairs.save(file)
+        pairs.save(file)  # first: they took longest
+    found = report(pairs, name)
     written = {
         "report.json": orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2),
         "report.tsv": tsv(name, len(pairs), found.figures["raw"], found.date).encode(),

@@ -12,10 +12,9 @@ from embedder import EmbedError
 from embedder.prepare.prompts import prompt as known_prompt
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.checkpoint import load
-from qwen3_vl_embed.evaluation.captions import CaptionError
 from qwen3_vl_embed.evaluation.colours import Palette, xkcd
 from qwen3_vl_embed.evaluation.heatmap import draw
-from qwen3_vl_embed.evaluation.pairs import EvaluationError
+from qwen3_vl_embed.evaluation.pairs import check_count
 from qwen3_vl_embed.evaluation.sweep import (
     LabelFree,
     Row,
@@ -40,11 +39,8 @@ def subject(count: int | None, images: Path | None) -> Subject:
     """The first `count` of the 949 colours, or a folder of images with captions. Raises SourceError."""
     if count and images:
         raise SourceError("--colours and --images exclude each other.")
-    try:
-        if images:
-            return captioned(images)
-    except (CaptionError, OSError) as error:
-        raise SourceError(str(error)) from None
+    if images:
+        return captioned(images)
     palette = xkcd()
     return colours(Palette(palette.names[:count], palette.rgb[:count]))
 
@@ -58,6 +54,7 @@ def run(
         SourceError: no such checkpoint or prompt, or what cannot be embedded or compared.
         VectorFileError: the folder cannot be written.
     """
+    check_count(len(what))
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -69,9 +66,9 @@ def run(
         columns += [TimeElapsedColumn(), TimeRemainingColumn()]
         with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
             task = bar.add_task("", total=2 * len(what) * len(todo))
-            file = folder / f"sweep-{embedder.checkpoint.fingerprint[:12]}-{what.digest}.jsonl"
+            file = folder / f"sweep-{embedder.info['id'][:12]}-{what.digest}.jsonl"
             rows, stages = sweep(embedder, what, todo, file, lambda count: bar.advance(task, count))
-    except (EmbedError, EvaluationError) as error:
+    except EmbedError as error:
         raise SourceError(str(error)) from None
     with replacing(folder / "sweep.png") as picture:
         draw(rows, picture)

@@ -66,7 +66,7 @@ def own(texts: Path | None, images: Path | None) -> list[Input]:
     lines: list[str] = []
     if texts:
         try:
-            lines = [line for line in texts.read_text("utf-8").splitlines() if line.strip()]
+            lines = [line for line in texts.read_text("utf-8-sig").split("\n") if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(f"{texts} cannot be read as lines of UTF-8 ({error}).") from None
         if not lines:

@@ -5,6 +5,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import sleep
 from typing import Any, Protocol, TypeAlias
 
 import httpx
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from qwen3_vl_embed.compare.inputs import Input
 from qwen3_vl_embed.errors import AdapterError
 from qwen3_vl_embed.files.errors import SourceError
-from qwen3_vl_embed.protocol import data_url, is_local
-from qwen3_vl_embed.settings import TIMEOUT_S
+from qwen3_vl_embed.protocol import TOO_BUSY, data_url, is_local, retry_after
+from qwen3_vl_embed.settings import RETRY_FOR_S, TIMEOUT_S
 
 Vector: TypeAlias = NDArray[np.float32]
 Got: TypeAlias = Vector | str
@@ -124,6 +125,7 @@ class Server:
         except (httpx.InvalidURL, ValueError, ImportError) as error:
             raise SourceError(f"{url} cannot be asked ({error}).") from None
         weakref.finalize(self, self._http.close)
+        self._patience_s = RETRY_FOR_S
         self._fields = {**self._model(), **fields}
         self.schema = schema or self._found(url)
         self._texts_alone = not schema and self.schema == "openai"
@@ -151,16 +153,32 @@ class Server:
             fields = {key: value for key, value in self._fields.items() if key != "model" or schema.named}
             body = orjson.dumps({**schema.body(items), **fields})
             path = schema.path(items[0].kind)
-            answer = self._http.post(path, content=body, headers={"Content-Type": "application/json"})
+            answer = self._post(path, body)
+            told = f"{answer.status_code}: {' '.join(answer.text.split())[:200]}"
             if answer.is_error:
-                return [f"{answer.status_code}: {' '.join(answer.text.split())[:200]}"] * len(items)
+                return [told] * len(items)
             rows = schema.read(json.loads(answer.content))  # which reads NaN too
-            vectors: list[Got] = [np.asarray(row, dtype=np.float32) for row in rows]
+            with np.errstate(over="ignore"):  # infinity is told later
+                vectors = [np.asarray(row, dtype=np.float32) for row in rows]
+        except json.JSONDecodeError:
+            return [f"This is no JSON. {told}"] * len(items)
         except (httpx.HTTPError, ValueError, TypeError, KeyError, AttributeError) as error:
             return [f"{type(error).__name__}: {error}"] * len(items)
-        if len(vectors) != len(items) or any(isinstance(each, str) or each.ndim != 1 for each in vectors):
+        if len(vectors) != len(items):
             return [f"The answer to {len(items)} inputs has {len(vectors)} vectors."] * len(items)
-        return vectors
+        if odd := [each.shape for each in vectors if each.ndim != 1]:
+            return [f"A vector is a list of numbers, and in the answer stands one of the shape {odd[0]}."] * len(items)
+        return list(vectors)
+
+    def _post(self, path: str, body: bytes) -> httpx.Response:
+        """Who is too busy is asked again when it says, or in a second, for `RETRY_FOR_S` seconds in all."""
+        while True:
+            answer = self._http.post(path, content=body, headers={"Content-Type": "application/json"})
+            wait = max(1.0, retry_after(answer))
+            if answer.status_code != TOO_BUSY or wait > self._patience_s:
+                return answer
+            self._patience_s -= wait
+            sleep(wait)
 
     def _model(self) -> dict[str, str]:
         """Its first model's name, where it tells one."""

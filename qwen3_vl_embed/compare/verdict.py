@@ -99,6 +99,12 @@ def compare(
         spread = min(_look(result, kind, each, members) for each in both)
         result.least[kind] = 1 - min(1 - least, spread / 10)
     a, b = both
+    sizes = [{len(vector) for vector in each.vectors(range(len(inputs))).values()} for each in both]
+    if all(sizes) and sizes[0] != sizes[1]:
+        one, other = (" or ".join(map(str, sorted(each))) for each in sizes)
+        result.remarks.append(
+            f"A's vectors have {one} numbers, B's {other}. A cosine is of the first numbers, as many as both have."
+        )
     for i, item in enumerate(inputs):
         pairs = (a.alone[i], b.alone[i]), (a.together[i], b.together[i])
         single, listed = (cosine(*pair) for pair in pairs)

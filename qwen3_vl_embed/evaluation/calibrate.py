@@ -4,13 +4,14 @@ The texts are CSS colour names that the XKCD survey does not have, the images sw
 own. The arithmetic is `embedder.calibration`'s.
 """
 
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import CSS4_COLORS
+from numpy.typing import NDArray
 
 from embedder import Embedder, EmbedInput, Options
-from embedder.prepare.calibration import Kind, fit, save
+from embedder.prepare.calibration import Kind, fit
 from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
 
 SEED = 7
@@ -31,13 +32,13 @@ def default_images() -> list[bytes]:
 
 
 def calibrate(
-    embedder: Embedder, texts: list[str], images: list[bytes], options: Options, method: str, file: IO[bytes]
-) -> dict[str, Any]:
-    """Embed, fit and write the .npz file; returns what it says about itself.
+    embedder: Embedder, texts: list[str], images: list[bytes], options: Options, method: str
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """Embed and fit; returns what the file says about itself, and its arrays.
 
     Raises:
         EmbedError: an input or an option cannot be embedded.
-        ValueError: no such method.
+        ValueError: no such method, or one that leaves nothing of these.
     """
     options = options.model_copy(update={"center": False, "normalize": True, "dimensions": None})
     inputs: dict[Kind, list[EmbedInput]] = {
@@ -51,5 +52,4 @@ def calibrate(
         "weights": embedder.checkpoint.fingerprint,
         "samples": {kind: len(items) for kind, items in inputs.items()},
     }
-    save(file, about, fit(rows, method))
-    return about
+    return about, fit(rows, method)

@@ -4,7 +4,6 @@ Captions are a CSV file in the folder with the headings file and caption, or a .
 """
 
 import base64
-import csv
 import os.path
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,14 +11,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.sources import IMAGE_SUFFIXES, csv_table
 
 SHOWN = IMAGE_SUFFIXES - {".avifs", ".heic", ".heif"}  # by Pillow
 THUMBNAIL = (96, 96)  # pixels at most
-
-
-class CaptionError(Exception):
-    """The folder holds no images with captions; the message says what is missing."""
+NOTE = "._"  # of macOS, on another file, under a name like its own
 
 
 @dataclass(frozen=True)
@@ -34,40 +31,33 @@ def read_folder(folder: Path) -> list[Captioned]:
     """Every captioned image, in the order of the CSV file, else sorted by path.
 
     Raises:
-        CaptionError: no folder, no captions, two CSV files, an empty caption, or a file that is not there or that lies
+        SourceError: no folder, no captions, two CSV files, an empty caption, or a file that is not there or that lies
             outside of the folder: what somebody else packed must not show or send what else is on this machine.
     """
     if not folder.is_dir():
-        raise CaptionError(f"There is no folder {folder}.")
-    tables = sorted(folder.glob("*.csv"))
+        raise SourceError(f"There is no folder {folder}.")
+    tables = sorted(each for each in folder.glob("*.csv") if not each.name.startswith(NOTE))
     for table in tables:
         _check_inside(table, folder)
     if len(tables) > 1:
-        raise CaptionError(f"{folder} holds {len(tables)} CSV files; leave one, with the headings file,caption.")
-    found = _from_csv(tables[0]) if tables else _from_texts(folder)
+        raise SourceError(f"{folder} holds {len(tables)} CSV files; leave one, with the headings file,caption.")
+    if tables:
+        rows = csv_table(tables[0], "file", "caption")
+        found = [Captioned(folder / row["file"], row["caption"]) for row in rows]
+    else:
+        found = _from_texts(folder)
     for each in found:
         _check_inside(each.path, folder)
         if not os.path.isfile(each.path):  # not Path.is_file, which raises for names longer than may be
-            raise CaptionError(f"There is no image {each.path}.")
+            raise SourceError(f"There is no image {each.path}.")
         if not each.caption:
-            raise CaptionError(f"{each.path} has an empty caption.")
+            raise SourceError(f"{each.path} has an empty caption.")
     return found
-
-
-def _from_csv(path: Path) -> list[Captioned]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"file", "caption"} <= set(reader.fieldnames or ()):
-                raise CaptionError(f"{path} needs a first line with the headings file,caption.")
-            return [Captioned(path.parent / (row["file"] or ""), (row["caption"] or "").strip()) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CaptionError(f"{path} cannot be read as a UTF-8 CSV file ({error}).") from None
 
 
 def _from_texts(folder: Path) -> list[Captioned]:
     looks = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SHOWN]
-    images = [path for path in looks if path.is_file() and not path.name.startswith("._")]  # macOS's notes on a file
+    images = [path for path in looks if path.is_file() and not path.name.startswith(NOTE)]
     captioned = []
     for image in images:
         if (path := image.with_suffix(".txt")).is_file():
@@ -75,9 +65,9 @@ def _from_texts(folder: Path) -> list[Captioned]:
             try:
                 captioned.append(Captioned(image, path.read_text(encoding="utf-8-sig").strip()))
             except (OSError, UnicodeDecodeError) as error:
-                raise CaptionError(f"{path} cannot be read as UTF-8 text ({error}).") from None
+                raise SourceError(f"{path} cannot be read as UTF-8 text ({error}).") from None
     if not captioned:
-        raise CaptionError(
+        raise SourceError(
             f"{folder} holds no captioned images: put a CSV file with the headings file,caption into it, "
             "or a .txt of the same name beside each image."
         )
@@ -91,16 +81,16 @@ def _check_inside(path: Path, folder: Path) -> None:
     except ValueError:  # a NUL in the name
         inside = False
     if not inside:
-        raise CaptionError(f"{path} leads out of {folder}: put the file itself into the folder.")
+        raise SourceError(f"{path} leads out of {folder}: put the file itself into the folder.")
 
 
 def thumbnail(path: Path) -> str:
-    """A small JPEG of the image, in base64. Raises CaptionError."""
+    """A small JPEG of the image, in base64. Raises SourceError."""
     try:
         with Image.open(path) as image:
             small = ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # Pillow's plugins raise many types on broken files
-        raise CaptionError(f"{path} cannot be shown ({type(error).__name__}: {error}).") from None
+        raise SourceError(f"{path} cannot be shown ({type(error).__name__}: {error}).") from None
     small.thumbnail(THUMBNAIL)
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=75)

@@ -13,6 +13,7 @@ from qwen3_vl_embed.evaluation.report import Report
 from qwen3_vl_embed.evaluation.retrieval import ranks
 
 SHOWN = 16  # answers to each query
+LETTERS = 160  # of a text that is said again and again: in each of its chips, in cards
 MISTAKES = 30
 HUBS = 12
 OPEN = 8  # cards that are shown at once
@@ -30,15 +31,20 @@ def chip_styles(pairs: Pairs) -> str:
 
 
 def chip(pairs: Pairs, index: int, extra: str = "") -> str:
-    return f'<i class="c{index}{extra}" title="{named(pairs, index)}"></i>'
+    return f'<i class="c{index}{extra}" title="{named(pairs, index, LETTERS)}"></i>'
 
 
-def named(pairs: Pairs, index: int) -> str:
-    """The text in HTML; in colours' names, of a rude word the first letter."""
+def named(pairs: Pairs, index: int, most: int | None = None) -> str:
+    """The text in HTML, its first `most` letters; in colours' names, of a rude word the first letter."""
     name = pairs.names[index]
     if pairs.rgb is not None:
         name = RUDE.sub(lambda found: found[0][0] + "*" * (len(found[0]) - 1), name)
-    return escape(name)
+    return escape(name if most is None or len(name) <= most else name[:most] + "…")
+
+
+def _isolated(pairs: Pairs, index: int) -> str:
+    """Beside other words: one that is written from right to left turns none of them."""
+    return f"<bdi>{named(pairs, index, LETTERS)}</bdi>"
 
 
 def ranked_rows(report: Report) -> str:
@@ -67,7 +73,7 @@ def mistakes(report: Report, direction: str) -> str:
     for query in wrong[:MISTAKES]:
         answer = first[query]
         difference = "" if report.differences is None else f"ΔE {report.differences[query, answer]:.0f} · "
-        words = f"{named(pairs, query)} → {named(pairs, answer)}"
+        words = f"{_isolated(pairs, query)} → {_isolated(pairs, answer)}"
         shown = chip(pairs, query) + chip(pairs, answer)
         cards.append(_card(shown, words, f"{difference}right one at rank {rank[query]}"))
     return f"<p>{len(wrong)} wrong first answers; the farthest off come first.</p>{_cards(cards)}"
@@ -78,7 +84,7 @@ def hubs(report: Report, direction: str) -> str:
     pairs, first = report.pairs, getattr(report.spaces["raw"], direction).argmax(axis=1)
     wrong = np.bincount(first[first != np.arange(len(first))], minlength=len(first))
     most = [index for index in np.argsort(-wrong, kind="stable")[:HUBS].tolist() if wrong[index] > 1]
-    cards = [_card(chip(pairs, each), named(pairs, each), f"{wrong[each]} times") for each in most]
+    cards = [_card(chip(pairs, each), _isolated(pairs, each), f"{wrong[each]} times") for each in most]
     return _cards(cards) if cards else "<p>None more than once.</p>"
 
 

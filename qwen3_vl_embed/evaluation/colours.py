@@ -4,7 +4,6 @@
 Order and spelling are those of matplotlib's `XKCD_COLORS`, which the benchmark uses too.
 """
 
-import csv
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qwen3_vl_embed.evaluation import FloatArray
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.sources import csv_table
 from qwen3_vl_embed.pictures import encoded
 
 XKCD = Path(__file__).parent / "data" / "xkcd_colors.csv"
@@ -43,10 +44,6 @@ class Palette:
         return len(self.names)
 
 
-class PaletteError(Exception):
-    """The file is no list of named colours; the message says where and why."""
-
-
 def xkcd() -> Palette:
     """The 949 colours of the survey."""
     return read_palette(XKCD)
@@ -56,24 +53,15 @@ def read_palette(path: Path) -> Palette:
     """Named colours from a UTF-8 CSV file with the headings name and hex (`#acc2d9`, with or without `#`).
 
     Raises:
-        PaletteError: it cannot be read, a heading is missing, or a row has no name or no six-digit colour.
+        SourceError: it cannot be read, a heading is missing, or a row has no name or no six-digit colour.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"name", "hex"} <= set(reader.fieldnames or ()):
-                raise PaletteError(f"{path} needs a first line with the headings name,hex.")
-            rows = [_named_colour(row, f"{path}, line {reader.line_num}") for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PaletteError(f"{path} cannot be read as a UTF-8 CSV file ({error}).") from None
-    return Palette(tuple(name for name, _ in rows), np.array([rgb for _, rgb in rows], dtype=np.uint8))
-
-
-def _named_colour(row: dict[str, str | None], place: str) -> tuple[str, list[int]]:
-    name, digits = (row["name"] or "").strip(), (row["hex"] or "").strip().removeprefix("#")
-    if not name or not re.fullmatch("[0-9a-fA-F]{6}", digits):
-        raise PaletteError(f"{place}: a row is a name and a colour such as #acc2d9, not {name!r} and {row['hex']!r}.")
-    return name, list(bytes.fromhex(digits))
+    rows = csv_table(path, "name", "hex")
+    for number, row in enumerate(rows, start=1):
+        if not row["name"] or not re.fullmatch("#?[0-9a-fA-F]{6}", row["hex"]):
+            told = f"not {row['name']!r} and {row['hex']!r}"
+            raise SourceError(f"{path}, row {number}: a row is a name and a colour such as #acc2d9, {told}.")
+    rgb = [list(bytes.fromhex(row["hex"].removeprefix("#"))) for row in rows]
+    return Palette(tuple(row["name"] for row in rows), np.array(rgb, dtype=np.uint8).reshape(-1, 3))
 
 
 def rgb_to_lab(rgb: NDArray[np.uint8]) -> FloatArray:

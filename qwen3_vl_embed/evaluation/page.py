@@ -65,7 +65,7 @@ def page(report: Report) -> str:
         policy=POLICY,
         script=SCRIPT,
         name=escape(report.name),
-        about=" · ".join(escape(part) for part in about(report)),
+        about=" · ".join(f"<bdi>{escape(part)}</bdi>" for part in about(report)),
         kind=report.verdict.kind,
         plain=PLAIN[report.verdict.kind],
         words=escape(report.verdict.words),

@@ -9,7 +9,6 @@ What no server serves is measured beside it: means over several layers, and what
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -38,6 +37,8 @@ from qwen3_vl_embed.evaluation.pairs import Pairs
 from qwen3_vl_embed.evaluation.report import values
 from qwen3_vl_embed.evaluation.resampling import Resampling
 from qwen3_vl_embed.evaluation.space import Fit, cross_fitted, raw, unit
+from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.vectors import replacing
 
 CALIBRATIONS = ("none", "mean", "align")  # by what is served as `center`
 IMAGES = "eol"  # the prompt of the images where a prompt is for texts alone
@@ -75,7 +76,7 @@ def colours(palette: Palette) -> Subject:
 
 
 def captioned(folder: Path) -> Subject:
-    """Raises CaptionError, OSError."""
+    """Raises SourceError, OSError."""
     found = read_folder(folder)
     return Subject(tuple(each.caption for each in found), tuple(each.path.read_bytes() for each in found))
 
@@ -157,7 +158,8 @@ def sweep(
 
     Raises:
         EmbedError: an input cannot be embedded.
-        EvaluationError: there are too few or too many pairs, or a state is not finite.
+        SourceError: there are too few or too many pairs, a state is not finite, or `file` is none of these.
+        VectorFileError: it cannot be written.
     """
     rows, stages = load(file)
     for block in todo:
@@ -167,9 +169,9 @@ def sweep(
         fresh, seen = evaluate(embedder, subject, block, advance)
         if any(stage.max_pixels == block.max_pixels for stage in stages):
             seen = []  # no prompt changes what the vision tower sees
-        with open(file, "a", opener=without_links) as out:
-            out.writelines(map(line, seen))
-            out.writelines(map(line, fresh))
+        before = file.read_bytes() if file.exists() else b""
+        with replacing(file) as out:  # a block is there whole, or not at all
+            out.write(before + "".join(map(line, [*seen, *fresh])).encode())
         rows, stages = rows + fresh, stages + seen
     wanted = {(block.prompt, block.max_pixels) for block in todo}
     return (
@@ -178,23 +180,21 @@ def sweep(
     )
 
 
-def without_links(path: str, flags: int) -> int:
-    """An `opener` for `open`: a link at the file's own place may be somebody else's. Raises OSError."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
 def line(each: Row | Stage) -> str:
     """As JSON, which has no NaN: null."""
     return json.dumps({name: None if value != value else value for name, value in asdict(each).items()}) + "\n"
 
 
 def load(file: Path) -> tuple[list[Row], list[Stage]]:
-    """What a file holds; nothing if there is none yet."""
-    found = [json.loads(each) for each in file.read_text().splitlines()] if file.exists() else []
-    for each in found:
-        each |= {name: float("nan") for name, value in each.items() if value is None and name != "max_pixels"}
-    rows, stages = ([each for each in found if ("stage" in each) is kind] for kind in (False, True))
-    return [Row(**each) for each in rows], [Stage(**each) for each in stages]
+    """What a file holds; nothing if there is none yet. Raises SourceError for one that is none of `sweep`'s."""
+    try:
+        found = [json.loads(each) for each in file.read_text().splitlines()] if file.exists() else []
+        for each in found:
+            each |= {name: float("nan") for name, value in each.items() if value is None and name != "max_pixels"}
+        rows, stages = ([each for each in found if ("stage" in each) is kind] for kind in (False, True))
+        return [Row(**each) for each in rows], [Stage(**each) for each in stages]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SourceError(f"{file} cannot be continued ({error}): take it away.") from None
 
 
 def evaluate(

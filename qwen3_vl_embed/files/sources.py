@@ -128,6 +128,30 @@ def from_csv(path: Path, column: str) -> list[Item]:
         raise SourceError(f"{path} cannot be read as a CSV file ({error}).") from None
 
 
+def csv_table(path: Path, *columns: str) -> list[dict[str, str]]:
+    """The cells under these headings, row by row, without the blanks around them.
+
+    Raises:
+        SourceError: it cannot be read, a heading is not there once, or a row is not UTF-8 or no row of this table.
+    """
+    try:
+        with path.open("rb") as file:
+            headings, rows = csv_rows(file, columns[0])
+            if any(headings.count(each) != 1 for each in columns):
+                raise SourceError(f"{path} needs a first line with the headings {','.join(columns)}.")
+            found = []
+            for number, row in enumerate(rows, start=1):
+                if isinstance(row, str):
+                    raise SourceError(f"{path}, row {number}: {row}")
+                cells = {each: (row[each] or "").strip() for each in columns}
+                if any(writable(cell) != cell for cell in cells.values()):
+                    raise SourceError(f"{path}, row {number} is not UTF-8.")
+                found.append(cells)
+            return found
+    except (OSError, csv.Error) as error:
+        raise SourceError(f"{path} cannot be read as a CSV file ({error}).") from None
+
+
 def csv_rows(file: IO[bytes], column: str | None) -> tuple[list[str], Iterator[dict[str, str | None] | str]]:
     """The headings, and the rows as they are read: UTF-8, or what the first bytes say. In a row's place, why none.
 

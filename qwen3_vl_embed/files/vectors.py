@@ -194,10 +194,8 @@ def check_place(path: Path) -> None:
         raise VectorFileError(f"{path} cannot be written: it is no file.")
     if os.path.isfile(path) and not os.access(path, os.W_OK):
         raise VectorFileError(f"{path} cannot be written: it is write-protected.")
-    probe = path.with_name(f".{token_hex(8)}")
     with told(path):
-        probe.open("xb").close()
-        probe.unlink()
+        _try(path.parent)
 
 
 def check_folder(folder: Path) -> None:
@@ -205,7 +203,17 @@ def check_folder(folder: Path) -> None:
     there = folder.absolute()
     while not os.path.lexists(there):
         there = there.parent
-    check_place(there / token_hex(8))
+    if not there.is_dir():
+        raise VectorFileError(f"{folder} cannot be written: {there} is no folder.")
+    with told(folder):
+        _try(there)
+
+
+def _try(folder: Path) -> None:
+    """Raises OSError."""
+    probe = folder / f".{token_hex(8)}"
+    probe.open("xb").close()
+    probe.unlink()
 
 
 class VectorFile:

@@ -67,8 +67,11 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
     )
     with (fresh / "vectors.npy").open("r+b") as reserved:  # a full disk is an error here, and in a mapping SIGBUS
         os.posix_fallocate(reserved.fileno(), 0, (fresh / "vectors.npy").stat().st_size)
-    rows = [_copy(file, vectors, start) for file, start in zip(files, starts, strict=True)]
-    table = pa.concat_tables(rows, promote_options="default")
+    try:
+        rows = [_copy(file, vectors, start) for file, start in zip(files, starts, strict=True)]
+        table = pa.concat_tables(rows, promote_options="default")
+    except pa.ArrowException as error:
+        raise SourceError(f"{', '.join(map(str, sources))} cannot be indexed together ({error}).") from None
     pq.write_table(table, fresh / "rows.parquet", compression="zstd")
     kinds = np.array(table["kind"].to_pylist())
     blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
@@ -253,10 +256,25 @@ def _about(file: Path) -> dict[str, Any]:
         held = pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{file} cannot be read ({error}).") from None
-    if "embedding" not in held.names or not pa.types.is_fixed_size_list(held.field("embedding").type):
+    if "embedding" not in held.names or not _is_vector(held.field("embedding").type):
         raise SourceError(f"{file} has no vectors in a column `embedding`, as `bulk` and `embed` write them.")
-    about: dict[str, Any] = json.loads((held.metadata or {}).get(b"about", b"{}"))
+    for name in ("kind", "item"):
+        if name not in held.names or not pa.types.is_string(held.field(name).type):
+            raise SourceError(f"{file} has no strings in a column `{name}`, as `bulk` and `embed` write them.")
+    for name in ("root", "vector"):
+        if name in held.names:
+            raise SourceError(f"{file} has a column `{name}`, which an index has of its own: rename it.")
+    try:
+        about = json.loads((held.metadata or {}).get(b"about", b"{}"))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not isinstance(about.get("model", {}), dict):
+        raise SourceError(f"{file} does not say what made it as `bulk` and `embed` do: its `about` is no JSON object.")
     return about
+
+
+def _is_vector(type: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(type) and pa.types.is_floating(type.value_type))
 
 
 def _told(about: dict[str, Any], what: str) -> Any:
@@ -280,6 +298,11 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
         table = pa.table(batch)
         if "error" in table.column_names:
             table = table.filter(pc.is_null(table["error"])).drop_columns(["error"])
+        for name in ("kind", "item", "embedding"):
+            if table[name].null_count:
+                raise SourceError(f"{file} has a row without {name}.")
+        if odd := set(table["kind"].unique().to_pylist()) - set(KINDS):
+            raise SourceError(f"{file} has a row of the kind {odd.pop()}; the kinds are {' and '.join(KINDS)}.")
         if len(table):
             flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             block = flat.reshape(len(table), -1).astype(np.float32)
@@ -292,7 +315,9 @@ def _copy(file: Path, vectors: Matrix, start: int) -> pa.Table:
         table = table.drop_columns(["embedding"])
         if "id" not in table.column_names:
             table = table.add_column(0, "id", table["item"])
-        where = pa.array([root.decode() if root else None] * len(table), pa.string())
+        ids = pc.coalesce(table["id"].cast(pa.string()), table["item"])
+        table = table.set_column(table.column_names.index("id"), "id", ids)
+        where = pa.array([root.decode(errors="replace") if root else None] * len(table), pa.string())
         rows.append(table.append_column("root", where))
     return pa.concat_tables(rows).replace_schema_metadata(None)
 

@@ -224,7 +224,7 @@ class Handler(BaseHTTPRequestHandler):
             ours = error.status is not None and error.status < 500
             status = HTTPStatus.BAD_REQUEST if ours else HTTPStatus.BAD_GATEWAY
             content, kind, more = _json({"error": str(error)})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             status, (content, kind, more) = HTTPStatus.BAD_REQUEST, _json({"error": str(error)})
         if self.close_connection:
             more = more | {"Connection": "close"}

@@ -11,6 +11,7 @@ for any other.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Self
@@ -109,15 +110,28 @@ def digest(arrays: dict[str, NDArray[np.float32]]) -> str:
     return whole.hexdigest()[:12]
 
 
+def parsed(method: str) -> tuple[str, float]:
+    """A method's name and number, 0 where it has none. Raises ValueError: also before vectors are made for it."""
+    name, dash, value = method.partition("-")
+    if (name, dash) in {("mean", ""), ("align", "")}:
+        return name, 0.0
+    if name == "abtt" and re.fullmatch("[1-9][0-9]{0,8}", value):
+        return name, int(value)
+    if name == "zca" and re.fullmatch(r"[0-9]*\.?[0-9]+", value) and 0 < float(value) <= 1:
+        return name, float(value)
+    raise ValueError(f"{method}: the methods are mean, abtt-K (K from 1), zca-A (A above 0, up to 1) and align")
+
+
 def fit(rows: dict[Kind, NDArray[np.float32]], method: str) -> dict[str, NDArray[np.float32]]:
     """The arrays of a calibration file from vectors (N, D) of each kind, fitted to each by itself, but for `align`.
 
-    `method`: `mean`, `abtt-K` (K principal directions), `zca-A` (shrinkage A, 0…1, towards a scaled identity), `align`.
+    `method`: `mean`, `abtt-K` (K principal directions), `zca-A` (shrinkage A, 0 < A ≤ 1, towards a scaled identity) or
+    `align`.
 
     Raises:
-        ValueError: no such method, or nothing that texts could be aligned to or by.
+        ValueError: no such method, nothing that would be left, or nothing that texts could be aligned to or by.
     """
-    name, _, value = method.partition("-")
+    name, value = parsed(method)
     arrays: dict[str, NDArray[np.float32]] = {}
     for kind, vectors in rows.items():
         unit = scaled(vectors)
@@ -125,11 +139,11 @@ def fit(rows: dict[Kind, NDArray[np.float32]], method: str) -> dict[str, NDArray
         arrays[f"mean_{kind}"] = mean.astype(np.float32)
         if name == "abtt":
             directions = np.linalg.svd(unit - mean, full_matrices=False)[2]
+            if value >= len(directions):
+                raise ValueError(f"{method} leaves nothing: {kind}s differ in fewer than {len(directions)} directions")
             arrays[f"top_{kind}"] = directions[: int(value)].astype(np.float32)
         elif name == "zca":
-            arrays[f"whiten_{kind}"] = _zca(unit - mean, float(value)).astype(np.float32)
-        elif method not in ("mean", "align"):
-            raise ValueError(f"{method}: the methods are mean, abtt-K, zca-A and align")
+            arrays[f"whiten_{kind}"] = _zca(unit - mean, value).astype(np.float32)
     return arrays | _alignment(rows, arrays) if method == "align" else arrays
 
 
