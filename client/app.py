@@ -6,10 +6,9 @@ A request is read within its limits, parsed into items, embedded and written, on
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from client import __version__
 from client.errors import (
     COHERE_PATH,
+    TOO_MANY,
     WEAVIATE_PATH,
     ApiError,
     InvalidInput,
@@ -39,24 +39,19 @@ from client.errors import (
 from client.http import api_key, docs, openapi
 from client.http.answers import JSON, MEDIA_TYPES, Done, accepted, stages_ms
 from client.http.api_key import ApiKey
-from client.http.body import Intake, cancelled_on_disconnect, parse_object, read_body
+from client.http.body import cancelled_on_disconnect, parse_object, read_body
 from client.http.cohere import CohereRequest
 from client.http.framing import Drained, Unambiguous
 from client.http.openai import OpenAIRequest
 from client.http.openapi import Endpoint
 from client.http.schemas import Asked, Context, ImageRequest, RenderRequest, TextRequest
-from client.http.served import ByName, Served
+from client.http.served import ByName
 from client.http.weaviate import WeaviateRequest
 from client.items import EmbedInput
-from client.sampler import Sampler
 from client.settings import Settings
+from client.state import State
 from client.telemetry import metrics
 from client.telemetry.access_log import AccessLog
-from client.triton.admission import Admission
-from client.triton.cache import VectorCache
-from client.triton.dispatcher import Dispatcher
-from client.triton.readiness import Readiness
-from client.triton.triton_client import TritonClient
 
 Schema = TextRequest | ImageRequest | OpenAIRequest | CohereRequest | WeaviateRequest
 
@@ -67,31 +62,7 @@ if TYPE_CHECKING:
 OFF_LOOP_BYTES = 256 * 1024
 OFF_LOOP_SHORT = 8 * 1024  # the same of schemas whose lists may hold thousands of short texts
 OFF_LOOP_NUMBERS = 256 * 2560  # of an answer; longer lists are written in pieces, between which others get their turn
-LIMITS = {
-    "max_items",
-    "max_list_items",
-    "max_body_bytes",
-    "max_concurrency",
-    "max_concurrent_pixels",
-    "max_connections",
-    "max_pending_items",
-    "max_pending_bytes",
-    "max_pending_pixels",
-}
-
-
-@dataclass
-class State:
-    """What one process has while it serves."""
-
-    settings: Settings
-    served: Served
-    readiness: Readiness
-    cache: VectorCache
-    intake: Intake
-    admission: Admission
-    dispatcher: Dispatcher
-    sampler: Sampler
+LIMITS = {name for name in Settings.model_fields if name.startswith("max_")}  # that /info tells
 
 
 def state_of(scope: Scope) -> State:
@@ -100,34 +71,19 @@ def state_of(scope: Scope) -> State:
     return state
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The most items in one request: where the benchmark reads its batch size, and of other people's schemas."""
-
-    items: int
-    list_items: int
-
-    @classmethod
-    def of(cls, settings: Settings, most: int | None = None) -> "Limits":
-        """The settings', or `most` where that is less."""
-        return cls(*(min(limit, most or limit) for limit in (settings.max_items, settings.list_items)))
-
-
 class Adapter(Starlette):
     """The application. FastAPI only documents it: its layers around an endpoint were a third of all work here."""
 
     state: State  # type: ignore[assignment]  # there while it serves, in place of Starlette's, which takes any name
     settings: Settings
     traces: "Traces | None"
-    _documented: tuple[tuple[str | None, "Limits"], dict[str, Any]] | None = None
 
-    def openapi(self, served_name: str | None = None, max_items: int | None = None) -> dict[str, Any]:
-        """What GET /openapi.json answers while a model of that name is served, which can do that many items in time."""
-        limits = Limits.of(self.settings, max_items)
-        if self._documented is None or self._documented[0] != (served_name, limits):
-            named = _embedding_routes(limits, f"/{served_name}") if served_name else []
-            self._documented = (served_name, limits), openapi.document([*_routes(limits), *named], self.settings.keyed)
-        return self._documented[1]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Middleware sees requests alone: start and end are the router's."""
+        if scope["type"] == "http":
+            await super().__call__(scope, receive, send)
+        else:
+            await self.router({**scope, "app": self}, receive, send)
 
 
 def create_app(settings: Settings) -> Adapter:
@@ -136,7 +92,7 @@ def create_app(settings: Settings) -> Adapter:
     Raises:
         SettingsError: there should be a key, and is none.
     """
-    routes = _routes(Limits.of(settings))
+    routes = _routes(settings)
     paths = [route.path for route in routes if isinstance(route, Route)]
     embedding = [route.path for route in routes if isinstance(route, Endpoint) and "embeddings" in route.tags]
     middleware = [Middleware(ByName, embedding), Middleware(Drained, settings.max_body_bytes)]
@@ -156,7 +112,7 @@ def create_app(settings: Settings) -> Adapter:
     if settings.traces_url:
         from client.telemetry.traces import Traced, Traces  # imports that nobody else needs
 
-        traces = Traces.to(settings.traces_url)
+        traces = Traces(settings.traces_url)
         middleware.append(Middleware(Traced, traces, paths))
     middleware.append(Middleware(Unambiguous))
     if digests := api_key.digests(settings):
@@ -177,10 +133,10 @@ class Shed:
 
     def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
         self._app = app
-        self._answers = {path: error_response(Overloaded(), path) for path in paths}
+        self._answers = {path: error_response(Overloaded(TOO_MANY.format("items")), path) for path in paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._answers.get(scope.get("path", ""))
+        answer = self._answers.get(scope["path"])
         if answer and scope["method"] == "POST" and state_of(scope).admission.full:
             answer.headers["retry-after"] = str(state_of(scope).dispatcher.after)
             await answer(scope, receive, send)
@@ -188,14 +144,22 @@ class Shed:
             await self._app(scope, receive, send)
 
 
-def _embedding_routes(limits: Limits, prefix: str = "") -> list[BaseRoute]:
+@lru_cache(maxsize=1)
+def contract(settings: Settings, served_name: str | None = None, most: int | None = None) -> dict[str, Any]:
+    """What GET /openapi.json answers while a model of that name is served, which can do `most` items in time."""
+    named = _embedding_routes(settings, most, f"/{served_name}") if served_name else []
+    return openapi.document([*_routes(settings, most), *named], settings.keyed)
+
+
+def _embedding_routes(settings: Settings, most: int | None, prefix: str = "") -> list[BaseRoute]:
     """What is tagged `embeddings` is shed while there is no room, and is there by the model's name too."""
+    ours, others = (min(limit, most or limit) for limit in (settings.max_items, settings.list_items))
     endpoints: dict[str, tuple[Callable[[Request], Awaitable[Response]], type[BaseModel], int]] = {
-        "/txt/embed": (embed_text, TextRequest, limits.items),
-        "/img/embed": (embed_images, ImageRequest, limits.items),
-        "/v1/embeddings": (embed_openai, OpenAIRequest, limits.list_items),
-        COHERE_PATH: (embed_cohere, CohereRequest, limits.list_items),
-        WEAVIATE_PATH: (embed_weaviate, WeaviateRequest, limits.list_items),
+        "/txt/embed": (embed_text, TextRequest, ours),  # where the benchmark reads its batch size
+        "/img/embed": (embed_images, ImageRequest, ours),
+        "/v1/embeddings": (embed_openai, OpenAIRequest, others),
+        COHERE_PATH: (embed_cohere, CohereRequest, others),
+        WEAVIATE_PATH: (embed_weaviate, WeaviateRequest, others),
     }
     return [
         Endpoint(
@@ -204,26 +168,26 @@ def _embedding_routes(limits: Limits, prefix: str = "") -> list[BaseRoute]:
             methods=["POST"],
             tags=["embeddings"],
             responses=openapi.embed_responses(model),
-            openapi_extra=openapi.request_body(model, most),
+            openapi_extra=openapi.request_body(model, items),
         )
-        for path, (endpoint, model, most) in endpoints.items()
+        for path, (endpoint, model, items) in endpoints.items()
     ]
 
 
-def _routes(limits: Limits) -> list[BaseRoute]:
+def _routes(settings: Settings, most: int | None = None) -> list[BaseRoute]:
     operation = {"methods": ["GET"], "tags": ["operation"]}
     healthy = {**operation, "responses": openapi.responses(Unavailable)}
     ready = ["/health", "/health/ready", "/v1/health/ready", "/.well-known/ready"]
     alive = ["/health/live", "/v1/health/live", "/.well-known/live"]
     return [
-        *_embedding_routes(limits),
+        *_embedding_routes(settings, most),
         Endpoint(
             "/debug/render",
             render,
             methods=["POST"],
             tags=["debug"],
             responses=openapi.render_responses(),
-            openapi_extra=openapi.request_body(RenderRequest, limits.items),
+            openapi_extra=openapi.request_body(RenderRequest, settings.max_items),
         ),
         *(Endpoint(path, health, **healthy) for path in ready),
         *(Endpoint(path, live, **operation) for path in alive),
@@ -242,29 +206,17 @@ def _routes(limits: Limits) -> list[BaseRoute]:
 
 @asynccontextmanager
 async def _lifespan(app: Adapter) -> AsyncIterator[None]:
-    settings, traces = app.settings, app.traces
-    client = TritonClient(settings.triton_url, settings.model_name, traces.outgoing if traces else tuple)
-    readiness = Readiness(client, settings.probe_seconds, settings.deadline_seconds)
-    cache = VectorCache(settings.share(settings.cache_bytes))
-    intake = Intake(settings.share(settings.max_pending_bytes))
-    concurrency, most = settings.share(settings.max_concurrency), settings.share(settings.max_pending_items)
-    admission = Admission(most, readiness.deadline, concurrency)
-    pixels, most_pixels = settings.share(settings.max_concurrent_pixels), settings.share(settings.max_pending_pixels)
-    large = Admission(most_pixels, readiness.deadline, pixels, "pixels of large images")
-    dispatcher = Dispatcher(client, readiness, cache, admission, large, concurrency, pixels, settings.deadline_seconds)
-    sampler = Sampler(readiness, cache, admission, intake)
-    served = Served(settings.served_model_name, settings.aliases, settings.any_model_name)
-    app.state = State(settings, served, readiness, cache, intake, admission, dispatcher, sampler)
-    await readiness.probe()  # before the port opens, so that the first request finds a known model
-    keeping = (readiness.keep_probing(), readiness.keep_watching(), sampler.keep_sampling())
+    app.state = state = State.of(app.settings, app.traces.outgoing if app.traces else tuple)
+    await state.readiness.probe()  # before the port opens, so that the first request finds a known model
+    keeping = (state.readiness.keep_probing(), state.readiness.keep_watching(), state.keep_sampling())
     background = [asyncio.create_task(each) for each in keeping]
     yield
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
-    await client.close()
-    if traces:
-        await asyncio.to_thread(traces.close)
+    await state.client.close()
+    if app.traces:
+        await asyncio.to_thread(app.traces.close)
 
 
 @asynccontextmanager
@@ -312,12 +264,12 @@ def _asked_seconds(request: Request) -> float:
 
 async def embed_text(request: Request) -> Response:
     """Embed one text or a list of texts."""
-    return await _embed(request, TextRequest, MEDIA_TYPES)
+    return await _embed(request, TextRequest)
 
 
 async def embed_images(request: Request) -> Response:
     """Embed one image or a list of images; `input` and `content` are two names for the same field."""
-    return await _embed(request, ImageRequest, MEDIA_TYPES)
+    return await _embed(request, ImageRequest)
 
 
 async def embed_openai(request: Request) -> Response:
@@ -335,16 +287,14 @@ async def embed_weaviate(request: Request) -> Response:
     return await _embed(request, WeaviateRequest, untyped=True)
 
 
-async def _embed(
-    request: Request, model: type[Schema], offered: Sequence[str] = (JSON,), untyped: bool = False
-) -> Response:
+async def _embed(request: Request, model: type[Schema], untyped: bool = False) -> Response:
     started = time.perf_counter()
     for name in request.query_params.keys() & model.model_fields.keys():
         raise InvalidInput(f'The query string is not read: send "{name}" in the JSON body.', name)
     state = state_of(request.scope)
     ours = issubclass(model, TextRequest | ImageRequest)
     max_items = state.settings.max_items if ours else state.settings.list_items
-    media_type = accepted(", ".join(request.headers.getlist("accept")), offered)
+    media_type = accepted(", ".join(request.headers.getlist("accept")), MEDIA_TYPES if ours else (JSON,))
     context = Context(max_items, media_type, state.readiness.model)
     async with _received(request, untyped) as (body, within):
         if len(body) > (OFF_LOOP_BYTES if ours else OFF_LOOP_SHORT):
@@ -434,7 +384,7 @@ async def metadata(request: Request) -> Response:
 
 async def figures(request: Request) -> Response:
     """The adapter's metrics for Prometheus, of all workers together."""
-    state_of(request.scope).sampler.sample()
+    state_of(request.scope).sample()
     return Response(metrics.exposition(), media_type=metrics.MEDIA_TYPE)
 
 
@@ -443,7 +393,7 @@ async def document(request: Request) -> Response:
     state = state_of(request.scope)
     limit = max(state.settings.max_items, state.settings.list_items)
     most = min(state.dispatcher.most(images, limit) for images in (False, True))
-    return _json(request.app.openapi(state.served.name(state.readiness.model), most))
+    return _json(contract(state.settings, state.served.name(state.readiness.model), most))
 
 
 def _json(value: object) -> Response:

@@ -69,15 +69,13 @@ class UnsupportedMediaType(ApiError):
     """The body is not plain JSON."""
 
 
-class Overloaded(ApiError):
-    """Too many items (where nothing else is said) or bytes are here already; `after`: the seconds of Retry-After."""
+TOO_MANY = "Too many {} are waiting (rate limit): Retry-After says when to send the request again."
 
-    def __init__(
-        self,
-        message: str = "Too many items are waiting (rate limit): Retry-After says when to send the request again.",
-        param: str | None = None,
-        after: int = 1,
-    ) -> None:
+
+class Overloaded(ApiError):
+    """Too much is here already; `after`: the seconds of Retry-After."""
+
+    def __init__(self, message: str, param: str | None = None, after: int = 1) -> None:
         super().__init__(message, param)
         self.after = after
 

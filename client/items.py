@@ -47,15 +47,7 @@ class Recipe(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Made(NamedTuple):
-    """How a vector was made, and of how many tokens, prompt included."""
-
-    recipe: Recipe
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(NamedTuple):
     """One vector, the model and the recipe that made it, and what it cost."""
 
     vector: NDArray[np.float32]  # (D,) float32, read-only

@@ -25,56 +25,49 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
-    port: int = Field(default=8001, ge=1, le=65535, description="Port to listen on.")
-    workers: int = Field(default=1, ge=1, le=64, description="Processes that answer, on the one port.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(8001, ge=1, le=65535, description="Port to listen on.")
+    workers: int = Field(1, ge=1, le=64, description="Processes that answer, on the one port.")
     triton_url: str = Field(
-        default="127.0.0.1:8011",
+        "127.0.0.1:8011",
         description="host:port of Triton's gRPC endpoint; several: addresses with commas, or dns:///name:port.",
     )
-    model_name: str = Field(default="qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
+    model_name: str = Field("qwen3_vl_embed", min_length=1, description="The model's name in Triton.")
     served_model_name: str | None = Field(
-        default=None, pattern="^[a-z0-9][a-z0-9._-]*$", description="What it is asked for by; unset: the checkpoint's."
+        None, pattern="^[a-z0-9][a-z0-9._-]*$", description="What it is asked for by; unset: the checkpoint's."
     )
     model_aliases: str | None = Field(
-        default=None, description="More names to ask for it by: text-embedding-3-small,embed-v4.0; unset: none."
+        None, description="More names to ask for it by: text-embedding-3-small,embed-v4.0; unset: none."
     )
-    any_model_name: bool = Field(default=False, description="Any name will do in a request's `model`.")
-    api_key: SecretStr | None = Field(default=None, description="Callers must know it; unset: anybody may ask.")
-    api_key_file: Path | None = Field(default=None, description="The same from a file, one key a line: any will do.")
+    any_model_name: bool = Field(False, description="Any name will do in a request's `model`.")
+    api_key: SecretStr | None = Field(None, description="Callers must know it; unset: anybody may ask.")
+    api_key_file: Path | None = Field(None, description="The same from a file, one key a line: any will do.")
     cors_origins: str | None = Field(
-        default=None, description="Web pages that may ask: https://a.example,http://localhost:3000, or *; unset: none."
+        None, description="Web pages that may ask: https://a.example,http://localhost:3000, or *; unset: none."
     )
     max_connections: int = Field(
-        default=4096, ge=1, description="Most connections at once; one more waits for another to close."
+        4096, ge=1, description="Most connections at once; one more waits for another to close."
     )
-    max_items: int = Field(default=256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
+    max_items: int = Field(256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
     max_list_items: int = Field(
-        default=2048, ge=1, le=4096, description="The same of /v1 and /v2, and at most what may wait in one worker."
+        2048, ge=1, le=4096, description="The same of /v1 and /v2, and at most what may wait in one worker."
     )
-    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest request body, in bytes.")
-    max_concurrency: int = Field(
-        default=128, ge=1, description="Most items at Triton at once; less than its queue holds."
-    )
-    max_concurrent_pixels: int = Field(
-        default=64_000_000, ge=1, description="Most pixels of larger images at Triton at once."
-    )
+    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    max_concurrency: int = Field(128, ge=1, description="Most items at Triton at once; less than its queue holds.")
+    max_concurrent_pixels: int = Field(64_000_000, ge=1, description="Most pixels of larger images at Triton at once.")
     max_pending_pixels: int = Field(
-        default=10**10, ge=1, description="Most pixels of larger images waiting or at Triton before a 429."
+        10**10, ge=1, description="Most pixels of larger images waiting or at Triton before a 429."
     )
-    max_pending_items: int = Field(default=4096, ge=1, description="Most items waiting or at Triton before a 429.")
-    max_pending_bytes: int = Field(default=2**30, ge=1024, description="Bytes of all bodies held, before a 429.")
+    max_pending_items: int = Field(4096, ge=1, description="Most items waiting or at Triton before a 429.")
+    max_pending_bytes: int = Field(2**30, ge=1024, description="Bytes of all bodies held, before a 429.")
     deadline_seconds: float | None = Field(
-        default=None,
-        gt=0,
-        le=LONGEST_SECONDS,
-        description="Longest a request may take before a 504.",
+        None, gt=0, le=LONGEST_SECONDS, description="Longest a request may take before a 504."
     )
-    cache_bytes: int = Field(default=128 * 2**20, ge=0, description="Bytes of the vector cache; 0 stores nothing.")
-    probe_seconds: float = Field(default=5, gt=0, le=3600, description="A tiny text is sent after this silence.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="info: every request.")
-    log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line.")
-    traces_url: str | None = Field(default=None, pattern="^https?://", description="OTLP/HTTP receiver of spans.")
+    cache_bytes: int = Field(128 * 2**20, ge=0, description="Bytes of the vector cache; 0 stores nothing.")
+    probe_seconds: float = Field(5, gt=0, le=3600, description="A tiny text is sent after this silence.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="info: every request.")
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line.")
+    traces_url: str | None = Field(None, pattern="^https?://", description="OTLP/HTTP receiver of spans.")
 
     @field_validator("triton_url")
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from client.errors import InvalidInput, NotAcceptable
-from client.http.answers import JSON, MEDIA_TYPES, NPY, RAW, Form, accepted, answer, stages_ms
+from client.http.answers import JSON, MEDIA_TYPES, NPY, RAW, Done, Form, accepted, answer, stages_ms
 from client.items import Embedding, EmbedInput, Recipe
 from tests.in_process import adapter, png64, refused
 
@@ -102,7 +102,8 @@ def test_errors_are_json_in_every_form(http):
 
 def answered(vector: list[float], form: Form):
     embedding = Embedding(np.array(vector, dtype=np.float32), {"id": "m"}, Recipe("r"))
-    return answer([EmbedInput(b"red", param="input[7]")], [embedding], form, stages_ms([embedding]), 0.0)
+    done = Done([embedding], "name", "id", stages_ms([embedding]), 0.0)
+    return answer([EmbedInput(b"red", param="input[7]")], done, form)
 
 
 @pytest.mark.parametrize(("form", "media_type"), [("float", JSON), ("base64", JSON), ("float", NPY), ("float", RAW)])

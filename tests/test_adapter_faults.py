@@ -98,8 +98,8 @@ async def test_a_request_whose_items_come_from_two_models_is_embedded_again(line
     async with adapter(line.url) as http:
         right = (await http.post("/txt/embed", json=RED)).json()["embedding"]
         readiness, cache = http.app.state.readiness, http.app.state.cache
-        key, (vector, made) = next(iter(cache._entries.items()))
-        cache._entries["another", *key[1:]] = bytes(len(vector)), made
+        key, embedding = next(iter(cache._entries.items()))
+        cache._entries["another", *key[1:]] = embedding._replace(vector=np.zeros_like(embedding.vector))
         readiness.model = readiness.model | {"id": "another"}
         assert (await http.post("/txt/embed", json=RED)).json()["embedding"] == [0.0] * len(right)
         answer = await http.post("/txt/embed", json={"input": ["red", "never seen"]})
@@ -304,7 +304,8 @@ def answer(**changed: bytes | None) -> ModelInferResponse:
 def test_an_answer_is_read_whole_or_refused():
     read = read_answer(answer())
     assert (read.tokens, read.preprocess_ms, read.forward_ms) == (3, 1, 2)
-    assert (read.model, read.recipe.id) == (b"model_id".hex(), b"recipe".hex())
+    assert (read.model, read.recipe.id) == ({"id": b"model_id".hex()}, b"recipe".hex())
+    assert not read.vector.flags.writeable  # callers and the cache share it
     known, unknown = read.recipe.warnings  # of a model newer than the adapter
     assert "not trained" in known
     assert "warning 16777216" in unknown

@@ -8,42 +8,36 @@ import numpy as np
 import pytest
 
 from client.errors import Overloaded
-from client.items import EmbedInput, Recipe
+from client.items import Embedding, EmbedInput, Recipe
 from client.triton.cache import ENTRY_OVERHEAD_BYTES, SingleFlight, VectorCache
 from tests.in_process import adapter
 
 VECTOR = np.arange(4, dtype=np.float32)
-RECIPE = Recipe("abc", ("doubtful",))
+EMBEDDING = Embedding(VECTOR, {"id": "m"}, Recipe("abc", ("doubtful",)), tokens=3)
 ENTRY = VECTOR.nbytes + ENTRY_OVERHEAD_BYTES
 
 
-def test_a_vector_comes_back_bit_by_bit_and_read_only():
+def test_an_embedding_comes_back_as_it_was():
     cache = VectorCache(10 * ENTRY)
-    vector = np.random.default_rng(0).standard_normal(64).astype(np.float32)
-    cache.put("a", vector, RECIPE)
-    found, recipe = cache.get("a")
-    assert recipe == RECIPE
-    assert found.dtype == np.float32
-    assert found.tobytes() == vector.tobytes()
-    with pytest.raises(ValueError, match="read-only"):
-        found[0] = 1
+    cache.put("a", EMBEDDING)
+    assert cache.get("a") is EMBEDDING
 
 
 def test_hits_misses_entries_and_bytes_are_counted():
     cache = VectorCache(10 * ENTRY)
     assert cache.get("a") is None
-    cache.put("a", VECTOR, RECIPE)
-    cache.put("a", VECTOR, RECIPE)  # again: replaced, not added
+    cache.put("a", EMBEDDING)
+    cache.put("a", EMBEDDING)  # again: replaced, not added
     cache.get("a")
     assert cache.stats() == {"hits": 1, "misses": 1, "entries": 1, "bytes": ENTRY, "max_bytes": 10 * ENTRY}
 
 
 def test_the_longest_unused_goes_first():
     cache = VectorCache(2 * ENTRY)
-    cache.put("a", VECTOR, RECIPE)
-    cache.put("b", VECTOR, RECIPE)
+    cache.put("a", EMBEDDING)
+    cache.put("b", EMBEDDING)
     cache.get("a")
-    cache.put("c", VECTOR, RECIPE)
+    cache.put("c", EMBEDDING)
     assert cache.get("b") is None
     assert cache.get("a") is not None
     assert cache.get("c") is not None
@@ -53,7 +47,7 @@ def test_the_longest_unused_goes_first():
 @pytest.mark.parametrize("max_bytes", [0, ENTRY - 1])
 def test_what_is_too_large_is_not_stored(max_bytes):
     cache = VectorCache(max_bytes)
-    cache.put("a", VECTOR, RECIPE)
+    cache.put("a", EMBEDDING)
     assert cache.get("a") is None
     assert cache.stats()["bytes"] == 0
 
@@ -61,9 +55,9 @@ def test_what_is_too_large_is_not_stored(max_bytes):
 def test_bytes_stay_within_the_limit_when_sizes_differ():
     cache = VectorCache(20 * ENTRY)
     for index in range(500):
-        cache.put(index % 37, np.zeros(1 + index % 900, dtype=np.float32), RECIPE)
+        cache.put(index % 37, EMBEDDING._replace(vector=np.zeros(1 + index % 900, dtype=np.float32)))
         assert cache.stats()["bytes"] <= 20 * ENTRY
-    cache.put("small", VECTOR, RECIPE)
+    cache.put("small", EMBEDDING)
     assert cache.get("small") is not None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.app import create_app
+from client.app import contract
 from client.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ each_endpoint = pytest.mark.parametrize("endpoint", ["text_endpoint", "image_end
 @cache
 def document(served: str | None) -> dict:
     """Of the adapter while this checkpoint is served."""
-    return create_app(Settings()).openapi(served)
+    return contract(Settings(), served)
 
 
 @pytest.fixture

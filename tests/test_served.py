@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from client.app import create_app
+from client.app import contract
 from client.http.served import Served
 from client.settings import Settings, SettingsError
 from tests.benchmark_client import LocalProvider
@@ -122,7 +122,7 @@ def test_names_of_checkpoints(checkpoint, name):
 
 
 def test_every_operation_has_an_id_of_its_own():
-    operations = [each for path in create_app(Settings()).openapi("a-name")["paths"].values() for each in path.values()]
+    operations = [each for path in contract(Settings(), "a-name")["paths"].values() for each in path.values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
 
 

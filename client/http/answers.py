@@ -21,7 +21,6 @@ from client.items import Embedding, EmbedInput
 JSON, NPY, RAW = MEDIA_TYPES = ("application/json", "application/x-npy", "application/octet-stream")
 MOST_RECIPES = 8  # that a header names: clients and gateways bound its length
 MOST_TOLD = 256  # items of which a header tells each one's tokens: gateways take heads of 4 KB
-_LITTLE_ENDIAN = {"float32": "<f4", "float16": "<f2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,57 +77,54 @@ def stages_ms(embeddings: list[Embedding]) -> dict[str, float]:
     }
 
 
-def answer(
-    items: list[EmbedInput], embeddings: list[Embedding], form: Form, stages: dict[str, float], started: float
-) -> Response:
+def answer(items: list[EmbedInput], done: Done, form: Form) -> Response:
     """The vectors in the form that was asked for, and in the headers what they cost.
 
     Raises:
         InvalidInput: the form cannot hold a number of them; `param` names the item.
     """
-    content, about = _written([embedding.vector for embedding in embeddings], form, items)
-    return Response(content, headers=_headers(embeddings, stages, started) | about, media_type=form.media_type)
+    vectors = numbers(items, done, form.dtype)
+    if form.media_type == JSON:
+        values = in_json(vectors, form.encoding_format)
+        return json_answer({"embedding": values if form.is_list else values[0]}, done)
+    array = np.asarray(vectors if form.is_list else vectors[0])  # (N, D) | (D,)
+    if form.media_type == RAW:
+        about = {"x-shape": ",".join(map(str, array.shape)), "x-dtype": form.dtype}
+        return Response(array.tobytes(), headers=_headers(done) | about, media_type=RAW)
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return Response(file.getvalue(), headers=_headers(done), media_type=NPY)
 
 
 def json_answer(body: dict[str, Any], done: Done) -> Response:
     """A body of one's own, whose vectors are `in_json`, with the headers of every answer."""
-    return Response(orjson.dumps(body), headers=_headers(done.embeddings, done.stages, done.started), media_type=JSON)
+    return Response(orjson.dumps(body), headers=_headers(done), media_type=JSON)
 
 
-def in_json(
-    vectors: Sequence[NDArray[np.float32]], items: Sequence[EmbedInput], encoding_format: str, dtype: str = "float32"
-) -> list[Any]:
-    """Each vector as orjson writes it: a list of numbers, or base64 of its little-endian numbers.
-
-    Numbers are written one vector at a time, so that others get their turn between two.
+def numbers(items: list[EmbedInput], done: Done, dtype: str | None = None) -> list[NDArray[np.floating[Any]]]:
+    """The vectors, little-endian: as they came from Triton in float32, or in float16.
 
     Raises:
         InvalidInput: float16 cannot hold a number of one; `param` names the item.
     """
-    if dtype == "float16":
-        vectors = [_halved(vector, item.param) for vector, item in zip(vectors, items, strict=True)]
-    if encoding_format == "base64":  # little-endian they come from Triton and from `_halved`
+    if dtype != "float16":
+        return [embedding.vector for embedding in done.embeddings]
+    return [_halved(embedding.vector, item.param) for item, embedding in zip(items, done.embeddings, strict=True)]
+
+
+def in_json(vectors: list[NDArray[np.floating[Any]]], encoding_format: str) -> list[Any]:
+    """Each vector as orjson writes it: a list of numbers, or base64 of its bytes.
+
+    Numbers are written one vector at a time, so that others get their turn between two.
+    """
+    if encoding_format == "base64":
         return [binascii.b2a_base64(vector.tobytes(), newline=False).decode() for vector in vectors]
     return [orjson.Fragment(orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)) for vector in vectors]
 
 
-def _written(vectors: list[NDArray[np.float32]], form: Form, items: list[EmbedInput]) -> tuple[bytes, dict[str, str]]:
-    if form.media_type == JSON:
-        values = in_json(vectors, items, form.encoding_format, form.dtype)
-        return orjson.dumps({"embedding": values if form.is_list else values[0]}), {}
-    if form.dtype == "float16":
-        vectors = [_halved(vector, item.param) for vector, item in zip(vectors, items, strict=True)]
-    array = np.asarray(vectors if form.is_list else vectors[0], _LITTLE_ENDIAN[form.dtype])  # (N, D) | (D,)
-    if form.media_type == RAW:
-        return array.tobytes(), {"x-shape": ",".join(map(str, array.shape)), "x-dtype": form.dtype}
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue(), {}
-
-
-def _halved(vector: NDArray[np.float32], param: str) -> NDArray[np.float32]:
+def _halved(vector: NDArray[np.float32], param: str) -> NDArray[np.floating[Any]]:
     with np.errstate(over="ignore"):  # it is looked for, and would be a warning in the log
-        halved = vector.astype(_LITTLE_ENDIAN["float16"])
+        halved = vector.astype("<f2")
     if not np.isfinite(halved).all():
         raise InvalidInput(
             'A number of this vector is too large for float16, which ends at 65504: leave "dtype" out for float32.',
@@ -137,8 +133,8 @@ def _halved(vector: NDArray[np.float32], param: str) -> NDArray[np.float32]:
     return halved
 
 
-def _headers(embeddings: list[Embedding], stages: dict[str, float], started: float) -> dict[str, str]:
-    stages = stages | {"total": (time.perf_counter() - started) * 1e3}
+def _headers(done: Done) -> dict[str, str]:
+    embeddings, stages = done.embeddings, done.stages | {"total": (time.perf_counter() - done.started) * 1e3}
     headers = {f"x-{stage}-ms": f"{took:.3f}" for stage, took in stages.items()}
     headers["x-model"] = embeddings[0].model["id"]  # the dispatcher answers with those of one model
     recipes = list(dict.fromkeys(embedding.recipe for embedding in embeddings))  # several in `/v1` and `/v2` alone

@@ -9,6 +9,7 @@ a query string is no key, since addresses get logged.
 import hmac
 from hashlib import sha256
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client.errors import Unauthorized, error_response
@@ -28,7 +29,7 @@ class ApiKey:
         self._digests = digests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_open = scope["type"] != "http" or (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD"))
+        is_open = scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")
         if is_open or self._knows(_sent(scope)):
             await self._app(scope, receive, send)
         else:
@@ -68,8 +69,5 @@ def _digest(key: str, name: str) -> bytes:
 
 
 def _sent(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, key = value.partition(b" ")
-            return key.strip() if scheme.lower() == b"bearer" else b""
-    return b""
+    scheme, _, key = Headers(scope=scope).get("authorization", "").encode("latin-1").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from client.errors import InvalidInput, Overloaded, TooLarge, UnsupportedMediaType
+from client.errors import TOO_MANY, InvalidInput, Overloaded, TooLarge, UnsupportedMediaType
 
 
 class Intake:
@@ -28,7 +28,7 @@ class Intake:
             Overloaded: there is no room for them.
         """
         if self.held + count > self._max_bytes:
-            raise Overloaded("Too many bytes are waiting (rate limit): send the request again in a second.")
+            raise Overloaded(TOO_MANY.format("bytes"))
         self.held += count
 
     def give_back(self, count: int) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from client.errors import InvalidInput
-from client.http.answers import Done, in_json, json_answer
+from client.http.answers import Done, in_json, json_answer, numbers
 from client.http.contents import Content, listed, of_image, of_item, of_text
 from client.http.purposes import Purpose
 from client.http.schemas import Asked, Context, OptionsRequest
@@ -46,10 +46,7 @@ class CohereRequest(OptionsRequest):
             InvalidInput, TooLarge: an item or a field, by its name.
         """
         purpose = Purpose(self.input_type, context.model)
-        options = self.chosen()
-        if (dimensions := self.one_of("dimensions", "output_dimension")) is not None:
-            options["dimensions"] = dimensions
-        options = purpose.over(options)
+        options = purpose.over(self.chosen(dimensions="output_dimension"))
         items = [content.item(options) for content in self._contents(context.max_items)]
         types = list(dict.fromkeys(self.embedding_types or ["float"]))
         for kind in types:
@@ -57,12 +54,12 @@ class CohereRequest(OptionsRequest):
 
         def answer(done: Done) -> Response:
             purpose.check(done.embeddings[0].model)
-            vectors = [each.vector for each in done.embeddings]
+            vectors = numbers(items, done)
             images = sum(bool(item.image) for item in items)
             body = {
                 "id": done.request_id,
                 "embeddings": {
-                    kind: in_json(vectors, items, kind) if kind in ("float", "base64") else bits(vectors, kind)
+                    kind: in_json(vectors, kind) if kind in ("float", "base64") else bits(vectors, kind)
                     for kind in types
                 },
                 "meta": {
@@ -105,7 +102,7 @@ def _check_type(kind: str, options: dict[str, Any], model: dict[str, Any] | None
             )
 
 
-def bits(vectors: list[NDArray[np.float32]], kind: str) -> list[list[int]]:
+def bits(vectors: list[NDArray[np.floating[Any]]], kind: str) -> list[list[int]]:
     """Eight dimensions a byte, the first one in its highest bit, 1 for above 0.
 
     `ubinary`: 0…255; `binary`: the same less 128, as Cohere and sentence-transformers have it.
@@ -120,12 +117,3 @@ class CohereResponse(BaseModel):
     embeddings: dict[EmbeddingType, list[Any]]
     meta: dict[str, Any]
     response_type: Literal["embeddings_by_type"]
-
-
-class CohereErrorResponse(BaseModel):
-    """The body of every error at this path."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str

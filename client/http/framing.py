@@ -21,7 +21,7 @@ class Unambiguous:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (fault := _fault(scope)):
+        if fault := _fault(scope):
             response = error_response(InvalidInput(fault), scope["path"])
             response.headers["connection"] = "close"
             await response(scope, receive, send)
@@ -50,9 +50,6 @@ class Drained:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0" if b"transfer-encoding" not in headers else b"")
         came, ended = 0, length == b"0" or b"expect" in headers

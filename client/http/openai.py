@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import Response
 
 from client.errors import InvalidInput
-from client.http.answers import Done, in_json, json_answer
+from client.http.answers import Done, in_json, json_answer, numbers
 from client.http.contents import Content, contents, listed, of_conversation
 from client.http.purposes import Purpose
 from client.http.schemas import Asked, Context, OptionsRequest
@@ -98,12 +98,7 @@ class OpenAIRequest(OptionsRequest, Harmless):
         purpose = Purpose(
             self.one_of("input_type", "task"), context.model, "input_type" if self.task is None else "task"
         )
-        named = {
-            "dimensions": self.one_of("dimensions", "output_dimension"),
-            "normalize": self.one_of("normalize", "normalized"),
-        }
-        options = self.chosen() | {name: value for name, value in named.items() if value is not None}
-        options = purpose.over(options)
+        options = purpose.over(self.chosen(dimensions="output_dimension", normalize="normalized"))
         contents = self._contents(context.max_items)
         self._check_modality(contents)
         items = [content.item(options) for content in contents]
@@ -111,7 +106,7 @@ class OpenAIRequest(OptionsRequest, Harmless):
         def answer(done: Done) -> Response:
             self._check_length(done.embeddings)
             purpose.check(done.embeddings[0].model)
-            vectors = in_json([each.vector for each in done.embeddings], items, form, self.dtype or "float32")
+            vectors = in_json(numbers(items, done, self.dtype), form)
             body = {
                 "object": "list",
                 "data": [{"object": "embedding", "index": i, "embedding": value} for i, value in enumerate(vectors)],

@@ -18,10 +18,11 @@ from client import __version__
 from client.errors import TOLD, ApiError, NotAcceptable, Unauthorized
 from client.http.answers import NPY, RAW
 from client.http.api_key import OPEN
-from client.http.cohere import CohereErrorResponse, CohereRequest, CohereResponse
+from client.http.cohere import CohereRequest, CohereResponse
 from client.http.openai import OpenAIRequest, OpenAIResponse
 from client.http.schemas import (
     EmbeddingResponse,
+    ErrorDetail,
     ErrorResponse,
     ImageRequest,
     RenderRequest,
@@ -129,7 +130,7 @@ _ANSWERS: dict[type, tuple[type, type]] = {
     TextRequest: (EmbeddingResponse, ErrorResponse),
     ImageRequest: (EmbeddingResponse, ErrorResponse),
     OpenAIRequest: (OpenAIResponse, ErrorResponse),
-    CohereRequest: (CohereResponse, CohereErrorResponse),
+    CohereRequest: (CohereResponse, ErrorDetail),
     WeaviateRequest: (WeaviateResponse, WeaviateErrorResponse),
 }
 
@@ -164,11 +165,10 @@ def request_body(model: type[BaseModel], max_items: int) -> dict[str, Any]:
     """The `openapi_extra` of an endpoint that parses its body itself."""
     schema = model.model_json_schema()
     for field in schema["properties"].values():
-        if any("items" in kind for kind in field.get("anyOf", [])):
-            field.pop("default", None)  # null, which is only how "not sent" looks in Python
-            for kind in field["anyOf"]:
-                if "items" in kind:
-                    kind["maxItems"] = max_items
+        for kind in field.get("anyOf", []):
+            if "items" in kind:
+                field.pop("default", None)  # null, which is only how "not sent" looks in Python
+                kind["maxItems"] = max_items
     if "content" in schema["properties"]:
         schema["oneOf"] = [{"required": ["input"]}, {"required": ["content"]}]
     examples = {name: {"value": value} for name, value in _EXAMPLES[model].items()}

@@ -79,10 +79,15 @@ class _Request(TextOptions):
         except ValidationError as error:
             raise _first(error, cls) from None
 
-    def chosen(self) -> dict[str, Any]:
-        """The model's options that were sent."""
-        names = self.model_fields_set & _OPTIONS
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+    def chosen(self, **others: str) -> dict[str, Any]:
+        """The model's options that were sent; `others`: the other names that some of them have.
+
+        Raises:
+            InvalidInput: one is sent by both names.
+        """
+        sent = {name: getattr(self, name) for name in self.model_fields_set & _OPTIONS}
+        sent |= {name: self.one_of(name, other) for name, other in others.items()}
+        return {name: value for name, value in sent.items() if value is not None}
 
     def one_of(self, *names: str) -> Any:
         """The value of a field that has several names; None where it is not sent.
@@ -111,18 +116,8 @@ class _Answered(BaseModel):
         None, description="The numbers' precision in every form of the answer; float32 is the default, and exact."
     )
 
-    def form(self, media_type: str, is_list: bool) -> Form:
-        """The whole form of the answer: the media type is the Accept header's, and a list is answered with a list.
-
-        Raises:
-            InvalidInput: base64 was asked for in an answer that is not JSON.
-        """
-        if self.encoding_format == "base64" and media_type != JSON:
-            raise InvalidInput(f'"encoding_format" is for JSON: leave it out, or accept {JSON}.', "encoding_format")
-        return Form(is_list, media_type, self.encoding_format or "float", self.dtype or "float32")
-
-    def is_list(self) -> bool:
-        """Whether a list was sent, and will be answered with a list."""
+    def source(self) -> tuple[str, str | list[str]]:
+        """The field that was sent, and its value: a list will be answered with a list."""
         raise NotImplementedError
 
     def items(self) -> list[EmbedInput]:
@@ -133,10 +128,13 @@ class _Answered(BaseModel):
         """All of it.
 
         Raises:
-            InvalidInput: an item, or the form of the answer.
+            InvalidInput: an item, or base64 in an answer that is not JSON.
         """
-        items, form = self.items(), self.form(context.media_type, self.is_list())
-        return Asked(items, self.model, lambda done: answer(items, done.embeddings, form, done.stages, done.started))
+        items, is_list = self.items(), isinstance(self.source()[1], list)
+        if self.encoding_format == "base64" and context.media_type != JSON:
+            raise InvalidInput(f'"encoding_format" is for JSON: leave it out, or accept {JSON}.', "encoding_format")
+        form = Form(is_list, context.media_type, self.encoding_format or "float", self.dtype or "float32")
+        return Asked(items, self.model, lambda done: answer(items, done, form))
 
 
 class _Placed(BaseModel):
@@ -155,8 +153,8 @@ class TextRequest(_Request, _Answered):
 
     input: Strings = Field(description="One text, or a list of texts.")
 
-    def is_list(self) -> bool:
-        return isinstance(self.input, list)
+    def source(self) -> tuple[str, str | list[str]]:
+        return "input", self.input
 
     def items(self) -> list[EmbedInput]:
         """One item for each text.
@@ -165,7 +163,7 @@ class TextRequest(_Request, _Answered):
             InvalidInput: a text is empty.
         """
         options = self.chosen()
-        return [of_text(text, name).item(options) for name, text in _named("input", self.input)]
+        return [of_text(text, name).item(options) for name, text in _named(*self.source())]
 
 
 class ImageRequest(_Placed, ImageOptions, _Request, _Answered):
@@ -177,7 +175,8 @@ class ImageRequest(_Placed, ImageOptions, _Request, _Answered):
     content: MaybeStrings = Field(None, description="Another name for `input`.")
     text: MaybeStrings = Field(None, description="A text for each image: one vector of both.")
 
-    def _source(self) -> tuple[str, str | list[str]]:
+    def source(self) -> tuple[str, str | list[str]]:
+        """Raises InvalidInput: not exactly one of the two fields is sent."""
         sent = [
             (name, value) for name, value in (("input", self.input), ("content", self.content)) if value is not None
         ]
@@ -185,16 +184,13 @@ class ImageRequest(_Placed, ImageOptions, _Request, _Answered):
             raise InvalidInput('Send the image in exactly one of "input" and "content".', "input")
         return sent[0]
 
-    def is_list(self) -> bool:
-        return isinstance(self._source()[1], list)
-
     def items(self) -> list[EmbedInput]:
         """One item for each image.
 
         Raises:
             InvalidInput: not exactly one of the two fields, or an image is not base64.
         """
-        options, images = self.chosen(), _named(*self._source())
+        options, images = self.chosen(), _named(*self.source())
         return [
             Content(name, text, decode_image(image, name)).item(options)
             for (name, image), text in zip(images, self._texts(len(images)), strict=True)
@@ -204,7 +200,7 @@ class ImageRequest(_Placed, ImageOptions, _Request, _Answered):
         if self.text is None:
             return [""] * images
         named = _named("text", self.text)
-        if isinstance(self.text, list) != self.is_list() or len(named) != images:
+        if isinstance(self.text, list) != isinstance(self.source()[1], list) or len(named) != images:
             raise InvalidInput('Send as many texts in "text" as there are images, in the same form.', "text")
         return [of_text(text, name).text for name, text in named]
 

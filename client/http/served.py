@@ -25,10 +25,9 @@ class ByName:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            name, _, path = scope["path"].removeprefix("/").partition("/")
-            if name and f"/{path}" in self._paths:
-                scope = {**scope, "path": f"/{path}", "served_name": name}
+        name, _, path = scope["path"].removeprefix("/").partition("/")
+        if name and f"/{path}" in self._paths:
+            scope = {**scope, "path": f"/{path}", "served_name": name}
         await self._app(scope, receive, send)
 
 

@@ -4,7 +4,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from client.errors import InvalidInput, TooLarge
-from client.http.answers import Done, in_json, json_answer
+from client.http.answers import Done, in_json, json_answer, numbers
 from client.http.contents import listed, of_image, of_text
 from client.http.schemas import Asked, Context, OptionsRequest
 
@@ -35,7 +35,7 @@ class WeaviateRequest(OptionsRequest):
         ]
 
         def answer(done: Done) -> Response:
-            vectors = in_json([each.vector for each in done.embeddings], items, "float")
+            vectors = in_json(numbers(items, done), "float")
             return json_answer({"textVectors": vectors[: len(texts)], "imageVectors": vectors[len(texts) :]}, done)
 
         return Asked(items, None, answer)

@@ -28,9 +28,6 @@ class AccessLog:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         started = time.perf_counter()
         own_id = scope["request_id"] = request_id(scope["headers"])
         status = 0

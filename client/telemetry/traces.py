@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,17 +19,15 @@ SERVICE = {"service.name": "qwen3-vl-embed-adapter", "service.version": __versio
 
 
 class Traces:
-    """Where the spans of this process go. OTEL_* variables (of the sampler, for one) are the SDK's own."""
+    """Where the spans of this process go: to the receiver at `url`, such as http://localhost:4318/v1/traces.
 
-    def __init__(self, processor: SpanProcessor) -> None:
+    While it is away, spans are lost. OTEL_* variables (of the sampler, for one) are the SDK's own.
+    """
+
+    def __init__(self, url: str) -> None:
         self._provider = TracerProvider(resource=Resource.create(SERVICE), shutdown_on_exit=False)
-        self._provider.add_span_processor(processor)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url)))
         self.tracer = self._provider.get_tracer("client")
-
-    @classmethod
-    def to(cls, url: str) -> "Traces":
-        """To the receiver at `url`, such as http://localhost:4318/v1/traces; while it is away, spans are lost."""
-        return cls(BatchSpanProcessor(OTLPSpanExporter(url)))
 
     @staticmethod
     def outgoing() -> Sequence[tuple[str, str]]:
@@ -52,9 +50,6 @@ class Traced:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"] if scope["path"] in self._paths else "other"
         about = {"http.request.method": scope["method"], "http.route": path, "request.id": scope["request_id"]}

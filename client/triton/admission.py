@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from client.errors import Overloaded
+from client.errors import TOO_MANY, Overloaded
 
 MARGIN = 0.8  # of the time that there is: the pace was that of items before
 
@@ -50,10 +50,7 @@ class Admission:
             Overloaded: there is no room for them.
         """
         if self.pending and self.pending + count > min(most, self._within(seconds)):
-            raise Overloaded(
-                f"Too many {self._unit} are waiting (rate limit): Retry-After says when to send the request again.",
-                after=after,
-            )
+            raise Overloaded(TOO_MANY.format(self._unit), after=after)
         self.pending += count
         ahead, served, since = self.pending, self._served, time.monotonic()
         try:

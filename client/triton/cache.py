@@ -9,59 +9,48 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from client.items import Made
+from client.items import Embedding
 
 V = TypeVar("V")
 
-# The key (a tuple of the model's id and a digest of 32 bytes), the bytes object and the dictionary's slot: 340 bytes by
-# RSS; plus the ids of model and recipe and the recipe's warnings. Nothing of an item itself, its options included.
+# The key (a tuple of the model's id and a digest of 32 bytes), the embedding with its array and its recipe, and the
+# dictionary's slot: 720 bytes by RSS. Nothing of an item itself, its options included.
 ENTRY_OVERHEAD_BYTES = 768
 
 
-class Cached(NamedTuple):
-    """A vector, (D,) float32 and read-only, and how it was made."""
-
-    vector: NDArray[np.float32]
-    made: Made
-
-
 class VectorCache:
-    """key -> float32 vector, of at most `max_bytes` in all, keys included. With 0 bytes it stores nothing."""
+    """key -> embedding, of at most `max_bytes` in all, keys included. With 0 bytes it stores nothing."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[Hashable, tuple[bytes, Made]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Embedding] = OrderedDict()
         self.bytes = 0
         self.hits = 0
         self.misses = 0
 
-    def get(self, key: Hashable) -> Cached | None:
+    def get(self, key: Hashable) -> Embedding | None:
         """What is remembered under this key, or None."""
-        if (stored := self._entries.get(key)) is None:
+        if (found := self._entries.get(key)) is None:
             self.misses += 1
             return None
         self.hits += 1
         self._entries.move_to_end(key)
-        return Cached(np.frombuffer(stored[0], dtype=np.float32), stored[1])
+        return found
 
-    def put(self, key: Hashable, vector: NDArray[np.float32], made: Made) -> None:
-        """Remember a vector, in place of the longest unused ones."""
-        stored = vector.astype(np.float32, copy=False).tobytes()
-        size = len(stored) + ENTRY_OVERHEAD_BYTES
+    def put(self, key: Hashable, embedding: Embedding) -> None:
+        """Remember an embedding, in place of the longest unused ones."""
+        size = embedding.vector.nbytes + ENTRY_OVERHEAD_BYTES
         if size > self._max_bytes:
             return
         if (replaced := self._entries.pop(key, None)) is not None:
-            self.bytes -= len(replaced[0]) + ENTRY_OVERHEAD_BYTES
-        self._entries[key] = stored, made
+            self.bytes -= replaced.vector.nbytes + ENTRY_OVERHEAD_BYTES
+        self._entries[key] = embedding
         self.bytes += size
         while self.bytes > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)
-            self.bytes -= len(oldest[0]) + ENTRY_OVERHEAD_BYTES
+            self.bytes -= oldest.vector.nbytes + ENTRY_OVERHEAD_BYTES
 
     def stats(self) -> dict[str, int]:
         """Hits, misses, entries, bytes, and the most bytes there may be."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 
 from client.errors import ApiError, DeadlinePassed, InvalidInput, Unavailable
-from client.items import Embedding, EmbedInput, Made
+from client.items import Embedding, EmbedInput
 from client.triton.admission import MARGIN, Admission
 from client.triton.cache import Flight, SingleFlight, VectorCache
 from client.triton.pace import CHEAPER, DEADLINE_SECONDS, Pace
@@ -60,7 +60,6 @@ class Dispatcher:
         large: Admission,
         max_concurrency: int,
         max_pixels: int,
-        deadline_seconds: float | None,
     ) -> None:
         self._client = client
         self._readiness = readiness
@@ -68,7 +67,6 @@ class Dispatcher:
         self._flights: SingleFlight[Embedding] = SingleFlight()
         self._slots = asyncio.Semaphore(max_concurrency)
         self._pixels = Pixels(max_pixels)
-        self._deadline_seconds = deadline_seconds
         self._pace = Pace()
         self._admission = admission  # of all items
         self._large = large  # of large images, by their pixels
@@ -108,7 +106,7 @@ class Dispatcher:
 
     def most(self, images: bool, limit: int, seconds: float | None = None) -> int:
         """How many items one request may hold, `limit` at most, to be answered in time if the model is at its best."""
-        seconds = seconds or self._deadline_seconds or DEADLINE_SECONDS
+        seconds = seconds or self._readiness.deadline_seconds or DEADLINE_SECONDS
         return self._pace.most(self._readiness.model, images, MARGIN * seconds, limit)
 
     @property
@@ -133,7 +131,7 @@ class Dispatcher:
 
     def _check_time(self, images: bool, different: int, param: str) -> None:
         """What would miss its deadline again and again is refused at once, and not as something to be sent again."""
-        model, given, kind = self._readiness.model, self._deadline_seconds, "image" if images else "text"
+        model, given, kind = self._readiness.model, self._readiness.deadline_seconds, "image" if images else "text"
         if given and self._pace.hopeless(model, images, given):
             raise InvalidInput(
                 f"One {kind} takes about {round(self._pace.lone(model, images), 2):g} s here, and "
@@ -152,7 +150,7 @@ class Dispatcher:
         model = self._readiness.model
         if model is None or (cached := self._cache.get((model["id"], item.digest))) is None:
             return None
-        return Embedding(cached.vector, model, cached.made.recipe, tokens=cached.made.tokens)
+        return cached._replace(model=model)
 
     async def _embed_all(self, items: list[EmbedInput], request_id: str) -> list[Embedding]:
         flights, shared, turn = [], [], asyncio.Lock()
@@ -172,8 +170,7 @@ class Dispatcher:
 
     async def _compute_and_remember(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:
         embedding = await self._compute(item, request_id, turn)
-        key, made = (embedding.model["id"], item.digest), Made(embedding.recipe, embedding.tokens)
-        self._cache.put(key, embedding.vector, made)
+        self._cache.put((embedding.model["id"], item.digest), _free(embedding))
         return embedding
 
     async def _compute(self, item: EmbedInput, request_id: str, turn: asyncio.Lock) -> Embedding:

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from client.errors import ApiError, DeadlinePassed, Unavailable
@@ -38,7 +39,7 @@ class Readiness:
     def __init__(self, client: TritonClient, probe_seconds: float, deadline_seconds: float | None) -> None:
         self._client = client
         self._probe_seconds = probe_seconds
-        self._deadline_seconds = deadline_seconds
+        self.deadline_seconds = deadline_seconds  # None where nothing is set
         self._warm_up: Shown | None = None  # of the model that answered last
         self._up = asyncio.Event()
         self._gone = asyncio.Event()
@@ -91,7 +92,7 @@ class Readiness:
 
     def deadline(self, items: Iterable[EmbedInput] = ()) -> float:
         """Seconds that a request with these items may take: as set, or as the model's warm-up says."""
-        return self._deadline_seconds or deadline(self._warm_up, items)
+        return self.deadline_seconds or deadline(self._warm_up, items)
 
     def timeout(self, seconds: float) -> DeadlinePassed:
         """What a request is told whose so many seconds are over."""
@@ -169,11 +170,9 @@ class Readiness:
         if not self._up.is_set():
             await asyncio.sleep(RETRY_SECONDS)
             return
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(max(self._probe_seconds - self._silent_seconds(), RETRY_SECONDS)):
                 await self._gone.wait()
-        except TimeoutError:
-            pass
 
     def _silent_seconds(self) -> float:
         return time.monotonic() - (self._answered_at or 0.0)

@@ -11,22 +11,14 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from client.errors import (
-    ApiError,
-    DeadlinePassed,
-    InferenceFailed,
-    InvalidInput,
-    Overloaded,
-    Unavailable,
-)
+from client.errors import ApiError, DeadlinePassed, InferenceFailed, InvalidInput, Overloaded, Unavailable
 from client.items import WARNINGS, Embedding, EmbedInput, Recipe
 
 logger = logging.getLogger(__name__)
@@ -85,10 +77,9 @@ class TritonClient:
         sent = time.perf_counter()
         answer = await self._infer(item, timeout, request_id)
         took = time.perf_counter() - sent
-        model = self._models.get(answer.model) or await self._described(answer.model, timeout - took)
-        queue_ms = max(0.0, took * 1e3 - answer.preprocess_ms - answer.forward_ms)
-        stages = (queue_ms, answer.preprocess_ms, answer.forward_ms, answer.batch_items)
-        return Embedding(answer.vector, model, answer.recipe, True, answer.tokens, *stages, answer.json)
+        identifier = answer.model["id"]
+        model = self._models.get(identifier) or await self._described(identifier, timeout - took)
+        return answer._replace(model=model, queue_ms=max(0.0, took * 1e3 - answer.preprocess_ms - answer.forward_ms))
 
     @property
     def connected(self) -> bool:
@@ -106,12 +97,12 @@ class TritonClient:
                 if model in models:
                     break
                 answer = await self._infer(_DESCRIBE, timeout, "describe")
-                models[answer.model] = {"id": answer.model, **(answer.json or {})}
+                models[answer.model["id"]] = answer.model | (answer.json or {})
         if model not in models:
             raise Unavailable("The model was replaced while it answered: send the request again.", begun=False)
         return models[model]
 
-    async def _infer(self, item: EmbedInput, timeout: float, request_id: str) -> "Answer":
+    async def _infer(self, item: EmbedInput, timeout: float, request_id: str) -> Embedding:
         request = service_pb2.ModelInferRequest(
             model_name=self._model_name,
             id=request_id,
@@ -149,21 +140,8 @@ def _element(content: bytes) -> bytes:
     return struct.pack("<I", len(content)) + content
 
 
-class Answer(NamedTuple):
-    """The outputs of one item."""
-
-    vector: NDArray[np.float32]  # (D,) float32, read-only
-    tokens: int
-    model: str  # its id, in hex
-    recipe: Recipe
-    preprocess_ms: float
-    forward_ms: float
-    batch_items: int
-    json: dict[str, Any] | None  # in place of a vector
-
-
-def read_answer(response: service_pb2.ModelInferResponse) -> Answer:
-    """The outputs of one item.
+def read_answer(response: service_pb2.ModelInferResponse) -> Embedding:
+    """The outputs of one item; of its model they hold the id alone.
 
     Raises:
         InferenceFailed: one is missing or malformed, or the vector holds NaN or infinity.
@@ -181,8 +159,8 @@ def read_answer(response: service_pb2.ModelInferResponse) -> Answer:
     if not np.isfinite(vector).all():  # JSON has no NaN: it would arrive as null
         raise _our_fault("the vector is not finite")
     tokens, model, recipe, preprocess_ms, forward_ms, batch_items, bits = fixed
-    made = Recipe(recipe.hex(), warnings(bits))
-    return Answer(vector, tokens, model.hex(), made, preprocess_ms, forward_ms, batch_items, json)
+    made, took = Recipe(recipe.hex(), warnings(bits)), (0.0, preprocess_ms, forward_ms)
+    return Embedding(vector, {"id": model.hex()}, made, True, tokens, *took, batch_items, json)
 
 
 def warnings(bits: int) -> tuple[str, ...]:
