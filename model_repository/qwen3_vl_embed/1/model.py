@@ -26,7 +26,6 @@ from embedder import (
     Abandoned,
     Answer,
     CaptureFailed,
-    Description,
     Embedder,
     EmbedderConfig,
     Embedding,
@@ -35,6 +34,7 @@ from embedder import (
     InvalidInput,
     Options,
     Rendering,
+    Result,
 )
 from embedder.config import PREFIX
 from embedder.embedder import COUNTS
@@ -148,7 +148,7 @@ class TritonPythonModel:
         return [self._respond([next(answers) for _ in request]) for request in requests]
 
     def _respond(self, answers: list[Answer]) -> "pb_utils.InferenceResponse":
-        rows: list[Embedding | Rendering | Description] = []
+        rows: list[Result] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, EmbedError):
                 return failure(answer, f"row {index}: " if len(answers) > 1 else "")

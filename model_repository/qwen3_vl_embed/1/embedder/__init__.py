@@ -27,7 +27,7 @@ from .errors import Abandoned, EmbedError, InferenceFailed, InvalidInput, Unsupp
 from .forward.replay import CaptureFailed
 from .inputs import EmbedInput
 from .options import Options
-from .prepare.preparer import Description, Rendering, Warnings
+from .prepare.preparer import Description, Rendering, Result, Warnings
 
 __all__ = [
     "Abandoned",
@@ -43,6 +43,7 @@ __all__ = [
     "InvalidInput",
     "Options",
     "Rendering",
+    "Result",
     "UnsupportedCheckpoint",
     "Warnings",
 ]

@@ -43,12 +43,11 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LFS = b"version https://git-lfs"  # how a Git LFS pointer begins
+PICKLED = "pickled weights, which may run code; this server reads safetensors: convert them (save_pretrained does)"
 # Weights that this server does not read, by the ends of their files' names.
 FOREIGN = {
     ".gguf": "GGUF files; this server reads safetensors: give the checkpoint that they were made from",
-    ".bin": "pickled weights, which may run code; this server reads safetensors: convert them (save_pretrained does)",
-    ".pt": "pickled weights, which may run code; this server reads safetensors: convert them (save_pretrained does)",
-    ".pth": "pickled weights, which may run code; this server reads safetensors: convert them (save_pretrained does)",
+    **dict.fromkeys((".bin", ".pt", ".pth"), PICKLED),
     ".onnx": "an ONNX export; this server reads safetensors: give the checkpoint that it was made from",
 }
 IMAGE_TOKEN = "<|image_pad|>"

@@ -4,6 +4,7 @@ import os
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .options import ImageOptions
@@ -76,20 +77,18 @@ class EmbedderConfig(BaseSettings, ImageOptions):
             ValueError: an `EMBED_*` variable is not a setting, or its value is not allowed; the message names it.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
-        if unknown:
+        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
             raise ValueError(f"{', '.join(unknown)}: no such setting; the settings are {', '.join(sorted(known))}")
         try:
             return cls()
         except ValidationError as error:
-            problems = error.errors()
-        sentences = []
-        for problem in problems:
-            name = PREFIX + "".join(map(str, problem["loc"][:1])).upper()
-            if name == PREFIX:  # from the validator above, which names the settings itself
-                sentences.append(problem["msg"].removeprefix("Value error, "))
-            elif problem["type"] == "missing":
-                sentences.append(f"{name} must be set")
-            else:
-                sentences.append(f"{name}: {problem['msg']}, not {problem['input']!r}")
-        raise ValueError("; ".join(sentences))
+            raise ValueError("; ".join(map(_sentence, error.errors()))) from None
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    if not problem["loc"]:  # from the validator above, which names the settings itself
+        return problem["msg"].removeprefix("Value error, ")
+    name = f"{PREFIX}{problem['loc'][0]}".upper()
+    if problem["type"] == "missing":
+        return f"{name} must be set"
+    return f"{name}: {problem['msg']}, not {problem['input']!r}"

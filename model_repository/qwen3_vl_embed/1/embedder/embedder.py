@@ -29,9 +29,8 @@ from .forward.pooling import finish, pool
 from .inputs import EmbedInput
 from .options import Layer, Options, said
 from .prepare import images
-from .prepare.preparer import Description, Prepared, Preparer, Rendering, Warnings
+from .prepare.preparer import Prepared, Preparer, Result
 from .prepare.prompts import PROMPTS
-from .prepare.recipes import Recipe
 from .prepare.renderer import Renderer
 from .prepare.sequence import Sequence
 from .published import OWN, published
@@ -60,20 +59,14 @@ SHORT = 300_000_000
 
 
 @dataclass(frozen=True)
-class Embedding:
-    """One input's vector, float32 (D,) or (dimensions,), and what it took."""
+class Embedding(Result):
+    """One input's vector, float32 (D,) or (dimensions,)."""
 
     vector: NDArray[np.float32]
-    tokens: int  # of the whole sequence, prompt included
-    preprocess_ms: float  # of this input
-    forward_ms: float  # of the forward pass that it was part of
-    batch_items: int  # inputs in that pass
-    recipe: Recipe
-    warnings: Warnings = Warnings.NONE
 
 
 logger = logging.getLogger(__name__)
-Answer = Embedding | Rendering | Description | EmbedError  # the second and third are for those who ask for them
+Answer = Result | EmbedError  # an `Embedding`, or a `Rendering` or a `Description` for those who ask for one
 
 
 class Embedder:
@@ -229,15 +222,11 @@ class Embedder:
             return [failure]
         self.counts["halved_passes"] += 1
         half = len(items) // 2
-        if isinstance(error, torch.OutOfMemoryError):
-            self._shrink(sum(len(item.sequence) for item in items) // 2)
+        tokens = max(LEAST, sum(len(item.sequence) for item in items) // 2)
+        if isinstance(error, torch.OutOfMemoryError) and tokens < self.batch_tokens:  # it would happen again and again
+            logger.warning("out of memory: passes have at most %d tokens from now on", tokens)
+            self.batch_tokens = self.info["batch_tokens"] = tokens
         return [answer for part in (items[:half], items[half:]) for answer in self._finish_pass(self._start(part))]
-
-    def _shrink(self, tokens: int) -> None:
-        """Passes that ran out of memory once would do so again, each time after most of their work."""
-        if max(tokens, LEAST) < self.batch_tokens:
-            logger.warning("out of memory: passes have at most %d tokens from now on", max(tokens, LEAST))
-            self.batch_tokens = self.info["batch_tokens"] = max(tokens, LEAST)
 
     def _count(self, prepared: list[Prepared], packed: Packed) -> None:
         self.counts["passes"] += 1
@@ -256,8 +245,7 @@ class Embedder:
             vector = finish(row, recipe)
         except EmbedError as error:
             return error
-        timing = (prepared.preprocess_ms, forward_ms, items)
-        return Embedding(vector, len(sequence), *timing, recipe, prepared.warnings)
+        return Embedding(recipe, len(sequence), prepared.preprocess_ms, prepared.warnings, forward_ms, items, vector)
 
     def _describe(self) -> dict[str, Any]:
         """What makes the vectors: for `/info`, and (its `id`) for caches, which changes whenever a vector may."""

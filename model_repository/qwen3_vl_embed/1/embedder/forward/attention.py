@@ -122,10 +122,9 @@ def flash(
     parameters are the same in torch 2.11 and 2.12.
     """
     offsets = [bounds.offsets.to(q.device) for bounds in (queries, keys)]  # elsewhere only in a spread checkpoint
-    out: torch.Tensor = torch.ops.aten._flash_attention_forward(
+    return torch.ops.aten._flash_attention_forward(
         q, k, v, *offsets, queries.longest, keys.longest, 0.0, causal, False, scale=scale
     )[0]
-    return out
 
 
 def _grouped(
@@ -152,12 +151,7 @@ def _grouped(
 
 
 def _attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    before: KeysValues | None,
-    scaling: float,
-    causal: bool,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, before: KeysValues | None, scaling: float, causal: bool
 ) -> torch.Tensor:
     if q.is_cuda and q.dtype not in HALF:  # no kernel but the one that keeps every score takes fewer heads of keys
         k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))

@@ -15,6 +15,7 @@ from ..options import Layer
 from ..prepare.images import MERGE
 from .attention import Bounds, Prefixed
 from .packing import Packed, PackedImages
+from .recordings import Pass, States
 
 # Beyond these sizes a GPU computes the 4B's pass for longer than a CPU takes to call its kernels (some 20 ms: 1,000
 # tokens of texts or 8 swatches on an H100), and what a bucket has too much would be computed for nothing.
@@ -120,19 +121,16 @@ def _put(mine: torch.Tensor, given: torch.Tensor, rest: int | None = None) -> No
         mine[..., length:].fill_(rest)
 
 
-Run = Callable[[Packed, frozenset[Layer], torch.Tensor | None], dict[Layer, torch.Tensor]]
-
-
 class Recorded:
     """A pass over a bucket's tensors, recorded; `record` says how: a CUDA graph, in tests a stand-in for one."""
 
     def __init__(
         self,
-        run: Run,
+        run: Pass,
         packed: Packed,
         layers: frozenset[Layer],
         rows: torch.Tensor | None,
-        record: Callable[[Callable[[], dict[Layer, torch.Tensor]], Packed], Callable[[], dict[Layer, torch.Tensor]]],
+        record: Callable[[Callable[[], States], Packed], Callable[[], States]],
     ) -> None:
         bucket = bucket_of(packed, layers, rows)
         assert bucket is not None
@@ -140,7 +138,7 @@ class Recorded:
         self._padded = padded = Padded(bucket, packed, rows)
         self._play = record(lambda: run(padded.packed, layers, padded.rows), padded.packed)
 
-    def replay(self, packed: Packed, rows: torch.Tensor | None) -> dict[Layer, torch.Tensor]:
+    def replay(self, packed: Packed, rows: torch.Tensor | None) -> States:
         """The states are overwritten by the next `replay`."""
         assert rows is not None
         self._padded.fill(packed, rows)

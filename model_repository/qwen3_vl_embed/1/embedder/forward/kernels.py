@@ -144,8 +144,7 @@ def rotate(
     heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: Norms | None, queries: int, eps: float
 ) -> torch.Tensor:
     """See `operations.rotate`."""
-    turned: torch.Tensor = torch.ops.qwen3_vl_embed.rotate(heads, cosines, sines, list(norms or ()), queries, eps)
-    return turned
+    return torch.ops.qwen3_vl_embed.rotate(heads, cosines, sines, list(norms or ()), queries, eps)
 
 
 def add_norm(
@@ -156,10 +155,4 @@ def add_norm(
     return both
 
 
-def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """See `operations.silu_mul`."""
-    product: torch.Tensor = torch.ops.qwen3_vl_embed.silu_mul(gate_up)
-    return product
-
-
-FUSED = Operations(rotate, add_norm, silu_mul, linear_gelu_at_once)
+FUSED = Operations(rotate, add_norm, torch.ops.qwen3_vl_embed.silu_mul, linear_gelu_at_once)

@@ -82,8 +82,7 @@ def linear_gelu(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
 
 def linear_gelu_at_once(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The same by cuBLASLt's epilogue, which writes the product once. Only CUDA's is tanh's form."""
-    out: torch.Tensor = torch._addmm_activation(bias, inputs, weight.t(), use_gelu=True)
-    return out
+    return torch._addmm_activation(bias, inputs, weight.t(), use_gelu=True)
 
 
 TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu)

@@ -44,28 +44,26 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Rendering:
-    """What the model would see of an input: the answer to the option `render`. No forward pass runs: no vector."""
+class Result:
+    """What every answer tells that is no error: by which recipe, and what it took."""
 
-    sequence: dict[str, Any]  # as JSON: prompt, ids, positions, grid, content, pooled
-    tokens: int
     recipe: Recipe
-    preprocess_ms: float
-    warnings: Warnings = Warnings.NONE
-    forward_ms: float = 0.0
-    batch_items: int = 0
+    tokens: int  # of the whole sequence, prompt included
+    preprocess_ms: float  # of this input
+    warnings: Warnings
+    forward_ms: float  # of the forward pass that it was part of
+    batch_items: int  # inputs in that pass
 
 
 @dataclass(frozen=True)
-class Description:
-    """The answer to the option `describe`: `Embedder.info` is meant. Nothing is prepared, no forward pass runs."""
+class Rendering(Result):
+    """What the model would see of an input: the answer to the option `render`. No forward pass runs: no vector."""
 
-    recipe: Recipe  # of the other options
-    tokens: int = 0
-    preprocess_ms: float = 0.0
-    warnings: Warnings = Warnings.NONE
-    forward_ms: float = 0.0
-    batch_items: int = 0
+    sequence: dict[str, Any]  # as JSON: prompt, ids, positions, grid, content, pooled
+
+
+class Description(Result):
+    """The answer to the option `describe`: `Embedder.info` is meant. Nothing is prepared, no forward pass runs."""
 
 
 class Preparer:
@@ -113,7 +111,7 @@ class Preparer:
         self._recipes[options] = recipe
         return recipe
 
-    def attempt(self, item: EmbedInput | Prepared | EmbedError) -> Prepared | Rendering | Description | EmbedError:
+    def attempt(self, item: EmbedInput | Prepared | EmbedError) -> Prepared | Result | EmbedError:
         """`prepare`, or what the options ask for in place of a vector. Whatever an input does, it fails alone.
 
         What is prepared or refused already is given back as it is.
@@ -122,7 +120,7 @@ class Preparer:
             return item
         try:
             if item.options.describe:
-                return Description(self.recipe(item.options))
+                return Description(self.recipe(item.options), 0, 0.0, Warnings.NONE, 0.0, 0)
             return self.render(item) if item.options.render else self.prepare(item)
         except EmbedError as error:
             return error
@@ -181,7 +179,7 @@ class Preparer:
             "content": sequence.tokens.content,
             "pooled": prepared.pooled,
         }
-        return Rendering(description, len(sequence), prepared.recipe, prepared.preprocess_ms, prepared.warnings)
+        return Rendering(prepared.recipe, len(sequence), prepared.preprocess_ms, prepared.warnings, 0.0, 0, description)
 
 
 def pixel_bounds(config: EmbedderConfig, checkpoint: Checkpoint, published: Published) -> tuple[int, int]:

@@ -5,7 +5,7 @@ its numbers -> sRGB, on white          colour.py, rendering.py
 resize, to_patches                     patches.py
 """
 
-from .decoding import decode, header
+from .decoding import decode
 from .patches import MERGE, Patches, resize, target_size, to_patches
 
-__all__ = ["MERGE", "Patches", "decode", "header", "resize", "target_size", "to_patches"]
+__all__ = ["MERGE", "Patches", "decode", "resize", "target_size", "to_patches"]

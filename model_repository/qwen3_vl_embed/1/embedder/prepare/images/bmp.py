@@ -46,17 +46,17 @@ def read(file: File) -> Picture:
 
 def _load(file: File, header: bytes, size: tuple[int, int], downward: bool, depth: int, packing: int) -> Array:
     data, start = file.data, int.from_bytes(file.data[10:14], "little")
+    masks = _masks(data, header, depth, packing) if depth in USUAL_MASKS else ()
+    pixels = np.zeros((size[1], size[0], len(masks) or 3), np.uint8)
+    target = pixels if downward else pixels[::-1]
     if packing in (RLE4, RLE8):
-        channels, fill = 3, partial(_run_lengths, file, start, packing == RLE4, _palette(data, header, depth))
+        _run_lengths(file, start, packing == RLE4, _palette(data, header, depth), target)
+    elif masks:
+        _masked(_rows(data, start, size, depth).view(f"<u{depth // 8}"), masks, target)
     elif depth == 24:
-        channels, fill = 3, partial(_true, _rows(data, start, size, depth))
-    elif depth < 16:
-        channels, fill = 3, partial(_indexed, _rows(data, start, size, depth), depth, _palette(data, header, depth))
+        target[:] = _rows(data, start, size, depth)[:, : 3 * size[0]].reshape(target.shape)[..., ::-1]
     else:
-        masks = _masks(data, header, depth, packing)
-        channels, fill = len(masks), partial(_masked, _rows(data, start, size, depth).view(f"<u{depth // 8}"), masks)
-    pixels = np.zeros((size[1], size[0], channels), np.uint8)
-    fill(pixels if downward else pixels[::-1])
+        _indexed(_rows(data, start, size, depth), depth, _palette(data, header, depth), target)
     return pixels
 
 
@@ -77,10 +77,6 @@ def _palette(data: bytes, header: bytes, depth: int) -> Array:
     table = np.frombuffer(data[start : start + entry * min(colours or 2**depth, 256)], np.uint8)
     table = table[: len(table) // entry * entry].reshape(-1, entry)[:, 2::-1]
     return np.vstack([table, np.zeros((256 - len(table), 3), np.uint8)])
-
-
-def _true(rows: Array, pixels: Array) -> None:
-    pixels[:] = rows[:, : 3 * pixels.shape[1]].reshape(pixels.shape)[..., ::-1]
 
 
 def _indexed(rows: Array, depth: int, palette: Array, pixels: Array) -> None:

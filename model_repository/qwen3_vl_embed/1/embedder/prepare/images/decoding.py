@@ -72,15 +72,6 @@ def decode(data: bytes, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]:
         raise InvalidInput(f"the {kind} image cannot be decoded; is the file truncated or damaged?") from error
 
 
-def header(data: bytes, max_pixels: int) -> Picture:
-    """What a file says of its picture; nothing is decoded.
-
-    Raises:
-        InvalidInput: not an image that is read here, broken, HDR, too thin, or too large.
-    """
-    return _read(File(data, max_pixels, HEADER_SECONDS), _kind(data))
-
-
 def _read(file: File, kind: str) -> Picture:
     try:
         return READERS[kind](file)

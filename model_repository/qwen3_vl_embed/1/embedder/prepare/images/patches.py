@@ -69,9 +69,7 @@ def target_size(size: tuple[int, int], factor: int, min_pixels: int, max_pixels:
 def to_patches(image: NDArray[np.uint8], patch: int) -> Patches:
     """Cut an (H, W, 3) uint8 image whose sides are multiples of 2 × patch."""
     rows, columns = image.shape[0] // patch, image.shape[1] // patch
-    strokes = image.reshape(len(image), -1).view(
-        f"V{patch * 3}"
-    )  # one row of one patch: moved as a whole, not by bytes
+    strokes = image.reshape(len(image), -1).view(f"V{patch * 3}")  # a patch's row each: moved as a whole, not by bytes
     blocks = strokes.reshape(rows // MERGE, MERGE, patch, columns // MERGE, MERGE)
     blocks = np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2))  # (block row, block column, row, column, y)
     return Patches(blocks.view(np.uint8).reshape(rows * columns, -1), (rows, columns))
