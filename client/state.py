@@ -1,7 +1,7 @@
 """What one process has while it serves.
 
-Metrics of what is there now, and the cache's, are read off it, so that no request pays for them: every second, for the
-other workers' sake, and whenever this one is asked.
+Metrics of what is there now, and the cache's, are read off it, so that no request pays for them. That is every second,
+for the other workers' sake, and whenever this one is asked.
 """
 
 import asyncio
