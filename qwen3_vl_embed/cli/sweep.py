@@ -16,11 +16,11 @@ from qwen3_vl_embed.evaluation.colours import Palette, xkcd
 from qwen3_vl_embed.evaluation.heatmap import draw
 from qwen3_vl_embed.evaluation.pairs import check_count
 from qwen3_vl_embed.evaluation.sweep import (
+    Block,
     LabelFree,
     Row,
     Stage,
     Subject,
-    blocks,
     captioned,
     colours,
     label_free,
@@ -61,7 +61,7 @@ def run(
         for name in prompts:
             known_prompt(name)
         embedder = load(checkpoint)
-        todo = blocks(prompts, [*resolutions] or [None])
+        todo = [Block(prompt, most) for prompt in prompts for most in (*resolutions,) or (None,)]
         columns = [TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs")]
         columns += [TimeElapsedColumn(), TimeRemainingColumn()]
         with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
@@ -127,7 +127,8 @@ def _label_free(found: list[LabelFree]) -> Table:
         table.add_column(column, justify="left" if column == "pool" else "right", no_wrap=True)
     for each in found:
         layers = (text for row in (each.chosen, each.best) for text in (str(row.layer), _written(row.test_mrr)))
-        table.add_row(_prompt(each.prompt, each.max_pixels), each.pooling, *layers, _written(each.agreement))
+        prompt = _prompt(each.best.prompt, each.best.max_pixels)
+        table.add_row(prompt, each.best.pooling, *layers, _written(each.agreement))
     return table
 
 
