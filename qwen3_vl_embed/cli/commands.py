@@ -113,6 +113,7 @@ def embed(
 
 
 def connected(url: str, retry_seconds: float = RETRY_FOR_S, endpoints: Endpoints | None = None) -> "Client":
+    """A client that says on stderr when its server is away. Raises AdapterError."""
     from qwen3_vl_embed.client import Client
 
     return Client(url, retry_for_s=retry_seconds, endpoints=endpoints, notify=terminal.remark)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from qwen3_vl_embed.cli import terminal
@@ -136,7 +134,7 @@ def _side(place: str, schema: str | None, key: str | None, fields: Mapping[str, 
 def _show(found: "Comparison", searched: bool) -> None:
     for letter, name in zip("AB", found.names, strict=True):
         terminal.out.print(Text(f"{letter}  {name}"), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = terminal.table()
     table.add_column("input", overflow="ellipsis", no_wrap=True, max_width=max(20, terminal.out.width - 32))
     for column in ("kind", "alone", "in a list"):
         table.add_column(column, no_wrap=True, justify="left" if column == "kind" else "right")

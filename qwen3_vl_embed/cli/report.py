@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from qwen3_vl_embed.batches import Stack
@@ -121,7 +119,7 @@ def write(pairs: Pairs, name: str, folder: Path) -> Report:
 
 def show(report: Report) -> None:
     """The figures, then the verdict: what decides stands last, next to the prompt."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(f"{report.name}: {len(report.pairs)} pairs"))
+    table = terminal.table(Text(f"{report.name}: {len(report.pairs)} pairs"))
     table.add_column("", overflow="fold")
     wide = terminal.out.width >= WIDE
     for heading in ("raw", "95 %", "centred", "95 %", "chance") if wide else ("raw", "centred", "chance"):

@@ -10,8 +10,6 @@ from time import perf_counter, process_time
 
 import numpy as np
 from PIL import Image
-from rich import box
-from rich.table import Table
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.client import AsyncClient
@@ -93,7 +91,7 @@ async def closed(url: str, given: Iterator[Item], callers: int, seconds: float) 
 
 def show(times: Times, fleets: list[Fleet], rate: float, p99: float) -> None:
     """The fleets that were tried, the sufficient one last."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = terminal.table()
     for name in ("GPUs", "of their best", "items a pass", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right")
     for gpus, found in fleets[-SHOWN:]:
