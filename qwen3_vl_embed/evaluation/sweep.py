@@ -167,7 +167,7 @@ def sweep(
             seen = []  # no prompt changes what the vision tower sees
         before = file.read_bytes() if file.exists() else b""
         with replacing(file) as out:  # a block is there whole, or not at all
-            out.write(before + "".join(map(line, [*seen, *fresh])).encode())
+            out.write(before + "".join([*map(line, seen), *map(line, fresh)]).encode())
         rows, stages = rows + fresh, stages + seen
     wanted = {(block.prompt, block.max_pixels) for block in todo}
     return (
