@@ -158,7 +158,7 @@ class Client(_Base[httpx.Client]):
         Raises:
             AdapterError: as `embed_text`.
         """
-        return self._results(items, _by_kind(options), batch_size, in_flight)
+        return self._results(items, by_kind(options), batch_size, in_flight)
 
     def info(self) -> dict[str, Any]:
         """What GET /info says: `adapter` and `model`. Raises AdapterError."""
@@ -280,7 +280,7 @@ class AsyncClient(_Base[httpx.AsyncClient]):
         **options: Unpack[ImageOptions],
     ) -> AsyncIterator[Results]:
         """As `Client.embed_each`."""
-        return self._results(items, _by_kind(options), batch_size, in_flight)
+        return self._results(items, by_kind(options), batch_size, in_flight)
 
     async def info(self) -> dict[str, Any]:
         """As `Client.info`."""
@@ -352,9 +352,10 @@ class AsyncClient(_Base[httpx.AsyncClient]):
                 return await asyncio.to_thread(function)
 
 
-def _by_kind(options: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def by_kind(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those of images, and of texts, which take fewer."""
     of_images = ImageOptions.__optional_keys__ - TextOptions.__optional_keys__
-    return {"image": options, "text": {name: value for name, value in options.items() if name not in of_images}}
+    return {"image": dict(options), "text": {name: value for name, value in options.items() if name not in of_images}}
 
 
 def _count(given: Iterable[Any]) -> int | None:

@@ -110,19 +110,13 @@ class Conversation:
 
     def get(self, path: str) -> Steps[dict[str, Any]]:
         """The JSON object at `path`."""
-
-        def ask() -> Steps[dict[str, Any]]:
-            response = yield from self._once(Request("GET", path))
-            return self._json(response)
-
-        return (yield from self._patiently(ask))
+        return (yield from self._patiently(lambda: self._got(path)))
 
     def model(self) -> Steps[dict[str, Any]]:
         """The `model` of GET /info. Waits for one that is starting; raises AdapterError for another than before."""
 
         def ask() -> Steps[dict[str, Any]]:
-            response = yield from self._once(Request("GET", "/info"))
-            info = self._json(response)
+            info = yield from self._got("/info")
             if not isinstance(info.get("adapter"), dict) or "model" not in info:
                 raise AdapterError(f"{self.url} is not an adapter of this project: /info tells of none.")
             if info["model"] is None:
@@ -280,6 +274,9 @@ class Conversation:
             raise self._error_in(response)
         self._answered = True
         return response
+
+    def _got(self, path: str) -> Steps[dict[str, Any]]:
+        return self._json((yield from self._once(Request("GET", path))))
 
     def _json(self, response: httpx.Response) -> dict[str, Any]:
         try:

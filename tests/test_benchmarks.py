@@ -40,6 +40,7 @@ from lab.benchmarks import (
     table,
     targets,
 )
+from qwen3_vl_embed.protocol import data_url
 from tests import reference
 
 TINY = str(checkpoints.TINY)
@@ -81,7 +82,7 @@ def test_the_plan_service_answers_with_our_vectors(wide):
     ours = Embedder.load(EmbedderConfig(checkpoint=str(wide), device="cpu")).embed([item for *_, item in items])
     with TestClient(plan_service.create_app(str(wide), "cpu")) as client:
         for (path, text, item), answer in zip(items, ours, strict=True):
-            body = {"input": text or serve.traffic.data_url(item.image)}
+            body = {"input": text or data_url(item.image)}
             vector = np.array(client.post(path, json=body).raise_for_status().json()["embedding"])
             assert reference.cosine(vector, answer.vector) > 0.9999
 

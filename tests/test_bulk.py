@@ -17,7 +17,7 @@ import pytest
 
 from qwen3_vl_embed import Client, Item, ItemError
 from qwen3_vl_embed.bulk.local import LocalModel
-from qwen3_vl_embed.bulk.parts import Folder, Ids, Parts, schema
+from qwen3_vl_embed.bulk.parts import Folder, Ids, Parts, Place, schema
 from qwen3_vl_embed.bulk.sources import Row
 from qwen3_vl_embed.cli.validation import swatch
 from qwen3_vl_embed.files.sources import Skipped
@@ -238,7 +238,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     for count in (50_000, 150_000):
         columns = schema(4, "float32", pa.schema([]))
         tracemalloc.start()
-        with Parts(tmp_path / str(count), "x", columns, ORIGIN, {}) as parts:
+        with Parts(Place(tmp_path / str(count), "x", columns, ORIGIN, {})) as parts:
             (tmp_path / str(count)).mkdir()
             for results in made(parts.items(Row(f"row {i}", Item.text(f"text {i}")) for i in range(count))):
                 parts.write(results)
@@ -250,7 +250,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 
 def test_the_same_id_twice_is_left_out_and_counted(tmp_path):
     rows = [Row("a", Item.text("red")), Row("b", Item.text("blue")), Row("a", Item.text("green")), Skipped("x", "y")]
-    with Parts(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {}) as parts:
+    with Parts(Place(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {})) as parts:
         for results in made(parts.items(rows)):
             parts.write(results)
     assert (parts.done, parts.repeated, parts.skipped) == (2, 1, 1)
@@ -260,12 +260,12 @@ def test_the_same_id_twice_is_left_out_and_counted(tmp_path):
 def test_what_is_held_is_known_by_id_and_item(tmp_path):
     """An address that was signed anew is the same; a name that is not UTF-8 is found again."""
     rows = [("a", "red"), ("b", "http://host/x.png?signature=1"), ("\udcff", "teal")]
-    with Parts(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {}) as parts:
+    with Parts(Place(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {})) as parts:
         for results in made(parts.items(Row(id, Item.text(text)) for id, text in rows)):
             parts.write(results)
     held, count, failed = Folder(tmp_path).held()
     assert (count, failed) == (3, 0)
-    again = Parts(tmp_path, "y", schema(4, "float32", pa.schema([])), ORIGIN, {})
+    again = Parts(Place(tmp_path, "y", schema(4, "float32", pa.schema([])), ORIGIN, {}))
     rows[1] = ("b", "http://host/x.png?signature=2")
     assert list(again.items((Row(id, Item.text(text)) for id, text in rows), held)) == []
     assert again.repeated == 0
@@ -278,14 +278,14 @@ def test_the_same_piece_again_makes_the_same_files(tmp_path):
     """What a worker does that does the work of a dead one."""
     rows = [Row(f"{i}", Item.text(f"{i}")) for i in range(100)]
     for stopped in (70, None, None):
-        with Parts(tmp_path, "run-000001", schema(4, "float32", pa.schema([])), ORIGIN, {}, seconds=None) as parts:
+        with Parts(Place(tmp_path, "run", schema(4, "float32", pa.schema([])), ORIGIN, {}), "-000001", None) as parts:
             for results in made(parts.items(rows[:stopped])):
                 parts.write(results)
     assert held(tmp_path)["id"].to_pylist() == [row.id for row in rows]
 
 
 def test_a_number_too_large_for_float16_is_an_error_and_no_infinity(tmp_path):
-    with Parts(tmp_path, "x", schema(2, "float16", pa.schema([])), ORIGIN, {}) as parts:
+    with Parts(Place(tmp_path, "x", schema(2, "float16", pa.schema([])), ORIGIN, {})) as parts:
         [item] = parts.items([Row("a", Item.text("red"))])
         parts.write([Embedded(item, np.array([1, 7e4], np.float32), "r")])
     assert parts.failed == 1
@@ -293,11 +293,11 @@ def test_a_number_too_large_for_float16_is_an_error_and_no_infinity(tmp_path):
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_whole_parts(tmp_path, monkeypatch):
-    from qwen3_vl_embed.bulk import parts as module
+    from qwen3_vl_embed.files import vectors as module
     from qwen3_vl_embed.files.errors import VectorFileError
 
     monkeypatch.setattr(module, "SPARE", 2**60)
-    parts = Parts(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {})
+    parts = Parts(Place(tmp_path, "x", schema(4, "float32", pa.schema([])), ORIGIN, {}))
     results = list(made(parts.items(Row(f"{i}", Item.text("red")) for i in range(2000))))
     with pytest.raises(VectorFileError, match="No space left on device"), parts:
         list(map(parts.write, results))

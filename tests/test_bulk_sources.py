@@ -28,7 +28,7 @@ import pytest
 
 from qwen3_vl_embed import ItemError
 from qwen3_vl_embed.bulk import sources
-from qwen3_vl_embed.bulk.parts import Parts, schema
+from qwen3_vl_embed.bulk.parts import Parts, Place, schema
 from qwen3_vl_embed.bulk.sources import Columns, Row, opened
 from qwen3_vl_embed.cli.validation import swatch
 from qwen3_vl_embed.files.errors import SourceError
@@ -433,7 +433,7 @@ def test_a_column_of_any_type_is_carried_over_as_it_is(tmp_path, what):
     pq.write_table(pa.table({"name": NAMES, "other": CARRIED[what]}), path)
     source = opened(str(path), Columns(text="name"))
     origin = Origin("http://here", {"id": "a", "dimension": 2}, {})
-    with Parts(tmp_path, "x", schema(2, "float32", source.schema), origin, {}) as parts:
+    with Parts(Place(tmp_path, "x", schema(2, "float32", source.schema), origin, {})) as parts:
         parts.write([Embedded(item, np.zeros(2, np.float32)) for item in parts.items(source.rows(nothing))])
     part = pq.read_table(tmp_path / "part-x-00000.parquet")
     before, after = pq.read_table(path)["other"], part["other"]

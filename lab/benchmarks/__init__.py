@@ -11,7 +11,7 @@
 
 `make bench` runs the first four, `make bench-load` the next two. Beside them: who sends (load, traffic, perf_analyzer),
 what (inputs), and to whom (services, plan_service, contenders, subject, chat). Then on what (checkpoints, hardware,
-gpu, flops), and what is made of it (results, targets, blocks, plots).
+gpu, flops), and what is made of it (results, targets, blocks).
 
 Each says its ceiling first, and its last line on stdout is one JSON document, which is also the file in results/.
 """

@@ -22,12 +22,11 @@ from statistics import median
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from embedder import Embedder, EmbedInput
 from lab.benchmarks import checkpoints, flops, inputs, subject
 from lab.benchmarks.hardware import Ceiling
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, track
 
 BATCHES = (1, 8, 32, 64, 256)
 CALLS = 3
@@ -101,7 +100,7 @@ def main(
     ceiling = run.ceiling()
     embedder, config = subject.load(run.folder, device), checkpoints.config(checkpoint)
     batches, calls, seconds = ([1, 8], 1, 0.2) if quick else (list(BATCHES), CALLS, seconds)
-    kinds = track(inputs.KINDS, "kinds", console=console, transient=True)
+    kinds = track(inputs.KINDS, "kinds")
     measured = [row for kind in kinds for row in rows(embedder, config, kind, batches, calls, seconds)]
     found = [row.figures(ceiling) for row in measured]
     lone = lone_name(measured[0], config, ceiling)

@@ -80,7 +80,7 @@ def work(checks: Sequence[Check], device: str, folder: str, messages: Connection
             for figure in check.run(bench):
                 messages.send(figure)
             if "ceiling" in vars(bench):
-                messages.send({"ceiling": bench.ceiling.as_dict()})
+                messages.send({"ceiling": asdict(bench.ceiling)})
             messages.send(True)
     except Exception as error:
         traceback.print_exc()
@@ -234,12 +234,12 @@ def main(
         fail("torch sees no CUDA device here: nvidia-smi tells whether there is one; --device cpu runs small shapes")
     if not is_cuda(device):
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says each time that there is no GPU
-    run = Run("gpu_check", "4b" if is_cuda(device) else "mini", device)
-    command = f"python -m lab.benchmarks.gpu_check --device {device}" + (f" --only {only}" if only else "")
+    options = f"--device {device}" + (f" --only {only}" if only else "")
+    run = Run("gpu_check", "4b" if is_cuda(device) else "mini", device, options=options, chosen=False)
 
     def line(runner: Runner) -> str:
         document = run.document(runner.about.get("hardware"), runner.about.get("ceiling"), WORKLOAD, runner.figures())
-        return json.dumps(document | {"command": command}, ensure_ascii=False)
+        return json.dumps(document, ensure_ascii=False)
 
     def write(runner: Runner) -> None:
         if file:

@@ -19,13 +19,12 @@ from dataclasses import asdict, dataclass
 from functools import cache
 
 import typer
-from rich.progress import track
 
 from embedder import Embedder, EmbedInput
 from lab.benchmarks import flops, inputs, subject
 from lab.benchmarks.checkpoints import config
 from lab.benchmarks.gpu import forget_peak, is_cuda, peak_bytes
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, track
 
 BATCHES = (1, 4, 16, 64)
 SIDES = (128, 256, 512, 1024, 2048)
@@ -99,7 +98,7 @@ def measure_all(todo: list[Point], folder: str, device: str) -> list[dict]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=fresh) as pool:
         work = [pool.submit(measure, point, folder, device) for point in todo]
-        return [each.result() for each in track(work, "points", console=console, transient=True)]
+        return [each.result() for each in track(work, "points")]
 
 
 @app.command(epilog="Example: python -m lab.benchmarks.growth --checkpoint tiny --quick")

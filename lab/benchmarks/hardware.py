@@ -2,8 +2,10 @@
 
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 
@@ -35,9 +37,6 @@ class Ceiling:
             f"memory at {self.copy_bytes / 1e9:.3g} GB/s"
         )
 
-    def as_dict(self) -> dict:
-        return asdict(self)
-
 
 def _matmul(device: str, dtype: torch.dtype, seconds: float) -> float:
     side = 8192 if is_cuda(device) else 2048  # large enough that nothing but the product counts
@@ -62,6 +61,15 @@ def _best(work: Callable[[], object], device: str, seconds: float) -> float:
         synchronize(device)
         took.append(perf_counter() - started)
     return min(took)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def describe(device: str) -> dict:

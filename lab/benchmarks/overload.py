@@ -22,13 +22,13 @@ from typing import Annotated
 import numpy as np
 import typer
 import uvloop
-from rich.progress import track
 
 from client.settings import Settings
-from lab.benchmarks import inputs, load, soak, traffic
+from lab.benchmarks import inputs, load, soak
 from lab.benchmarks.load import request
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, track
 from lab.benchmarks.services import running
+from qwen3_vl_embed.protocol import data_url
 
 CALLERS = (32, 128)
 AROUND = (0.75, 1.0, 1.25)  # of the best closed loop: where the peak is looked for
@@ -68,7 +68,7 @@ def _templates(kind: Kind) -> Iterator[bytes]:
             yield request("/txt/embed", {"input": f"{inputs.names()[index]} {MARK.decode()}"})
         image = inputs.swatch(index) if kind is Kind.COLOURS else inputs.picture(PHOTO, index)
         whole = image + bytes(-len(image) % 3)  # so that its base64 has no padding and can go on
-        yield request("/img/embed", {"input": traffic.data_url(whole) + MARK.decode()})
+        yield request("/img/embed", {"input": data_url(whole) + MARK.decode()})
 
 
 def milliseconds(latencies: Iterable[float]) -> dict[str, float | None]:
@@ -111,7 +111,7 @@ def measure(url: str, kind: Kind, quick: bool) -> dict:
     most = max(each["requests_per_s"] for each in closed.values())
     seconds = seconds if quick else max(seconds, ANSWERS / most)
     rows: list[dict] = []
-    for times in track((*AROUND, *TIMES), "open loops", console=console, transient=True):
+    for times in track((*AROUND, *TIMES), "open loops"):
         peak = max((row["goodput_per_s"] for row in rows[: len(AROUND)]), default=most)
         if len(rows) < len(AROUND):
             rows.append(overload(url, contents, times * most, seconds, fill))

@@ -18,13 +18,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.progress import track
 
 from embedder import EmbedInput
 from lab.benchmarks import checkpoints, flops, inputs, subject
 from lab.benchmarks.contenders import Contender, Ours, SentenceTransformers, present
 from lab.benchmarks.gpu import is_cuda, synchronize
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail, track
 
 SAME = {"float32": 0.9999, "bfloat16": 0.99}  # least cosine to our vectors; roundings of 36 random layers add up
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -35,12 +34,12 @@ def contenders(folder: str, device: str) -> list[Contender]:
     installed = present()
     if SentenceTransformers not in installed:
         console.print("sentence-transformers is not installed and left out: make bench-setup")
-    return [each(folder, device) for each in track(installed, "loading", console=console, transient=True)]
+    return [each(folder, device) for each in track(installed, "loading")]
 
 
 def parity(everyone: list[Contender], batch: list[EmbedInput]) -> dict[str, dict[str, float]]:
     """Each one's least cosine to our vectors, of texts and of images; also everyone's warm-up."""
-    ours, *peers = (each.embed(batch) for each in track(everyone, "comparing vectors", console=console, transient=True))
+    ours, *peers = (each.embed(batch) for each in track(everyone, "comparing vectors"))
     is_text = np.array([item.text is not None for item in batch])
     cosines = [(vectors * ours).sum(axis=1) for vectors in peers]
     return {
@@ -52,7 +51,7 @@ def parity(everyone: list[Contender], batch: list[EmbedInput]) -> dict[str, dict
 def take_turns(everyone: list[Contender], batch: list[EmbedInput], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of each call, by name."""
     took: dict[str, list[float]] = {each.name: [] for each in everyone}
-    for _ in track(range(rounds), "rounds", console=console, transient=True):
+    for _ in track(range(rounds), "rounds"):
         for each in everyone:
             synchronize(device)
             started = perf_counter()

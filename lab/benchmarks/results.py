@@ -4,12 +4,13 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+import rich.progress
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
@@ -29,6 +30,13 @@ ResultsOption = Annotated[Path | None, typer.Option(help="Folder of the results 
 
 # For people; stdout's last line is for programs. In a log file, tables get room.
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 110)
+
+Thing = TypeVar("Thing")
+
+
+def track(what: Iterable[Thing], name: str) -> Iterable[Thing]:
+    """With a bar, which is gone at the end."""
+    return rich.progress.track(what, name, console=console, transient=True)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Run:
                 "date": datetime.now(UTC).date().isoformat(),
                 "commit": self.commit,
                 "hardware": about,
-                "versions": _versions(),
+                "versions": {"python": platform.python_version(), **hardware.versions(PACKAGES)},
                 "ceiling": ceiling,
                 "workload": workload,
                 "figures": figures,
@@ -89,7 +97,7 @@ class Run:
 
     def finish(self, ceiling: Ceiling, workload: str, figures: dict[str, Any]) -> None:
         """Write the file, say what is in it, and print it as the last line of stdout."""
-        document = self.document(hardware.describe(self.device), ceiling.as_dict(), workload, figures)
+        document = self.document(hardware.describe(self.device), asdict(ceiling), workload, figures)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         console.print(Markdown(blocks.told(self.key, document)))
@@ -122,16 +130,6 @@ def _commit() -> str | None:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def fail(sentence: str) -> None:

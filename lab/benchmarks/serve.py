@@ -21,11 +21,10 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from lab.benchmarks import inputs, perf_analyzer, subject, traffic
 from lab.benchmarks.gpu import is_cuda
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail, track
 from lab.benchmarks.services import Services, running
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -48,7 +47,7 @@ def triton_alone(services: Services, quick: bool) -> list[dict] | str:
         return lacking
     batch = inputs.half_and_half(2 * traffic.DIFFERENT)
     callers, window = ((8,), 1000) if quick else (traffic.CALLERS, perf_analyzer.WINDOW_MS)
-    turns = track(callers, "perf_analyzer", console=console, transient=True)
+    turns = track(callers, "perf_analyzer")
     return [{"callers": each, **perf_analyzer.measure(services.triton, batch, each, window)} for each in turns]
 
 

@@ -2,12 +2,9 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import httpx
 
 from lab.benchmarks.checkpoints import ROOT
 from lab.benchmarks.results import console, fail
@@ -17,7 +14,6 @@ from qwen3_vl_embed.serving.process import Process
 from qwen3_vl_embed.serving.settings import ServingError
 from qwen3_vl_embed.serving.stack import Stack
 
-START_SECONDS = 600
 # A cache would answer for the model, and a log line for each request is not what is compared: the plan's has neither.
 SETTINGS = {"ADAPTER_CACHE_BYTES": "0", "ADAPTER_LOG_LEVEL": "warning"}
 
@@ -44,6 +40,7 @@ def running(checkpoint: str, device: str, with_plan: bool = False, apart: bool =
     try:
         os.sched_setaffinity(0, cores[:-1] or cores if apart else cores)  # inherited by all that is started
         stack, (plan_port,) = Stack(serve_settings(), checkpoint, console), free_ports(1)
+        plan_url = f"http://127.0.0.1:{plan_port}"
         if with_plan:  # it loads while Triton does
             command = [sys.executable, "-m", "lab.benchmarks.plan_service", "--checkpoint", checkpoint]
             command += ["--device", device, "--port", str(plan_port)]
@@ -51,10 +48,9 @@ def running(checkpoint: str, device: str, with_plan: bool = False, apart: bool =
             plan = Process("plan", command, os.environ | path, console, logs.everything, "magenta")
         stack.start()
         if plan:
-            _await_plan(plan, plan_port)
+            stack.await_answer(plan, f"{plan_url}/health")
         os.sched_setaffinity(0, cores[-1:] if apart else cores)
-        triton = f"127.0.0.1:{stack.settings.triton_grpc_port}"
-        yield Services(stack.url, triton, f"http://127.0.0.1:{plan_port}" if plan else None)
+        yield Services(stack.url, stack.settings.triton_grpc, plan_url if plan else None)
     except ServingError as error:
         fail(f"cannot serve here: {error}")
     finally:
@@ -65,14 +61,3 @@ def running(checkpoint: str, device: str, with_plan: bool = False, apart: bool =
         os.sched_setaffinity(0, cores)
         os.environ.clear()
         os.environ.update(before)
-
-
-def _await_plan(plan: Process, port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while plan.alive and time.monotonic() < deadline:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).raise_for_status()
-            return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise ServingError(f"the plan's service did not start: {logs.load_failure(list(plan.lines))}")

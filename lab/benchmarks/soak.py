@@ -16,12 +16,12 @@ from typing import Annotated
 import numpy as np
 import psutil
 import typer
-from rich.progress import track
 
 from lab.benchmarks import inputs, load, traffic
 from lab.benchmarks.load import request
-from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console
+from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, track
 from lab.benchmarks.services import running
+from qwen3_vl_embed.protocol import data_url
 
 CALLERS = 8
 SLICE_SECONDS = 10.0
@@ -39,7 +39,7 @@ def requests(seed: int = 0) -> list[bytes]:
     mixed = traffic.half_and_half(64)
     for index in range(PHOTOS):
         width, height = (int(edge) for edge in rng.integers(32, MOST_EDGE, 2))
-        photo = traffic.data_url(inputs.picture((width, height), index))
+        photo = data_url(inputs.picture((width, height), index))
         mixed.insert(5 * index, request("/img/embed", {"input": photo}))
     return [*mixed, request("/txt/embed", {"input": inputs.names()[:64]})]
 
@@ -86,7 +86,7 @@ def measure(url: str, minutes: float, seconds: float) -> dict[str, object]:
     """Load, sample, and so on; the figures."""
     mixed, processes = requests(), stack()
     samples, hours, rates, started = [], [], [], time.monotonic()
-    for _ in track(range(max(2, round(minutes * 60 / seconds))), "soak", console=console, transient=True):
+    for _ in track(range(max(2, round(minutes * 60 / seconds))), "soak"):
         rates.append(load.closed(url, mixed, CALLERS, seconds).figures())
         samples.append(sample(processes))
         hours.append((time.monotonic() - started) / 3600)

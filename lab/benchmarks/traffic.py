@@ -3,31 +3,25 @@
 Two services take turns in each of them, so that a machine that is busy for a while slows both.
 """
 
-import base64
 import json
 from collections import defaultdict
 from statistics import median
 from time import perf_counter
 
 import numpy as np
-from rich.progress import track
 
 from embedder import Embedder
 from lab.benchmarks import gpu, inputs, load, subject
 from lab.benchmarks.load import Load, request
-from lab.benchmarks.results import console
+from lab.benchmarks.results import track
 from lab.benchmarks.services import Services
+from qwen3_vl_embed.protocol import data_url
 
 CALLERS = (1, 8, 32, 128)
 RATES = (0.6, 0.8, 0.9)  # of the peak
 SLICE = 64  # items that a service gets before the next one's turn; also the benchmark's batch (models.yaml)
 SAME = 0.9999  # least cosine between the services' vectors
 DIFFERENT = 256  # names, and swatches, of a loop: more than are in flight, of which equal ones are computed once
-
-
-def data_url(image: bytes) -> str:
-    """As the benchmark sends it."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def names_and_swatches(count: int) -> dict[str, list[str]]:
@@ -62,7 +56,7 @@ def replay(services: Services, count: int) -> dict[str, float]:
         for path, items in names_and_swatches(count).items()
         for start in range(0, count, SLICE)
     ]
-    for path, items in track(work, "replay", console=console, transient=True):
+    for path, items in track(work, "replay"):
         singles = [request(path, {"input": item}) for item in items]
         for way, url, requests in (
             ("plan_s", services.plan, singles),
@@ -92,7 +86,7 @@ def closed(urls: dict[str, str], requests: list[bytes], seconds: float, rounds: 
     """Requests a second and latencies of both services at each number of callers."""
     loads: dict[tuple[int, str], list[Load]] = defaultdict(list)
     turns = [(callers, name) for callers in CALLERS for _ in range(rounds) for name in urls]
-    for callers, name in track(turns, "closed loops", console=console, transient=True):
+    for callers, name in track(turns, "closed loops"):
         loads[callers, name].append(load.closed(urls[name], requests, callers, seconds))
     return [
         {"callers": callers, "service": name, **load.merged(each).figures()} for (callers, name), each in loads.items()
@@ -103,7 +97,7 @@ def arrivals(urls: dict[str, str], requests: list[bytes], closed_rows: list[dict
     """Open loops at shares of each service's own best closed loop."""
     best = {name: max(row["requests_per_s"] for row in closed_rows if row["service"] == name) for name in urls}
     rows = []
-    for share in track(RATES, "open loops", console=console, transient=True):
+    for share in track(RATES, "open loops"):
         for name, url in urls.items():
             rate = share * best[name]
             found = load.open_loop(url, requests, rate, seconds).figures()
@@ -117,7 +111,7 @@ def survival(services: Services, embedder: Embedder, seconds: float, rounds: int
     through, alone = [], []
     embedder.embed(batch)
     load.closed(services.ours, requests, callers, seconds / 2)  # warm-up
-    for _ in track(range(rounds), "through everything and alone", console=console, transient=True):
+    for _ in track(range(rounds), "through everything and alone"):
         through.append(load.closed(services.ours, requests, callers, seconds).figures()["requests_per_s"])
         started, calls = perf_counter(), 0
         while (took := perf_counter() - started) < seconds:

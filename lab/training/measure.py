@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from colour.difference import delta_E_CIE2000
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,7 @@ from lab.training.compositions import Composer, Composition, split
 from lab.training.data import FORMATS, MAX_NOISE, swatch_file
 from lab.training.shapes import PHRASES, draw
 from lab.training.train import FOLDERS, TASKS, Name
-from qwen3_vl_embed.evaluation.colours import Palette, delta_e, lab_to_rgb, png, rgb_to_lab, swatch, xkcd
+from qwen3_vl_embed.evaluation.colours import Palette, lab_to_rgb, png, rgb_to_lab, swatch, xkcd
 from qwen3_vl_embed.evaluation.pairs import Pairs
 from qwen3_vl_embed.evaluation.report import values
 from qwen3_vl_embed.evaluation.retrieval import cosine, ranks
@@ -63,12 +64,7 @@ def first_name_distances(embedder: Embedder, palette: Palette, names: np.ndarray
     ]
     images = vectors(embedder, [EmbedInput(image=file) for file in files])
     first = palette.lab[cosine(images, names).argmax(axis=1)]
-    return delta_e_rows(rgb_to_lab(rgb), first)
-
-
-def delta_e_rows(lab: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """CIEDE2000 of row i against row i: float64 (N,)."""
-    return np.array([delta_e(a[None], b[None])[0, 0] for a, b in zip(lab, other, strict=True)])
+    return delta_E_CIE2000(rgb_to_lab(rgb), first)
 
 
 def sides(embedder: Embedder, composed: list[Composition], palette: Palette, images: np.ndarray) -> dict[str, float]:
@@ -89,7 +85,7 @@ def sides(embedder: Embedder, composed: list[Composition], palette: Palette, ima
         "above_opposite": float((scores[0] > scores[1]).mean()),
         "above_base": float((scores[0] > scores[2]).mean()),
         "nearest_moved": float((((nearest - start) * (meant - start)).sum(axis=1) > 0).mean()),
-        "nearest_near": float((delta_e_rows(nearest, meant) <= 2 * NEAR).mean()),
+        "nearest_near": float((delta_E_CIE2000(nearest, meant) <= 2 * NEAR).mean()),
     }
 
 

@@ -6,22 +6,16 @@ from typing import Any, Unpack
 import orjson
 
 from qwen3_vl_embed.batches import batches
+from qwen3_vl_embed.client import by_kind
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.items import Embedded, Item
-from qwen3_vl_embed.options import ImageOptions, TextOptions
+from qwen3_vl_embed.options import ImageOptions
 from qwen3_vl_embed.settings import BATCH
 
 try:  # in a checkout, where Triton too knows it by this name
-    from embedder import Embedder, EmbedderConfig, Embedding, EmbedError, EmbedInput, Options
+    import embedder
 except ImportError:
-    from qwen3_vl_embed.embedder import (  # type: ignore[no-redef]
-        Embedder,
-        EmbedderConfig,
-        Embedding,
-        EmbedError,
-        EmbedInput,
-        Options,
-    )
+    from qwen3_vl_embed import embedder  # type: ignore[no-redef]
 
 
 class LocalModel:
@@ -34,8 +28,8 @@ class LocalModel:
 
     def __init__(self, checkpoint: str) -> None:
         try:
-            self._embedder = Embedder.load(EmbedderConfig(checkpoint=checkpoint))
-        except EmbedError as error:
+            self._embedder = embedder.Embedder.load(embedder.EmbedderConfig(checkpoint=checkpoint))
+        except embedder.EmbedError as error:
             raise AdapterError(str(error)) from None
 
     def model(self) -> dict[str, Any]:
@@ -52,17 +46,15 @@ class LocalModel:
     ) -> Iterator[list[Embedded | ItemError]]:
         """As `Client.embed_each`; one batch at a time. Raises AdapterError for wrong options."""
         try:
-            Options.parse(orjson.dumps(options))
-        except EmbedError as error:
+            told = {kind: embedder.Options.parse(orjson.dumps(each)) for kind, each in by_kind(options).items()}
+        except embedder.EmbedError as error:
             raise AdapterError(str(error)) from None
         for batch in batches(items, batch_size or BATCH):
-            taken = (ImageOptions if batch[0].kind == "image" else TextOptions).__optional_keys__
-            told = Options.parse(orjson.dumps({name: value for name, value in options.items() if name in taken}))
-            yield self._embedded(batch, told)
+            yield self._embedded(batch, told[batch[0].kind])
 
-    def _embedded(self, batch: list[Item], options: Options) -> list[Embedded | ItemError]:
+    def _embedded(self, batch: list[Item], options: embedder.Options) -> list[Embedded | ItemError]:
         results: dict[int, Embedded | ItemError] = {}
-        inputs: dict[int, EmbedInput] = {}
+        inputs: dict[int, embedder.EmbedInput] = {}
         for position, item in enumerate(batch):
             try:
                 content = item.read()
@@ -70,10 +62,10 @@ class LocalModel:
                 results[position] = error
             else:
                 text, image = (content, None) if isinstance(content, str) else (None, content)
-                inputs[position] = EmbedInput(text, image, options)
+                inputs[position] = embedder.EmbedInput(text, image, options)
         for position, answer in zip(inputs, self._embedder.embed_each(list(inputs.values())), strict=True):
             item = batch[position]
-            if isinstance(answer, Embedding):
+            if isinstance(answer, embedder.Embedding):
                 results[position] = Embedded(item, answer.vector, answer.recipe.id, answer.tokens)
             else:
                 results[position] = ItemError(f"{item.origin}: {answer}")

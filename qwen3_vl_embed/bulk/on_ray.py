@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.cloudpickle import dumps, loads
 
-from qwen3_vl_embed.bulk.job import Embeds, Means, Place
-from qwen3_vl_embed.bulk.parts import Held
+from qwen3_vl_embed.bulk.job import Embeds, Means
+from qwen3_vl_embed.bulk.parts import Held, Parts, Place
 from qwen3_vl_embed.bulk.sources import Source
 from qwen3_vl_embed.errors import AdapterError
 
@@ -27,15 +27,14 @@ class Worker:
         """`batch`: number and pickled piece, one each. Returns what became of its rows, or what ended it."""
         number, piece = int(batch["number"][0]), loads(batch["piece"][0])
         told = ""
-        with self._place.parts(f"-{number:06}", seconds=None) as parts:
+        with Parts(self._place, f"-{number:06}", seconds=None) as parts:
             try:
                 embeds = self._embeds(number)
                 for results in self._means.results(embeds, parts.items(piece.rows(), self._held)):
                     parts.write(results)
             except AdapterError as error:
                 told = str(error)
-        counts = {name: [getattr(parts, name)] for name in ("done", "failed", "repeated", "skipped")}
-        return counts | {"told": [told]}
+        return {name: [count] for name, count in parts.counts().items()} | {"told": [told]}
 
     def _embeds(self, number: int) -> Embeds:
         server = number % len(self._means.urls) if self._means.urls else 0

@@ -4,13 +4,11 @@ A part is written under a name that begins with a dot and renamed when it is who
 process that is killed loses the part that it was writing.
 """
 
-import errno
 import fcntl
 import os
-import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -27,7 +25,7 @@ from qwen3_vl_embed.bulk.sources import Row, unsigned
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.sources import Skipped
-from qwen3_vl_embed.files.vectors import SPARE, Origin, told
+from qwen3_vl_embed.files.vectors import Origin, check_room, told
 from qwen3_vl_embed.items import Embedded, Item, writable
 
 Result: TypeAlias = Embedded | ItemError
@@ -186,40 +184,45 @@ class Folder:
         return dropped
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of one job go: its folder, its parts' schema, what made them."""
+
+    folder: Path
+    run: str  # begins the names of this run's parts
+    columns: pa.Schema
+    origin: Origin
+    recipes: dict[str, str | None]  # their ids by kind of item, as far as they are known; new ones are added
+
+
 class Parts:
     """Rows on their way into part files. Within its block; whatever ends that, what came is kept.
 
-    >>> with Parts(folder, "7f2c", columns, origin, recipes) as parts:
+    >>> with Parts(Place(folder, "7f2c", columns, origin, recipes)) as parts:
     ...     for results in client.embed_each(parts.items(source.rows(known), held)):
     ...         parts.write(results)
 
     Args:
-        name: begins the names of the parts, `part-<name>-00000.parquet`. One of the same name is replaced: a
-            piece of work that is done again must not leave its rows twice.
-        recipes: their ids by kind of item, as far as they are known; new ones are added.
+        piece: of the source, where it is not all of it; the parts are `part-<run><piece>-00000.parquet`, and so on.
+            One of the same name is replaced: a piece of work that is done again must not leave its rows twice.
         seconds: a part is closed when it is that old; None: when it is full alone, so that rows make the same parts.
 
     Of the counts, `done` is rows that are written and `failed` those of them with an error. `repeated` are left out
     because another row of their id had come before, `skipped` because a file is no image.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        columns: pa.Schema,
-        origin: Origin,
-        recipes: dict[str, str | None],
-        seconds: float | None = PART_SECONDS,
-    ) -> None:
-        self._folder, self._name, self._columns, self._origin = folder, name, columns, origin
-        self._recipes, self._seconds = recipes, seconds
+    def __init__(self, place: Place, piece: str = "", seconds: float | None = PART_SECONDS) -> None:
+        self._place, self._piece, self._seconds = place, piece, seconds
         self._pending = deque[Row]()
         self._ids = Ids()
         self._part: Part | None = None
         self._number = 0
         self.done = self.failed = self.repeated = self.skipped = 0
         self._whole = 0, 0  # done and failed, without the part that is being written
+
+    def counts(self) -> dict[str, int]:
+        """All four, by name."""
+        return {name: getattr(self, name) for name in ("done", "failed", "repeated", "skipped")}
 
     def items(self, rows: Iterable[Row | Skipped], held: Held | None = None) -> Iterator[Item]:
         """What is to be embedded and not `held`, whose results `write` takes in the same order."""
@@ -239,18 +242,18 @@ class Parts:
     def write(self, results: Sequence[Result]) -> None:
         """Raises VectorFileError; AdapterError for vectors of another recipe than those that are there."""
         for each in results:
-            if isinstance(each, Embedded) and self._recipes.setdefault(each.item.kind, each.recipe) != each.recipe:
-                raise AdapterError(
-                    f"The recipe is {each.recipe} now, and {self._recipes[each.item.kind]} in the parts."
-                )
+            if isinstance(each, Embedded):
+                known = self._place.recipes.setdefault(each.item.kind, each.recipe)
+                if known != each.recipe:
+                    raise AdapterError(f"The recipe is {each.recipe} now, and {known} in the parts.")
         if self._part is None:
-            name = f"{self._name}-{self._number:05}"
-            self._part = Part(self._folder, name, self._columns, self._origin, self._recipes)
+            self._part = Part(self._place, f"{self._piece}-{self._number:05}")
             self._number += 1
             self._whole = self.done, self.failed
         self.failed += self._part.add([(self._pending.popleft(), each) for each in results])
         self.done += len(results)
-        if self._part.count >= PART_ROWS or (self._seconds is not None and self._part.age() > self._seconds):
+        age = time.monotonic() - self._part.started
+        if self._part.count >= PART_ROWS or (self._seconds is not None and age > self._seconds):
             self._close(self._part)
 
     def __enter__(self) -> Self:
@@ -275,26 +278,19 @@ class Parts:
 class Part:
     """One part file while it is written: `close` gives it its name, `abandon` leaves nothing.
 
-    Both, and `add`, raise VectorFileError. `recipes`, by kind of item, go into its metadata as far as they are known.
+    Both, and `add`, raise VectorFileError. The recipes, as far as they are known, go into its metadata.
     """
 
-    def __init__(
-        self, folder: Path, name: str, columns: pa.Schema, origin: Origin, recipes: Mapping[str, str | None]
-    ) -> None:
-        self._path, self._fresh = folder / f"part-{name}.parquet", folder / f".part-{name}"
-        self._schema, self._origin, self._recipes = columns, origin, recipes
+    def __init__(self, place: Place, name: str) -> None:
+        whole = f"part-{place.run}{name}"
+        self._place, self._path, self._fresh = place, place.folder / f"{whole}.parquet", place.folder / f".{whole}"
         self._held: list[tuple[Row, Result]] = []
         self._writer: pq.ParquetWriter | None = None
-        self._started = time.monotonic()
-        self.count = 0
-
-    def age(self) -> float:
-        """Seconds since it was begun."""
-        return time.monotonic() - self._started
+        self.started, self.count = time.monotonic(), 0
 
     def add(self, done: Sequence[tuple[Row, Result]]) -> int:
         """Returns how many of them failed."""
-        told = [_refused(row, result, self._schema) for row, result in done]
+        told = [_refused(row, result, self._place.columns) for row, result in done]
         self._held += told
         self.count += len(told)
         if len(self._held) >= GROUP_ROWS:
@@ -314,12 +310,12 @@ class Part:
             self._fresh.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        table = _table(self._held, self._schema)
+        columns, origin = self._place.columns, self._place.origin
+        table = _table(self._held, columns)
         with told(self._path):
-            if shutil.disk_usage(self._path.parent).free < table.nbytes + SPARE:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            check_room(self._path.parent, table.nbytes)
             if self._writer is None:
-                tagged = self._schema.with_metadata((self._schema.metadata or {}) | self._origin.tags(self._recipes))
+                tagged = columns.with_metadata((columns.metadata or {}) | origin.tags(self._place.recipes))
                 self._writer = pq.ParquetWriter(self._fresh, tagged, **_how(tagged))
             self._writer.write_table(table)
         self._held = []

@@ -192,7 +192,7 @@ class Given(File):
 
 @dataclass(frozen=True)
 class Lines(File):
-    """A text a line; subclasses have a table of strings, with headings."""
+    """A text a line."""
 
     def count(self) -> int | None:
         if "://" in self.path:
@@ -207,11 +207,27 @@ class Lines(File):
                 if not known(name := self._id(None, number)):
                     yield Row(name, Item.text(line.rstrip("\r\n"), name))
 
-    def _row(self, number: int, cells: Mapping[str, Any], known: Known) -> Iterator[Row]:
-        id_column = self.columns.id
-        if not known(name := self._id(cells.get(id_column) if id_column else None, number)):
-            item = self._item(cells.get(self.columns.content or ""), name, number)
-            yield Row(name, item, cells)
+
+@dataclass(frozen=True)
+class Table(Lines):
+    """A table of strings, with headings. What is carried is strings: of what is none, its JSON."""
+
+    def _rows(self, known: Known) -> Iterator[Row]:
+        id_column, content = self.columns.id, self.columns.content or ""
+        with self._open("infer") as file:
+            for number, cells in self._cells(file):
+                called = cells.get(id_column) if id_column and isinstance(cells, Mapping) else None
+                if known(name := self._id(called, number)):
+                    continue
+                if isinstance(cells, Mapping):
+                    carried = {key: _json(cell) for key, cell in cells.items()}
+                    yield Row(name, self._item(cells.get(content), name, number), carried)
+                else:
+                    yield Row(name, failing("text", name, cells))
+
+    def _cells(self, file: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+        """The rows, by number; in a row's place, why there is none."""
+        raise NotImplementedError
 
     def _schema_of(self, headings: list[str]) -> pa.Schema:
         if not any(headings):
@@ -223,7 +239,7 @@ class Lines(File):
 
 
 @dataclass(frozen=True)
-class Csv(Lines):
+class Csv(Table):
     """Cells are strings. UTF-8, or UTF-16 with a mark; commas, semicolons, tabs or bars."""
 
     def schema(self) -> pa.Schema:
@@ -234,47 +250,29 @@ class Csv(Lines):
         lines = super().count()
         return lines and lines - 1
 
-    def _rows(self, known: Known) -> Iterator[Row]:
-        with self._open("infer") as file:
-            headings, rows = csv_rows(file, self.columns.content)
-            if any(headings):
-                _check(self.columns, headings, self.path)
-            for number, cells in enumerate(rows, start=1):
-                if isinstance(cells, Mapping):
-                    yield from self._row(number, cells, known)
-                elif not known(name := self._id(None, number)):
-                    yield Row(name, failing("text", name, cells))
+    def _cells(self, file: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+        headings, rows = csv_rows(file, self.columns.content)
+        if any(headings):
+            _check(self.columns, headings, self.path)
+        yield from enumerate(rows, start=1)
 
 
 @dataclass(frozen=True)
-class Jsonl(Lines):
-    """An object a line. What is carried is strings: of what is none, its JSON. Columns are the keys of FIRST lines."""
+class Jsonl(Table):
+    """An object a line. Columns are the keys of FIRST lines."""
 
     def schema(self) -> pa.Schema:
         with self._open("infer") as file:
-            first = [cells for _, cells in islice(self._objects(file), FIRST)]
-        if first and first[0] is None:
+            first = [cells for _, cells in islice(self._cells(file), FIRST)]
+        if first and isinstance(first[0], str):
             raise SourceError(f"{self.path} does not begin with a line that is a JSON object.")
-        return self._schema_of(list(dict.fromkeys(chain.from_iterable(filter(None, first)))))
+        return self._schema_of(list(dict.fromkeys(key for each in first if isinstance(each, Mapping) for key in each)))
 
-    def _rows(self, known: Known) -> Iterator[Row]:
-        with self._open("infer") as file:
-            for number, cells in self._objects(file):
-                if cells is not None:
-                    yield from self._row(number, cells, known)
-                elif not known(name := self._id(None, number)):
-                    yield Row(name, failing("text", name, "the line is no JSON object."))
-
-    def _objects(self, file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """The lines that are not blank, by number; None for what is no object."""
+    def _cells(self, file: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+        """Of the lines that are not blank."""
         for number, line in enumerate(text_lines(file, newline="\n"), start=1):
             if line.strip():
                 yield number, _object(line)
-
-    def _row(self, number: int, cells: Mapping[str, Any], known: Known) -> Iterator[Row]:
-        for row in super()._row(number, cells, known):
-            carried = {key: _json(cell) for key, cell in row.carried.items()}
-            yield Row(row.id, row.item, carried)
 
 
 @dataclass(frozen=True)
@@ -654,13 +652,13 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
     return file.read()
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _object(line: str) -> dict[str, Any] | str:
     """By the library that reads what other libraries write: NaN, and whole numbers of any size."""
     try:
         read = json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    return read if isinstance(read, dict) else None
+        read = None
+    return read if isinstance(read, dict) else "the line is no JSON object."
 
 
 def _json(cell: Any) -> str | None:

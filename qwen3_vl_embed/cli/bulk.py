@@ -8,16 +8,13 @@ from secrets import token_hex
 from threading import Thread
 from typing import Any
 
-from qwen3_vl_embed.bulk.job import Means, Place
-from qwen3_vl_embed.bulk.parts import Folder, schema
+from qwen3_vl_embed.bulk.job import Means
+from qwen3_vl_embed.bulk.parts import Folder, Parts, Place, schema
 from qwen3_vl_embed.bulk.sources import Source
 from qwen3_vl_embed.cli import job, terminal
 from qwen3_vl_embed.cli.embed import batch_size
-from qwen3_vl_embed.cli.job import INTERRUPTED
 from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.files.vectors import Origin
-
-__all__ = ["INTERRUPTED", "run"]
 
 
 def run(
@@ -44,31 +41,27 @@ def run(
             folder.drop_failed()
         held, rows, failed = folder.held()
         place = Place(output, token_hex(3), columns, origin, dict(folder.recipes()))
+        total = _counted(lambda: (count := source.count()) and max(0, count - rows))
         if ray is None:
-            parts = place.parts()
+            parts = Parts(place)
             results = means.results(embeds, parts.items(source.rows(), held))
-            total = _counted(lambda: (count := source.count()) and max(0, count - rows))
             code, told = job.run(results, total, parts.write, parts, lambda: parts.failed)
-            counts = {name: getattr(parts, name) for name in ("done", "failed", "repeated", "skipped")}
+            counts = parts.counts()
         else:
-            counts = dict.fromkeys(("done", "failed", "repeated", "skipped"), 0)
-            code, told = _on_ray(ray, workers, means, place, source, held, counts)
+            from qwen3_vl_embed.bulk import on_ray
+
+            counts = Parts(place).counts()  # none yet
+            pieces = _added(on_ray.run(ray, workers, means, place, source, held), counts)
+            code, told = job.run(pieces, total, lambda piece: None, nullcontext(), lambda: counts["failed"])
     return _say(folder, counts, rows, failed, code, told, time.perf_counter() - started)
 
 
-def _on_ray(
-    address: str, workers: int, means: Means, place: Place, source: Source, held: Any, counts: dict[str, int]
-) -> tuple[int, str]:
-    from qwen3_vl_embed.bulk import on_ray
-
-    def pieces() -> Iterator[list[None]]:
-        for piece in on_ray.run(address, workers, means, place, source, held):
-            for name in counts:
-                counts[name] += piece[name]
-            yield [None] * piece["done"]
-
-    total = _counted(lambda: (count := source.count()) and max(0, count - len(held.ids)))
-    return job.run(pieces(), total, lambda piece: None, nullcontext(), lambda: counts["failed"])
+def _added(pieces: Iterator[dict[str, Any]], counts: dict[str, int]) -> Iterator[list[None]]:
+    """Adds each piece to the counts, and yields as many things as it has rows."""
+    for piece in pieces:
+        for name in counts:
+            counts[name] += piece[name]
+        yield [None] * piece["done"]
 
 
 def _counted(count: Callable[[], int | None]) -> Callable[[], int | None]:

@@ -1,7 +1,5 @@
 """The commands for many: bulk, index and search. They import their work when they run: it needs pyarrow."""
 
-import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from qwen3_vl_embed.cli.app import app, installed, option, sentences
-from qwen3_vl_embed.cli.commands import RECIPE, AnyOption, BatchSize, RetrySeconds
+from qwen3_vl_embed.cli.commands import RECIPE, AnyOption, BatchSize, RetrySeconds, connected
 from qwen3_vl_embed.cli.recipe import chosen, with_flags
+from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.settings import DEFAULT_URL, RETRY_FOR_S, URL
 
 EXPORT, QUERY = "Exports", "Query"
@@ -88,7 +87,7 @@ def bulk(
             from qwen3_vl_embed.bulk.job import Means
             from qwen3_vl_embed.bulk.sources import Columns, opened
             from qwen3_vl_embed.cli import bulk as bulk_job
-            from qwen3_vl_embed.files.errors import SourceError
+            from qwen3_vl_embed.cli import job
         if ray and not find_spec("ray"):
             raise SourceError("`bulk --ray` needs ray: pip install 'qwen3-vl-embed[ray]'.")
         if local_model:
@@ -102,11 +101,7 @@ def bulk(
             raise SourceError("Several servers are asked by Ray: --ray local.")
         means = Means(tuple(url), local_model, retry_seconds, batch_size, in_flight, chosen(flags, option))
         columns = Columns(text, image, id)
-        code = bulk_job.run(opened(source, columns), output, means, dtype, retry_failed, ray, workers)
-        if code == bulk_job.INTERRUPTED:
-            sys.stdout.flush()
-            os._exit(code)  # nobody waits for the answers that are still on their way
-    raise typer.Exit(code)
+        job.leave(bulk_job.run(opened(source, columns), output, means, dtype, retry_failed, ray, workers))
 
 
 @app.command()
@@ -155,8 +150,11 @@ def search(
     with sentences():
         with installed("search", "search"):
             from qwen3_vl_embed.cli import search as searching
+            from qwen3_vl_embed.search.index import Index
+            from qwen3_vl_embed.search.queries import Searcher
 
-        with searching.opened(index, url, retry_seconds) as searcher:
+        with connected(url, retry_seconds) as client:
+            searcher = Searcher(Index(index), client)
             if page:
                 searching.serve(searcher, host, port)
             elif duplicates is not None:

@@ -100,21 +100,20 @@ def embed(
       qwen3-vl-embed embed --csv colours.csv --column name -o colours.npz
       qwen3-vl-embed embed red --prompt colour --layer -2
     """
-    with sentences(), _client(url, retry_seconds) as client:
+    with sentences(), connected(url, retry_seconds) as client:
         from qwen3_vl_embed.cli import embed as embedding
+        from qwen3_vl_embed.cli import job
+        from qwen3_vl_embed.files.vectors import check_writable
 
         if output:
-            embedding.check_writable(output)
+            check_writable(output)
         found = embedding.found(words or [], text or [], image or [], csv, column)
         size = embedding.batch_size(client, batch_size)
-        code = embedding.run(client, found, chosen(flags, option), size, output)
-        if code == embedding.INTERRUPTED:
-            sys.stdout.flush()
-            os._exit(code)  # nobody waits for the answers that are still on their way
-    raise typer.Exit(code)
+        job.leave(embedding.run(client, found, chosen(flags, option), size, output))
 
 
-def _client(url: str, retry_seconds: float = RETRY_FOR_S, endpoints: Endpoints | None = None) -> "Client":
+def connected(url: str, retry_seconds: float = RETRY_FOR_S, endpoints: Endpoints | None = None) -> "Client":
+    """A client that says on stderr when its server is away. Raises AdapterError."""
     from qwen3_vl_embed.client import Client
 
     return Client(url, retry_for_s=retry_seconds, endpoints=endpoints, notify=terminal.remark)
@@ -130,7 +129,7 @@ def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed validate
       qwen3-vl-embed validate --strict --url http://gpu-box:8001
     """
-    with sentences(), _client(url) as client:
+    with sentences(), connected(url) as client:
         from qwen3_vl_embed.cli.tables import show_validation
         from qwen3_vl_embed.cli.validation import validate as validate_server
 
@@ -168,7 +167,6 @@ def report(
     with sentences():
         with installed("report", "evaluation"):
             from qwen3_vl_embed.cli import report as evaluation
-            from qwen3_vl_embed.cli.report_table import show
             from qwen3_vl_embed.files.vectors import check_folder
 
         options = chosen(flags, option)
@@ -176,13 +174,13 @@ def report(
             pairs = evaluation.saved_pairs(vectors, colours or images or options)
         else:
             endpoints = Endpoints(text_path, image_path, input_field, output_field)
-            with _client(url, endpoints=endpoints) as client:
+            with connected(url, endpoints=endpoints) as client:
                 subject = evaluation.subject(colours, images)
                 check_folder(output or Path())
-                pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size, terminal.progress)
+                pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size)
         name = name or evaluation.name_of(pairs)
         folder = output or Path(f"report-{name}")
-        show(evaluation.write(pairs, name, folder))
+        evaluation.show(evaluation.write(pairs, name, folder))
     terminal.remark(f"Written to {folder}: open {folder / 'report.html'} in a browser.")
 
 
@@ -234,7 +232,7 @@ def info(url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed info
       qwen3-vl-embed info | jq .model.dimension
     """
-    with sentences(), _client(url) as client:
+    with sentences(), connected(url) as client:
         described: Mapping[str, Any] = client.info()
     if sys.stdout.isatty():
         terminal.show_info(described)

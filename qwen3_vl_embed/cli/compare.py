@@ -1,19 +1,17 @@
 """The command compare, and how its findings are shown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.app import app, from_checkout, installed, option, sentences
 from qwen3_vl_embed.cli.recipe import chosen
+from qwen3_vl_embed.files.errors import SourceError
 
 if TYPE_CHECKING:
     from qwen3_vl_embed.compare.sides import Side
@@ -74,7 +72,6 @@ def compare(
     with sentences():
         from qwen3_vl_embed.compare.inputs import own, standard
         from qwen3_vl_embed.compare.verdict import compare as compared
-        from qwen3_vl_embed.files.errors import SourceError
 
         if len(url) > 2 or (len(url) == 1 and not checkpoint):
             raise SourceError("Give two of --url; or one, and the --checkpoint to compare it with.")
@@ -84,17 +81,15 @@ def compare(
             if checkpoint:
                 with from_checkout("compare --checkpoint"):
                     variants = _variants(checkpoint, prompt or [])
-            places = url if len(url) == 2 else [f"embedder:{checkpoint}", *url]
-            settings = [[*(given or []), None, None][:2] for given in (schema, key)]
-            if len(url) == 1:
-                settings = [[None, first] for first, _ in settings]
+            ours = [None] * (2 - len(url))
+            places = [*(f"embedder:{checkpoint}" for _ in ours), *url]
+            schemas, keys = ([*ours, *(given or []), None, None][:2] for given in (schema, key))
             fields = (chosen({}, a), chosen({}, b))
-            schemas, keys = settings
             sides = [
                 _side(place, schema, key, given, variants)
                 for place, schema, key, given in zip(places, schemas, keys, fields, strict=True)
             ]
-        found = compared((sides[0], sides[1]), inputs, least, variants, _progress)
+        found = compared((sides[0], sides[1]), inputs, least, variants, terminal.track)
     if json:
         import orjson
 
@@ -108,7 +103,6 @@ def _variants(checkpoint: str, prompts: list[str]) -> Any:
     from embedder import EmbedError
     from qwen3_vl_embed.cli.checkpoint import load
     from qwen3_vl_embed.compare.variants import Variants
-    from qwen3_vl_embed.files.errors import SourceError
 
     try:
         return Variants(load(checkpoint), prompts)
@@ -118,7 +112,6 @@ def _variants(checkpoint: str, prompts: list[str]) -> Any:
 
 def _side(place: str, schema: str | None, key: str | None, fields: Mapping[str, Any], variants: Any) -> "Side":
     from qwen3_vl_embed.compare.sides import Server
-    from qwen3_vl_embed.files.errors import SourceError
 
     kind, _, folder = place.partition(":")
     if kind not in ("embedder", "transformers", "sentence-transformers"):
@@ -138,16 +131,10 @@ def _side(place: str, schema: str | None, key: str | None, fields: Mapping[str, 
         raise SourceError(f"{place}: {error}") from None
 
 
-def _progress(what: Iterable[Any], name: str) -> Iterable[Any]:
-    columns = (TextColumn(name.replace("[", "\\[")), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=terminal.err, transient=True, disable=not terminal.err.is_terminal) as bar:
-        yield from bar.track(what)
-
-
 def _show(found: "Comparison", searched: bool) -> None:
     for letter, name in zip("AB", found.names, strict=True):
         terminal.out.print(Text(f"{letter}  {name}"), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = terminal.table()
     table.add_column("input", overflow="ellipsis", no_wrap=True, max_width=max(20, terminal.out.width - 32))
     for column in ("kind", "alone", "in a list"):
         table.add_column(column, no_wrap=True, justify="left" if column == "kind" else "right")

@@ -10,18 +10,15 @@ from typing import Any
 import typer
 
 from qwen3_vl_embed.cli import job, terminal
-from qwen3_vl_embed.cli.job import INTERRUPTED
 from qwen3_vl_embed.cli.tables import show_embedded
 from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.files import sources
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.sources import Skipped
-from qwen3_vl_embed.files.vectors import Origin, VectorFile, check_writable, jsonl
+from qwen3_vl_embed.files.vectors import Origin, VectorFile, jsonl
 from qwen3_vl_embed.items import Embedded, Item
 from qwen3_vl_embed.settings import BATCH
-
-__all__ = ["INTERRUPTED", "batch_size", "check_writable", "found", "run"]
 
 
 def found(

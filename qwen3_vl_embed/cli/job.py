@@ -1,8 +1,12 @@
 """What `embed` and `bulk` have in common: results to where they are kept, as they come, until something ends it."""
 
+import os
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
+
+import typer
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.interrupts import Interrupts
@@ -35,3 +39,11 @@ def run(
         except KeyboardInterrupt:
             return INTERRUPTED, "Interrupted."
     return 0, ""
+
+
+def leave(code: int) -> NoReturn:
+    """End the command with this exit code; after Ctrl-C nobody waits for the answers that are still on their way."""
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        os._exit(code)
+    raise typer.Exit(code)

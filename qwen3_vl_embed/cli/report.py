@@ -1,10 +1,9 @@
-"""Evaluate a server: embed pairs of texts and images through it, compute the report, write its files.
+"""Evaluate a server: embed pairs of texts and images through it, compute the report, write its files, show its figures.
 
 The figures and the page are `evaluation`'s. Imported by the command alone, because what it needs (scikit-learn,
 matplotlib, colour-science) is not installed where only the client is.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from rich.text import Text
 
 from qwen3_vl_embed.batches import Stack
-from qwen3_vl_embed.client import Client, Results
+from qwen3_vl_embed.cli import terminal
+from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.contract import ContractError, Endpoints, list_limit
 from qwen3_vl_embed.errors import AdapterError
 from qwen3_vl_embed.evaluation.captions import read_folder, thumbnail
 from qwen3_vl_embed.evaluation.colours import png, read_palette, swatch, xkcd
+from qwen3_vl_embed.evaluation.labels import GROUPS
 from qwen3_vl_embed.evaluation.page import page
 from qwen3_vl_embed.evaluation.pairs import Pairs, check_count, load
 from qwen3_vl_embed.evaluation.report import Report, report
@@ -29,7 +31,8 @@ from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.vectors import replacing
 from qwen3_vl_embed.items import Item, writable
 
-Progress = Callable[[Iterable[Results], int], Iterator[Results]]
+STYLES = {"collapsed": "bold red", "narrow": "yellow", "sound": "green"}
+WIDE = 100  # characters: what the intervals need
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,7 @@ def subject(colours: Path | None, images: Path | None) -> Subject:
     return Subject(source, [Item.text(name) for name in palette.names], swatches, palette.rgb)
 
 
-def embed_pairs(
-    client: Client, endpoints: Endpoints, what: Subject, options: dict[str, Any], batch: int, progress: Progress
-) -> Pairs:
+def embed_pairs(client: Client, endpoints: Endpoints, what: Subject, options: dict[str, Any], batch: int) -> Pairs:
     """Embed both sides, texts first. Raises AdapterError, ItemError, SourceError."""
     try:
         batch = min(batch, list_limit(client.openapi(), endpoints))
@@ -75,7 +76,7 @@ def embed_pairs(
     with suppress(AdapterError):  # another's server tells nothing of its model
         about["model"] = client.model()
     items, stack = [*what.texts, *what.images], Stack()
-    for results in progress(client.embed_each(items, batch_size=batch, **options), len(items)):
+    for results in terminal.progress(client.embed_each(items, batch_size=batch, **options), len(items)):
         stack.add(results)
     vectors = stack.array()
     names = tuple(item.name for item in what.texts)
@@ -114,3 +115,27 @@ def write(pairs: Pairs, name: str, folder: Path) -> Report:
         with replacing(folder / file_name) as file:
             file.write(content)
     return found
+
+
+def show(report: Report) -> None:
+    """The figures, then the verdict: what decides stands last, next to the prompt."""
+    table = terminal.table(Text(f"{report.name}: {len(report.pairs)} pairs"))
+    table.add_column("", overflow="fold")
+    wide = terminal.out.width >= WIDE
+    for heading in ("raw", "95 %", "centred", "95 %", "chance") if wide else ("raw", "centred", "chance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for title, labels in GROUPS.items():
+        shown = [label for label in labels if label.key in report.figures["raw"]]
+        if shown:
+            table.add_row(Text(title, "bold"))
+        for label in shown:
+            cells: list[str | Text] = []
+            for kind in ("raw", "centred"):
+                figure = report.figures[kind][label.key]
+                cells += [label.value(figure), Text(label.interval(figure), "dim")] if wide else [label.value(figure)]
+            chance = Text(label.chance(report.figures["raw"][label.key]), "dim")
+            table.add_row(f"  {label.words}", *cells, chance)
+    terminal.out.print(table)
+    if report.pairs.rgb is None:
+        terminal.out.print("Colour figures are left out: images with captions have no one colour.")
+    terminal.out.print(Text(report.verdict.words, STYLES[report.verdict.kind]))

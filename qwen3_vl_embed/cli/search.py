@@ -1,8 +1,7 @@
 """The work of the commands `index` and `search`: to a terminal, to a pipe, to a page."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from rich.text import Text
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.app import installed
-from qwen3_vl_embed.client import Client
 from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.items import Item
@@ -35,13 +33,6 @@ def make_index(sources: Sequence[Path], output: Path, faiss: Path | None, lanced
     with installed("index --lancedb", "lancedb"):
         if lancedb:
             to_lancedb(index, lancedb)
-
-
-@contextmanager
-def opened(folder: Path, url: str, retry_seconds: float) -> Iterator[Searcher]:
-    """Raises SourceError."""
-    with Client(url, retry_for_s=retry_seconds, notify=terminal.remark) as client:
-        yield Searcher(Index(folder), client)
 
 
 def query(

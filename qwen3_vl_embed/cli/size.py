@@ -10,9 +10,6 @@ from time import perf_counter, process_time
 
 import numpy as np
 from PIL import Image
-from rich import box
-from rich.progress import track
-from rich.table import Table
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.client import AsyncClient
@@ -68,8 +65,8 @@ async def measure(url: str, given: Iterator[Item], seconds: float) -> Times:
             if model["device"] != "cpu" and first.tokens:  # a CPU answers together what it took in together
                 most = max(1, min(most, model["batch_tokens"] // first.tokens))
     callers = [1, *(2 * size for size in sizes(most))]
-    shown = track(callers, "Measuring", console=terminal.err, transient=True, disable=not terminal.err.is_terminal)
-    return Times.of({number: await closed(url, given, number, seconds) for number in shown}, most)
+    rates = {number: await closed(url, given, number, seconds) for number in terminal.track(callers, "Measuring")}
+    return Times.of(rates, most)
 
 
 async def closed(url: str, given: Iterator[Item], callers: int, seconds: float) -> float:
@@ -94,7 +91,7 @@ async def closed(url: str, given: Iterator[Item], callers: int, seconds: float) 
 
 def show(times: Times, fleets: list[Fleet], rate: float, p99: float) -> None:
     """The fleets that were tried, the sufficient one last."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = terminal.table()
     for name in ("GPUs", "of their best", "items a pass", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right")
     for gpus, found in fleets[-SHOWN:]:

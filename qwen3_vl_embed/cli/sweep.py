@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -12,22 +11,10 @@ from embedder import EmbedError
 from embedder.prepare.prompts import prompt as known_prompt
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.checkpoint import load
+from qwen3_vl_embed.evaluation import sweep
 from qwen3_vl_embed.evaluation.colours import Palette, xkcd
 from qwen3_vl_embed.evaluation.heatmap import draw
 from qwen3_vl_embed.evaluation.pairs import check_count
-from qwen3_vl_embed.evaluation.sweep import (
-    LabelFree,
-    Row,
-    Stage,
-    Subject,
-    blocks,
-    captioned,
-    colours,
-    label_free,
-    ranking,
-    recommended,
-    sweep,
-)
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.files.vectors import check_folder, replacing
 from qwen3_vl_embed.serving.console import Console
@@ -35,18 +22,18 @@ from qwen3_vl_embed.serving.console import Console
 WIDE = 76  # characters: what all figures need
 
 
-def subject(count: int | None, images: Path | None) -> Subject:
+def subject(count: int | None, images: Path | None) -> sweep.Subject:
     """The first `count` of the 949 colours, or a folder of images with captions. Raises SourceError."""
     if count and images:
         raise SourceError("--colours and --images exclude each other.")
     if images:
-        return captioned(images)
+        return sweep.captioned(images)
     palette = xkcd()
-    return colours(Palette(palette.names[:count], palette.rgb[:count]))
+    return sweep.colours(Palette(palette.names[:count], palette.rgb[:count]))
 
 
 def run(
-    checkpoint: str, prompts: list[str], resolutions: list[int], what: Subject, folder: Path, console: Console
+    checkpoint: str, prompts: list[str], resolutions: list[int], what: sweep.Subject, folder: Path, console: Console
 ) -> None:
     """Write sweep-*.jsonl (which a second run continues) and sweep.png into `folder`; print tables and what to use.
 
@@ -61,21 +48,21 @@ def run(
         for name in prompts:
             known_prompt(name)
         embedder = load(checkpoint)
-        todo = blocks(prompts, [*resolutions] or [None])
+        todo = [sweep.Block(prompt, most) for prompt in prompts for most in (*resolutions,) or (None,)]
         columns = [TextColumn("sweeping"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs")]
         columns += [TimeElapsedColumn(), TimeRemainingColumn()]
         with Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
             task = bar.add_task("", total=2 * len(what) * len(todo))
             file = folder / f"sweep-{embedder.info['id'][:12]}-{what.digest}.jsonl"
-            rows, stages = sweep(embedder, what, todo, file, lambda count: bar.advance(task, count))
+            rows, stages = sweep.sweep(embedder, what, todo, file, lambda count: bar.advance(task, count))
     except EmbedError as error:
         raise SourceError(str(error)) from None
     with replacing(folder / "sweep.png") as picture:
         draw(rows, picture)
     console.print(_table(rows, console.width))
     console.print(_vision(stages))
-    console.print(_label_free(list(label_free(rows))))
-    for name, row in recommended(rows):
+    console.print(_label_free(list(sweep.label_free(rows))))
+    for name, row in sweep.recommended(rows):
         console.print(
             f"{name}: MRR {row.test_mrr:.3f} on the test half; as options of a request:", style="bold", soft_wrap=True
         )
@@ -85,7 +72,7 @@ def run(
     console.print(f"{folder / 'sweep.png'}, {file}", soft_wrap=True)
 
 
-def _table(rows: list[Row], width: int, most: int = 15) -> Table:
+def _table(rows: list[sweep.Row], width: int, most: int = 15) -> Table:
     """All figures in the 80 columns of a pipe; in fewer, the first three: the .jsonl has them all."""
     table = _plain(f"The best {min(most, len(rows))} of {len(rows)} recipes, chosen on one half")
     table.add_column("prompt", overflow="fold")
@@ -102,7 +89,7 @@ def _table(rows: list[Row], width: int, most: int = 15) -> Table:
     figures = dict(list(figures.items())[: 6 if width >= WIDE else 3])
     for column in figures:
         table.add_column(column, justify="right", no_wrap=True)
-    for row in ranking(rows)[:most]:
+    for row in sweep.ranking(rows)[:most]:
         values = (_written(getattr(row, name)) for name in figures.values())
         moved = "" if row.calibration == "none" else row.calibration
         norm = "yes" if row.final_norm else "no"
@@ -110,7 +97,7 @@ def _table(rows: list[Row], width: int, most: int = 15) -> Table:
     return table
 
 
-def _vision(stages: list[Stage]) -> Table:
+def _vision(stages: list[sweep.Stage]) -> Table:
     table = _plain("What images know at each stage of the vision tower (in the sweep only)")
     for column in ("stage", "numbers", "probe R²", "intrinsic dimension"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -120,19 +107,20 @@ def _vision(stages: list[Stage]) -> Table:
     return table
 
 
-def _label_free(found: list[LabelFree]) -> Table:
+def _label_free(found: list[sweep.LabelFree]) -> Table:
     table = _plain("Layers without labels: the one of least intrinsic dimension, the best, and the rank correlation")
     table.add_column("prompt", overflow="fold")
     for column in ("pool", "least", "its MRR", "best", "its MRR", "Spearman"):
         table.add_column(column, justify="left" if column == "pool" else "right", no_wrap=True)
     for each in found:
         layers = (text for row in (each.chosen, each.best) for text in (str(row.layer), _written(row.test_mrr)))
-        table.add_row(_prompt(each.prompt, each.max_pixels), each.pooling, *layers, _written(each.agreement))
+        prompt = _prompt(each.best.prompt, each.best.max_pixels)
+        table.add_row(prompt, each.best.pooling, *layers, _written(each.agreement))
     return table
 
 
 def _plain(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    return terminal.table(title, title_justify="left", collapse_padding=True)
 
 
 def _prompt(name: str, max_pixels: int | None) -> Text:

@@ -17,7 +17,7 @@ WIDE = 80  # characters: what the matrix of all names and swatches needs
 def show_embedded(embedded: Sequence[Embedded]) -> None:
     """The first numbers and the norm of the first vectors."""
     numbers = 4 if terminal.out.width >= WIDE else 2
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = terminal.table()
     widest = max(12, terminal.out.width - 25 - 9 * numbers)
     table.add_column("item", overflow="ellipsis", no_wrap=True, max_width=widest)
     table.add_column("kind")
@@ -60,7 +60,7 @@ def _matrix(validation: Validation) -> Table:
 
 
 def _best_hits(validation: Validation) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = terminal.table()
     table.add_column("name", no_wrap=True)
     table.add_column("best hit", no_wrap=True)
     table.add_column("cosine", justify="right")

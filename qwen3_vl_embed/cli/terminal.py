@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import rich.progress
+from rich import box
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text, TextType
 
 from qwen3_vl_embed.serving.console import Console
 
@@ -17,6 +20,7 @@ err = Console(stderr=True)
 
 ROWS_SHOWN = 20
 Batch = TypeVar("Batch", bound=Sized)
+Thing = TypeVar("Thing")
 
 
 class Rate(ProgressColumn):
@@ -44,6 +48,16 @@ def progress(
             yield batch
             if count := failures():
                 bar.update(task, failed=f"{count:,} failed")
+
+
+def track(what: Iterable[Thing], name: str) -> Iterable[Thing]:
+    """With a bar on stderr, which is gone at the end; no bar where stderr is no terminal."""
+    return rich.progress.track(what, escape(name), console=err, transient=True, disable=not err.is_terminal)
+
+
+def table(title: TextType | None = None, **settings: Any) -> Table:
+    """An empty one, as they all look; `settings` are rich's."""
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, **settings)
 
 
 def complain(message: str) -> None:

@@ -36,10 +36,6 @@ class Palette:
         """CIELAB of each colour, float64 (N, 3)."""
         return rgb_to_lab(self.rgb)
 
-    def index(self, name: str) -> int:
-        """Raises ValueError for a name that is not in the palette."""
-        return self.names.index(name)
-
     def __len__(self) -> int:
         return len(self.names)
 
@@ -79,6 +75,6 @@ def delta_e(lab: FloatArray, other: FloatArray) -> FloatArray:
     return colour.difference.delta_E_CIE2000(lab[:, None], other[None])
 
 
-def swatch(rgb: NDArray[np.uint8] | tuple[int, int, int], size: tuple[int, int] = SWATCH) -> Image.Image:
-    """One colour as a solid RGB image of (width, height) pixels."""
-    return Image.new("RGB", size, tuple(int(value) for value in rgb))
+def swatch(rgb: NDArray[np.uint8] | tuple[int, int, int]) -> Image.Image:
+    """One colour as a solid RGB image, as large as the benchmark's."""
+    return Image.new("RGB", SWATCH, tuple(int(value) for value in rgb))

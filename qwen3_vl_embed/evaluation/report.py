@@ -48,31 +48,21 @@ def report(pairs: Pairs, name: str) -> Report:
     spaces = {"raw": raw(pairs), "centred": centred(pairs)}
     resampling = Resampling(len(pairs))
     differences = None if pairs.rgb is None else delta_e(pairs.lab, pairs.lab)
-    figures = {
-        kind: evaluate(space, resampling) | known(space, pairs, differences, resampling)
-        for kind, space in spaces.items()
-    }
+    wanted = probe.wanted(pairs)
+    figures = {}
+    for kind, space in spaces.items():
+        found = distances.figures(space, resampling) | retrieval.figures(space, resampling)
+        found |= geometry.figures(space, resampling)
+        if differences is not None:
+            found |= perception.figures(space, differences, resampling)
+        if wanted is not None:
+            found |= probe.figures(space, wanted, resampling)
+        figures[kind] = found
     return Report(name, datetime.now(), pairs, differences, spaces, figures, judge(figures["raw"], figures["centred"]))
 
 
-def evaluate(space: Space, resampling: Resampling) -> dict[str, Figure]:
-    """The figures that vectors alone give: distances, ranks, geometry."""
-    return (
-        distances.figures(space, resampling)
-        | retrieval.figures(space, resampling)
-        | geometry.figures(space, resampling)
-    )
-
-
-def known(space: Space, pairs: Pairs, differences: FloatArray | None, resampling: Resampling) -> dict[str, Figure]:
-    """What texts and images are known to stand for, against the vectors: colours, else the captions' words."""
-    found = {} if differences is None else perception.figures(space, differences, resampling)
-    wanted = probe.wanted(pairs)
-    return found if wanted is None else found | probe.figures(space, wanted, resampling)
-
-
 def values(space: Space) -> dict[str, float]:
-    """Distances and ranks of `evaluate` without intervals, for those who ask often."""
+    """Distances and ranks without intervals, for those who ask often."""
     resampling = Resampling(space.pairs, resamples=0)
     found = distances.figures(space, resampling) | retrieval.figures(space, resampling)
     return {name: figure.value for name, figure in found.items()}

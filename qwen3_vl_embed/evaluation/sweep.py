@@ -145,10 +145,6 @@ def prompt_of(name: str, kind: str) -> str:
     return IMAGES if kind == "image" and prompt(name).repeats else name
 
 
-def blocks(prompts: list[str], resolutions: list[int | None]) -> list[Block]:
-    return [Block(prompt, max_pixels) for prompt in prompts for max_pixels in resolutions]
-
-
 def sweep(
     embedder: Embedder, subject: Subject, todo: list[Block], file: Path, advance: Callable[[int], None]
 ) -> tuple[list[Row], list[Stage]]:
@@ -358,9 +354,6 @@ class LabelFree:
     (arXiv 2601.01046, January 2026.) `agreement`: Spearman's rank correlation of dimension and MRR over the layers.
     """
 
-    prompt: str
-    max_pixels: int | None
-    pooling: str
     chosen: Row
     best: Row
     agreement: float
@@ -376,4 +369,4 @@ def label_free(rows: list[Row]) -> Iterator[LabelFree]:
             continue
         agreement = spearmanr([row.intrinsic_dimension for row in layers], [row.test_mrr for row in layers]).statistic
         chosen = min(layers, key=lambda row: row.intrinsic_dimension)
-        yield LabelFree(*key, chosen, max(layers, key=lambda row: row.test_mrr), float(agreement))
+        yield LabelFree(chosen, max(layers, key=lambda row: row.test_mrr), float(agreement))

@@ -231,13 +231,13 @@ class VectorFile:
         check_writable(path)
         self.kept: Path | None = None
         self.count = 0
-        self._path, self._origin = path, origin
+        self._path, self._folder = path, path.absolute().parent
         suffix = path.suffix.lower()
         self._bytes_each, self._most_held = origin.dimension() * BYTES_EACH.get(suffix, 4), min(count, ROW_GROUP)
         grows_in_place = suffix == ".jsonl" and not os.path.lexists(path)  # every line of it can be read at any time
         self._partial = path if grows_in_place else path.with_name(f"partial-{token_hex(4)}{path.suffix}")
         with told(path):
-            self._check_room(count)
+            check_room(self._folder, count * self._bytes_each)
             self._file = self._partial.open("xb")
             self._writer = WRITERS[suffix](self._file, origin)
             if isinstance(self._writer, _Npz):
@@ -251,7 +251,7 @@ class VectorFile:
         if embedded:
             with told(self._path):
                 if not isinstance(self._writer, _Npz):
-                    self._check_room(self._most_held)
+                    check_room(self._folder, self._most_held * self._bytes_each)
                 self._writer.add(embedded)
             self.count += len(embedded)
 
@@ -271,9 +271,11 @@ class VectorFile:
             with replacing(self.kept.with_name(self.kept.name + ".json")) as beside:
                 beside.write(self._writer.about())
 
-    def _check_room(self, count: int) -> None:
-        if shutil.disk_usage(self._path.absolute().parent).free < count * self._bytes_each + SPARE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises OSError where its disk has no room for so many bytes."""
+    if shutil.disk_usage(folder).free < size + SPARE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _reserve(file: io.BufferedWriter, size: int) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qwen3_vl_embed.client import Client
+from qwen3_vl_embed.client import Client, by_kind
 from qwen3_vl_embed.errors import AdapterError
-from qwen3_vl_embed.options import TextOptions
 from qwen3_vl_embed.pictures import encoded
 from qwen3_vl_embed.search.index import Hit, Index, Kind, Matrix, Vector, unit
 
@@ -115,13 +114,8 @@ class Searcher:
                 made = self.index.model.get("checkpoint")
                 raise AdapterError(f"{self._client.url} has another model than made the index ({made}).")
             self._same = True
-        options = self.index.options
-        if kind == "text":
-            options = {name: value for name, value in options.items() if name in TextOptions.__optional_keys__}
-            vectors = self._client.embed_text(contents, **options)
-        else:
-            vectors = self._client.embed_image(contents, **options)
-        return unit(vectors)
+        embed: Any = self._client.embed_text if kind == "text" else self._client.embed_image
+        return unit(embed(contents, **by_kind(self.index.options)[kind]))
 
     def _mixed(self, parts: list[tuple[Kind, Matrix]], without: Any, words: float, centred: bool) -> Matrix:
         """One query for each row of the parts, all of length 1."""

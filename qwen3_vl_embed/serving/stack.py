@@ -29,9 +29,8 @@ class Stack:
     def __init__(self, settings: ServeSettings, checkpoint: str, console: Console) -> None:
         self.settings, self.checkpoint, self.console = settings, checkpoint, console
         self.server = Tritonserver.find(settings)
-        self.regions = (
-            f"qwen3_vl_embed_{os.getpid()}_{secrets.token_hex(4)}"  # what its shared memory's names begin with
-        )
+        # What its shared memory's names begin with.
+        self.regions = f"qwen3_vl_embed_{os.getpid()}_{secrets.token_hex(4)}"
         self._reaper = Reaper(self.regions, keyless())
         self._processes: dict[str, Process] = {}
         self.stopping = False  # a signal's handler may set it: an Event's lock could be held just then
@@ -59,7 +58,7 @@ class Stack:
         if not self.stopping:
             self._start_triton()
         if not self.stopping:
-            self._await(self.adapter, f"{self.url}/health")
+            self.await_answer(self.adapter, f"{self.url}/health")
 
     def watch(self, poll_seconds: float = 1.0) -> None:
         """Restart whatever died, with growing pauses; returns when `stopping` is set."""
@@ -116,7 +115,7 @@ class Stack:
         environment = self.server.environment(self.checkpoint, self.regions, self.settings.triton_open_apis or "")
         triton = self._run("triton", command, environment, show, "green")
         with self.console.status(Text(f"loading {self.checkpoint} …")):
-            self._await(triton, f"http://{self.settings.triton_http}/v2/health/ready")
+            self.await_answer(triton, f"http://{self.settings.triton_http}/v2/health/ready")
 
     def _start_adapter(self, awaited: str = "/health") -> None:
         environment = os.environ | {
@@ -127,10 +126,14 @@ class Stack:
         }
         command = [sys.executable, "-m", "client"]
         adapter = self._run("adapter", command, environment, logs.everything, "cyan")
-        self._await(adapter, self.url + awaited)
+        self.await_answer(adapter, self.url + awaited)
 
-    def _await(self, process: Process, url: str) -> None:
-        """Until it answers, or `stopping`; what it said last is repeated now and then, with the seconds so far."""
+    def await_answer(self, process: Process, url: str) -> None:
+        """Until it answers, or `stopping`; what it said last is repeated now and then, with the seconds so far.
+
+        Raises:
+            ServingError: it ended, or took too long; the message says why.
+        """
         started = told = time.monotonic()
         seconds = self.settings.start_seconds
         with httpx.Client(timeout=5, trust_env=False) as client:  # one: each reads all certificates

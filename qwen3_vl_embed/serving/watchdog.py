@@ -83,9 +83,8 @@ class Triton:
 
     def __init__(self, pid: int, host: str, port: int) -> None:
         self.pid, self._address = pid, (host, port)
-        self.lone = self.longest = (
-            0.0  # seconds of a text's pass, and of the longest of short inputs, as the model says
-        )
+        # Seconds of a text's pass, and of the longest of short inputs, as the model says.
+        self.lone = self.longest = 0.0
 
     def embeds(self, seconds: float, body: str = LIGHT) -> bool | None:
         """Whether an embedding comes back, or would if there were fewer requests; None when nothing came in time."""

@@ -130,13 +130,17 @@ def _more_keys_than_queries(bench: Bench) -> Figure:
     return right("varlen kernel with more keys than queries: error", error(ours, exactly), most=ERROR[torch.bfloat16])
 
 
-def _speed(bench: Bench, heads: Heads, expected: float | None) -> Iterator[Figure]:
-    """TFLOP/s and host time over four long sequences. Check 9 has what could be served instead."""
+def four_long(bench: Bench, heads: Heads) -> tuple[str, Tensors, Bounds, float]:
+    """Four long sequences: what they are, drawn, where each ends, and the operations of their attention."""
     lengths = [bench.sizes.long] * 4
-    q, k, v = heads.draw(sum(lengths), bench, bench.dtype)
-    bounds = Bounds.of(lengths, bench.device)
     flop = 4 * heads.queries * heads.width * sum(length**2 for length in lengths) / (2 if heads.causal else 1)
-    what = f"{heads.name}, 4 sequences of {bench.sizes.long:,}"
+    drawn = heads.draw(sum(lengths), bench, bench.dtype)
+    return f"{heads.name}, 4 sequences of {bench.sizes.long:,}", drawn, Bounds.of(lengths, bench.device), flop
+
+
+def _speed(bench: Bench, heads: Heads, expected: float | None) -> Iterator[Figure]:
+    """TFLOP/s and host time. Check 9 has what could be served instead."""
+    what, (q, k, v), bounds, flop = four_long(bench, heads)
 
     def served() -> object:
         return packed_attention(heads.module, q, k, v, None, heads.scale, PassContext(bounds))

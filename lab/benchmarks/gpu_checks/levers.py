@@ -12,7 +12,7 @@ from embedder.forward import fastest
 from embedder.forward.attention import Bounds, flash
 from embedder.forward.operations import TORCH, Operations, linear_gelu_at_once
 from lab.benchmarks import inputs
-from lab.benchmarks.gpu_checks.attention import TEXT, VISION, error, exact
+from lab.benchmarks.gpu_checks.attention import TEXT, VISION, error, exact, four_long
 from lab.benchmarks.gpu_checks.bench import Bench, eager
 from lab.benchmarks.gpu_checks.figures import Figure, fast, skipped, told
 from lab.benchmarks.gpu_checks.passes import prepared_pass
@@ -123,16 +123,12 @@ def _flash_4(
 def _attention(bench: Bench) -> Iterator[Figure]:
     """Over four long sequences: TFLOP/s, the error against float64 and host time."""
     for heads in (VISION, TEXT):
-        what = f"{heads.name}, 4 sequences of {bench.sizes.long:,}"
+        what, drawn, bounds, flop = four_long(bench, heads)
         if not bench.on_gpu:
             yield skipped(f"{what}: FlashAttention 2, cuDNN, FlashAttention 4")
             continue
-        lengths = [bench.sizes.long] * 4
-        drawn = heads.draw(sum(lengths), bench, bench.dtype)
         q, k, v = (each[0].transpose(0, 1) for each in drawn)
-        bounds = Bounds.of(lengths, bench.device)
-        flop = 4 * heads.queries * heads.width * sum(length**2 for length in lengths) / (2 if heads.causal else 1)
-        first_q, first_k, first_v = (each[0][:, : lengths[0]] for each in drawn)
+        first_q, first_k, first_v = (each[0][:, : bench.sizes.long] for each in drawn)
         exactly = [exact(first_q, first_k, first_v, heads)]
         kernels: dict[str, Other] = {
             "FlashAttention 2, as served": lambda q, k, v, bounds, *rest: flash(q, k, v, bounds, bounds, *rest),
@@ -142,7 +138,7 @@ def _attention(bench: Bench) -> Iterator[Figure]:
         for name, kernel in kernels.items():
             work = partial(kernel, q, k, v, bounds, heads.scale, heads.causal)
             try:
-                off = error(work()[: lengths[0]], exactly)
+                off = error(work()[: bench.sizes.long], exactly)
                 rate = flop / device_seconds(work, bench.device) / 1e12
                 host = host_seconds(work, bench.device) * 1e6
             except Exception as problem:  # nothing that is served depends on it

@@ -6,7 +6,6 @@ import pkgutil
 import platform
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 import torch
@@ -19,23 +18,20 @@ from lab import benchmarks
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
 from lab.benchmarks.gpu_checks.timing import device_seconds
+from lab.benchmarks.hardware import versions
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "numpy",
-    "pillow",
-    "accelerate",
-    "qwen-vl-utils",
-    "pydantic-settings",
+    *("torch", "torchvision", "transformers", "numpy", "pillow"),
+    *("accelerate", "qwen-vl-utils", "pydantic-settings"),
 )
 NEEDS_BYTES = 14e9  # the 4B's weights in bfloat16, and a pass
 
 
 def surroundings(bench: Bench) -> Iterator[Figure]:
     """Check 0: modules, versions, the device and its settings."""
-    yield told("python", f"{platform.python_version()}, {', '.join(map(_versioned, PACKAGES))}")
+    found = versions(PACKAGES)
+    packages = (f"{name} {found[name]}" if name in found else f"no {name}" for name in PACKAGES)
+    yield told("python", ", ".join([platform.python_version(), *packages]))
     yield from _modules(embedder)
     yield from _modules(benchmarks)
     yield told("cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}")
@@ -64,13 +60,6 @@ def _modules(package: ModuleType) -> Iterator[Figure]:
         yield right(f"{what} {wrong or ''}".rstrip(), len(wrong), most=0)
     else:
         yield told(what, "; ".join(f"{name}: {why}" for name, why in wrong.items()) or 0)
-
-
-def _versioned(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"no {package}"
 
 
 def _device(bench: Bench) -> Iterator[Figure]:

@@ -74,10 +74,8 @@ def _scarce(bench: Bench, embedder: Embedder, more: int, budget: int) -> Iterato
     """
     if bench.on_gpu:
         torch.cuda.empty_cache()
-        held, whole = (
-            torch.cuda.memory_reserved(bench.device),
-            torch.cuda.get_device_properties(bench.device).total_memory,
-        )
+        held = torch.cuda.memory_reserved(bench.device)
+        whole = torch.cuda.get_device_properties(bench.device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, (held + more) / whole), bench.device)
         try:
             yield

@@ -18,16 +18,8 @@ Work = Callable[[], object]
 PARTS = {
     "attention": ("flash", "fmha", "attention", "softmax"),
     "products": (
-        "gemm",
-        "cutlass",
-        "cublas",
-        "nvjet",
-        "xmma",
-        "gemv",
-        "splitk",
-        "aten::mm",
-        "aten::addmm",
-        "aten::bmm",
+        *("gemm", "cutlass", "cublas", "nvjet", "xmma", "gemv", "splitk"),
+        *("aten::mm", "aten::addmm", "aten::bmm"),
     ),
     "copies": ("memcpy", "memset", "aten::copy_"),
 }
