@@ -12,7 +12,7 @@ import time
 import zlib
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from io import BytesIO, RawIOBase
@@ -45,8 +45,6 @@ OF_ANY_TABLE = {"http", "https", "data"}  # whose URLs any table may hold; other
 BROKEN = (
     OSError, EOFError, ValueError, ClientError, zlib.error, tarfile.TarError, csv.Error, pa.ArrowException, SourceError,
 )  # fmt: skip
-
-Known = Callable[[str], bool]
 
 
 class Zstd(RawIOBase):
@@ -112,20 +110,19 @@ class File:
         """Rows, about; None where only reading it all would tell."""
         return None
 
-    def rows(self, known: Known = lambda id: False) -> Iterator[Row | Skipped]:
-        """Those whose id is not `known`. A file that breaks off is a row that failed, and the others go on."""
+    def rows(self) -> Iterator[Row | Skipped]:
+        """A file that breaks off is a row that failed, and the others go on."""
         try:
-            yield from self._rows(known)
+            yield from self._rows()
         except BROKEN as error:
-            if not known(self.name):
-                told = str(error) if isinstance(error, SourceError) else f"it cannot be read to its end ({error})."
-                yield Row(self.name, failing("image", self.name, told))
+            told = str(error) if isinstance(error, SourceError) else f"it cannot be read to its end ({error})."
+            yield Row(self.name, failing("image", self.name, told))
 
     def pieces(self) -> "Iterator[File] | None":
         """The same rows, in pieces that another process reads by itself; None where it is better handed the rows."""
         return None
 
-    def _rows(self, known: Known) -> Iterator[Row | Skipped]:
+    def _rows(self) -> Iterator[Row | Skipped]:
         raise NotImplementedError
 
     def _open(self, compression: str | None = None, streamed: bool = False) -> Any:
@@ -160,9 +157,8 @@ class Picture(File):
     def count(self) -> int:
         return 1
 
-    def _rows(self, known: Known) -> Iterator[Row]:
-        if not known(self.name):
-            yield Row(self.name, _at(self.path, self.name, "", "file"))
+    def _rows(self) -> Iterator[Row]:
+        yield Row(self.name, _at(self.path, self.name, "", "file"))
 
 
 @dataclass(frozen=True)
@@ -172,11 +168,12 @@ class Folder(File):
     def count(self) -> int:
         return sum(isinstance(each, Item) for _, each in below(Path(self.path)))
 
-    def _rows(self, known: Known) -> Iterator[Row | Skipped]:
+    def _rows(self) -> Iterator[Row | Skipped]:
         for path, found in below(Path(self.path)):
             if isinstance(found, Skipped):
                 yield found
-            elif not known(name := writable(path.relative_to(self.path).as_posix())):
+            else:
+                name = writable(path.relative_to(self.path).as_posix())
                 yield Row(name, Item("image", name, found.origin, path))
 
 
@@ -186,8 +183,8 @@ class Given(File):
 
     given: tuple[Row | Skipped, ...] = ()
 
-    def _rows(self, known: Known) -> Iterator[Row | Skipped]:
-        yield from (row for row in self.given if isinstance(row, Skipped) or not known(row.id))
+    def _rows(self) -> Iterator[Row | Skipped]:
+        yield from self.given
 
 
 @dataclass(frozen=True)
@@ -201,24 +198,23 @@ class Lines(File):
             chunks: Iterator[bytes] = iter(partial(file.read, 2**20), b"")
             return sum(chunk.count(b"\n") for chunk in chunks)
 
-    def _rows(self, known: Known) -> Iterator[Row]:
+    def _rows(self) -> Iterator[Row]:
         with self._open("infer") as file:
             for number, line in enumerate(text_lines(file, newline="\n"), start=1):
-                if not known(name := self._id(None, number)):
-                    yield Row(name, Item.text(line.rstrip("\r\n"), name))
+                name = self._id(None, number)
+                yield Row(name, Item.text(line.rstrip("\r\n"), name))
 
 
 @dataclass(frozen=True)
 class Table(Lines):
     """A table of strings, with headings. What is carried is strings: of what is none, its JSON."""
 
-    def _rows(self, known: Known) -> Iterator[Row]:
+    def _rows(self) -> Iterator[Row]:
         id_column, content = self.columns.id, self.columns.content or ""
         with self._open("infer") as file:
             for number, cells in self._cells(file):
                 called = cells.get(id_column) if id_column and isinstance(cells, Mapping) else None
-                if known(name := self._id(called, number)):
-                    continue
+                name = self._id(called, number)
                 if isinstance(cells, Mapping):
                     carried = {key: _json(cell) for key, cell in cells.items()}
                     yield Row(name, self._item(cells.get(content), name, number), carried)
@@ -305,7 +301,7 @@ class Parquet(File):
         for group in range(count):
             yield Parquet(self.path, self.name, self.columns, (group,))
 
-    def _rows(self, known: Known) -> Iterator[Row]:
+    def _rows(self) -> Iterator[Row]:
         content, id_column = self.columns.content, self.columns.id
         assert content is not None
         with self._open() as opened:
@@ -321,12 +317,8 @@ class Parquet(File):
                 for i, cell in enumerate(batch[content]):
                     number += 1
                     name = self._id(_plain(batch[id_column][i]) if id_column else None, number)
-                    if not known(name):
-                        yield Row(
-                            name,
-                            self._item(_plain(cell), name, number),
-                            {key: column.slice(i, 1) for key, column in beside.items()},
-                        )
+                    item = self._item(_plain(cell), name, number)
+                    yield Row(name, item, {key: column.slice(i, 1) for key, column in beside.items()})
 
     def _cast(self, column: pa.Array, wanted: pa.Field) -> pa.Array:
         try:
@@ -343,21 +335,21 @@ class Tar(File):
     """
 
     def schema(self) -> pa.Schema:
-        samples = (sample for _, sample in self._samples(lambda id: False, None))
+        samples = (sample for _, sample in self._samples(None))
         first = next((sample for sample in samples if any(map(self._wants, sample))), None)
         if first is None:
             wanted = self.columns.content
             raise EOFError(f"it has {f'no file that ends in .{wanted}' if wanted else 'no image'}")
         return pa.schema([(each, pa.string()) for each in first if not _is_image(each)])
 
-    def _rows(self, known: Known) -> Iterator[Row]:
+    def _rows(self) -> Iterator[Row]:
         carried = tuple(self.columns.carried.names)
-        for key, sample in self._samples(known, carried):
+        for key, sample in self._samples(carried):
             columns = {name: sample.get(name, b"") for name in carried}
             told = {name: cell.decode(errors="replace") for name, cell in columns.items() if isinstance(cell, bytes)}
             for ending, content in sample.items():
                 name = f"{self.name}/{key}.{ending}"
-                if not self._wants(ending) or known(name):
+                if not self._wants(ending):
                     continue
                 if isinstance(content, str):
                     item: Item = failing("image", name, content)
@@ -373,7 +365,7 @@ class Tar(File):
     def _wants(self, ending: str) -> bool:
         return ending == self.columns.content if self.columns.content else _is_image(ending)
 
-    def _samples(self, known: Known, carried: tuple[str, ...] | None) -> Iterator[tuple[str, dict[str, bytes | str]]]:
+    def _samples(self, carried: tuple[str, ...] | None) -> Iterator[tuple[str, dict[str, bytes | str]]]:
         """The key and, by ending, each file's content; a reason where it is too large. `carried`: None is all."""
         key, sample = "", dict[str, bytes | str]()
         zstd = "zstd" if self.name.lower().endswith(".zst") else None  # the others are known by what they hold
@@ -388,8 +380,6 @@ class Tar(File):
                     if sample:
                         yield key, sample
                     key, sample = here, {}
-                if carried is not None and ending not in carried and known(f"{self.name}/{key}.{ending}"):
-                    continue
                 if self._wants(ending) or carried is None or ending in carried:
                     sample[ending] = _member(tar, member)
         if sample:
@@ -408,9 +398,9 @@ class Source:
     schema: pa.Schema
     name: str
 
-    def rows(self, known: Known = lambda id: False) -> Iterator[Row | Skipped]:
+    def rows(self) -> Iterator[Row | Skipped]:
         for file in self.files:
-            yield from file.rows(known)
+            yield from file.rows()
 
     def pieces(self) -> Iterator[File]:
         """The same rows, for several processes."""
@@ -418,7 +408,7 @@ class Source:
             rows = list[Iterable[Row | Skipped]]()
             for file in files:
                 if (pieces := file.pieces()) is None:
-                    rows.append(file.rows(lambda id: False))
+                    rows.append(file.rows())
                 else:
                     yield from pieces
             several = chain.from_iterable(rows)
