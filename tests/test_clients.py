@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -21,6 +20,7 @@ import pytest
 from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
 from tests.conftest import CHECKPOINT, running
 from tests.reference import cosine, random_checkpoint
+from tests.waits import until
 
 pytestmark = pytest.mark.clients
 
@@ -126,27 +126,24 @@ def test_langchains_token_ids_are_refused_by_the_name_of_what_mends_it(got):
 
 def test_openais_sdk_comes_back_when_a_busy_server_says(tmp_path):
     """A model of seconds a text, two before it: each 429 names a time, the SDK waits for it, and gets its vector."""
-    slow = random_checkpoint(tmp_path, num_hidden_layers=40)
+    slow = random_checkpoint(tmp_path, num_hidden_layers=20)
     told = {"EMBED_PROMPT": "{content}\n" + "red " * 1900, "ADAPTER_ANY_MODEL_NAME": "true"}
     with (
         running(None, str(slow), None, **told) as started,
         httpx.Client(base_url=started.adapter_url, timeout=300) as http,
+        ThreadPoolExecutor(2) as pool,
     ):
         shown = http.get("/info").json()["model"]["warm_up"]
-        takes = shown["pass"] + shown["text"]
-        with ThreadPoolExecutor(1) as pool:
-            before = pool.submit(http.post, "/txt/embed", json={"input": ["one", "two"]})
-            time.sleep(0.5)
-            command = [
-                ENVIRONMENTS / "sdks" / "bin" / "python",
-                PROGRAMS / "busy.py",
-                started.adapter_url,
-                f"{1.5 * takes}",
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-            assert before.result().status_code == 200
-    assert done.returncode == 0, done.stderr[-2000:]
-    *refused, last = json.loads(done.stdout)
+        program = [ENVIRONMENTS / "sdks" / "bin" / "python", PROGRAMS / "busy.py", started.adapter_url]
+        command = [*program, f"{1.5 * (shown['pass'] + shown['text'])}"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sdk:
+            assert sdk.stdout.readline() == "ready\n"
+            before = [pool.submit(http.post, "/txt/embed", json={"input": text}) for text in ("one", "two")]
+            until(lambda: "\nadapter_items_in_flight 2.0\n" in http.get("/metrics").text)
+            answers, _ = sdk.communicate("go\n", timeout=300)
+        assert [each.result().status_code for each in before] == [200, 200]
+    assert sdk.returncode == 0
+    *refused, last = json.loads(answers)
     assert last[1] == 200
     assert [status for _, status, _ in refused] == [429] * len(refused) != []
     for (earlier, _, after), (later, _, _) in pairwise([*refused, last]):

@@ -19,7 +19,7 @@ import tritonclient.grpc
 from tests.bad_inputs import encoded, flat_webp, solid
 from tests.conftest import RunningStack
 from tests.in_process import adapter, line_to, refused
-from tests.waits import LIMIT_SECONDS, eventually
+from tests.waits import LIMIT_SECONDS, eventually, settled
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 EDGE = 6300  # 39.7 megapixels
@@ -86,10 +86,7 @@ def test_texts_do_not_wait_for_large_images_and_memory_is_that_of_one(served):
 
 @pytest.mark.parametrize("how", ["hangs up", "x-timeout"])
 def test_nothing_is_decoded_for_who_does_not_wait(stack, how):
-    alone = post(stack, "/img/embed", bombs(1)[0])
-    before = settled(stack)
-    post(stack, "/img/embed", bombs(1)[0])
-    one = settled(stack) - before
+    alone, before = post(stack, "/img/embed", bombs(1)[0]), settled(stack, "decoded_pixels")
     url, body, seconds = f"{stack.adapter_url}/img/embed", {"input": bombs(16)}, 1.5 * alone
     if how == "hangs up":
         with pytest.raises(httpx.ReadTimeout):
@@ -97,16 +94,8 @@ def test_nothing_is_decoded_for_who_does_not_wait(stack, how):
     else:
         refused(httpx.post(url, json=body, headers={"x-timeout": f"{seconds}"}, timeout=LIMIT_SECONDS), 504)
     assert text(stack) <= max(1.0, 2 * alone)  # not for sixteen of them
-    assert settled(stack) - before - one <= 4.5 * one  # CPU: two or three images, with room for a slow machine
-
-
-def settled(served: RunningStack) -> float:
-    """CPU seconds that the model process has used, when it does nothing any more."""
-    process, used = model_process(served), -1.0
-    while (now := sum(process.cpu_times()[:2])) > used + 0.2:
-        used = now
-        time.sleep(1)
-    return now
+    post(stack, "/img/embed", bombs(1)[0])  # behind all of them
+    assert settled(stack, "decoded_pixels") - before <= 6 * EDGE**2  # with this one, of 17
 
 
 def test_texts_sent_to_triton_itself_do_not_wait_either(served):

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -18,7 +16,7 @@ from embedder import Warnings
 from qwen3_vl_embed.evaluation.colours import png, swatch
 from tests.reference import cosine
 from tests.test_contract_files import CONFIG
-from tests.waits import until
+from tests.waits import counts, settled, until
 
 pytestmark = pytest.mark.stack
 MODEL = "qwen3_vl_embed"
@@ -201,11 +199,11 @@ def outcome(client: Client, inputs: dict):
 
 def test_the_models_own_metrics(served, client):
     """Told once a second, each figure by itself: tokens and patches of what went through, among Triton's figures."""
-    before = figures(served)
+    before = counts(served)
     tokens = sum(int(client.infer(**inputs).as_numpy("tokens")[0, 0]) for inputs in ({"text": b"red"}, {"image": RED}))
     more = {"inputs": 2, "tokens": tokens, "patches": 16, "passes": 1}
-    until(lambda: all(figures(served)[name] >= before[name] + n for name, n in more.items()))
-    after = figures(served)
+    until(lambda: all(counts(served)[name] >= before[name] + n for name, n in more.items()))
+    after = counts(served)
     assert after["failed_inputs"] == after["halved_passes"] == 0
 
 
@@ -213,12 +211,12 @@ def test_the_models_own_metrics(served, client):
 def test_nothing_is_computed_for_who_does_not_wait(served):
     """More long texts than two batches hold, each soon given up: most are still in the queue then, and are dropped."""
     client = Client(tritonclient.grpc, served.triton_grpc)
-    before = computed(served)
+    before = settled(served, "inputs")
     with ThreadPoolExecutor(160) as pool:
         gone = list(pool.map(lambda n: gives_up(served, b"red " * 1000 + b"%d" % n), range(160)))
     assert sum(gone) > 100
     assert client.vector(text=b"red").shape == (128,)
-    assert computed(served) - before < 140
+    assert settled(served, "inputs") - before < 140
     client.client.close()
 
 
@@ -231,24 +229,6 @@ def gives_up(served, text: bytes) -> bool:
     finally:
         client.client.close()
     return False
-
-
-def figures(served) -> dict[str, float]:
-    text = httpx.get(f"http://{served.triton_metrics}/metrics").text
-    return {name: float(value) for name, value in re.findall(r"^qwen3_vl_embed_(\w+)_total(?:{.*})? (\S+)", text, re.M)}
-
-
-def computed(served) -> float:
-    """The inputs so far, when nothing but the adapter's probes is computed and all is told (once a second)."""
-    seen = [figures(served)["inputs"]]
-
-    def still() -> bool:
-        time.sleep(2)
-        seen.append(figures(served)["inputs"])
-        return seen[-1] - seen[-2] < 10
-
-    until(still)
-    return seen[-1]
 
 
 def test_text_and_image_in_one_row_are_one_vector(client):

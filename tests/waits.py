@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.conftest import RunningStack
+
 LIMIT_SECONDS = 120  # whatever is waited for: a machine four times slower keeps it by far, and only a failure takes it
 SLOWER = 4  # times slower may this machine be than the one on which a bound of seconds was set
 SLACK_SECONDS = 15  # how late an answer may be that is due at a time; without a deadline it would take over 30 s
@@ -30,6 +32,25 @@ def until(condition: Callable[[], Any]) -> None:
                 return
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.05)
+
+
+def counts(served: RunningStack) -> dict[str, float]:
+    """The model's own counts among Triton's metrics; told once a second."""
+    text = httpx.get(f"http://{served.triton_metrics}/metrics").text
+    return {name: float(value) for name, value in re.findall(r"^qwen3_vl_embed_(\w+)_total(?:{.*})? (\S+)", text, re.M)}
+
+
+def settled(served: RunningStack, name: str) -> float:
+    """One of them, when all is told and nothing but the adapter's probes adds to it."""
+    seen = [counts(served)[name]]
+
+    def still() -> bool:
+        time.sleep(2)
+        seen.append(counts(served)[name])
+        return seen[-1] - seen[-2] < 10
+
+    until(still)
+    return seen[-1]
 
 
 async def eventually(condition: Callable[[], Any]) -> None:

@@ -1,6 +1,7 @@
 """OpenAI's SDK at a server that is busy: how often it asks, what it is told, and how long it waits before the next try.
 
-`python busy.py URL X_TIMEOUT`; run by `tests/test_clients.py`. Prints a JSON list of [seconds, status, Retry-After].
+`python busy.py URL X_TIMEOUT`; run by `tests/test_clients.py`. Says that it is ready, waits for a line, and prints a
+JSON list of [seconds, status, Retry-After].
 """
 
 import json
@@ -20,5 +21,7 @@ def note(response: httpx.Response) -> None:
 
 http = httpx.Client(event_hooks={"response": [note]})
 with OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=9, http_client=http) as client:
+    print("ready", flush=True)
+    sys.stdin.readline()
     client.embeddings.create(model="x", input="unheard by anybody", extra_headers={"x-timeout": timeout})
 print(json.dumps(told))
