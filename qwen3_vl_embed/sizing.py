@@ -64,6 +64,22 @@ def sizes(most: int) -> list[int]:
     return sorted({1, most} | {size for size in SIZES if size < most})
 
 
+def rate(ends: Seconds, callers: int, until: float) -> float:
+    """Answers a second of a closed loop: from when each caller has had one, to the last until then.
+
+    `ends`: when each was answered, ascending. A pass answers in a burst, so both ends of the time are ends of bursts:
+    else a pass more or less is in it, which is half of it where there are two. A burst has ended where nothing comes
+    for a quarter of what a usual pass takes. Where they run into each other there is nothing to gain.
+    """
+    first, last = callers - 1, int(np.searchsorted(ends, until, "right")) - 1
+    usual = callers / 2 * (ends[-1] - ends[0]) / len(ends)
+    over = np.append(np.flatnonzero(np.diff(ends) > usual / 4), len(ends) - 1)  # the last answer of each burst
+    begin, end = over[np.searchsorted(over, (first, last))]
+    if begin < end:
+        first, last = begin, end
+    return float((last - first) / (ends[last] - ends[first]))
+
+
 def arrivals(rate: float, count: int, seed: int = 0) -> Seconds:
     """Times of `count` random (Poisson) arrivals, `rate` a second on average."""
     return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))

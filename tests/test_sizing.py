@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lab.benchmarks import checkpoints, sizing
 from qwen3_vl_embed.cli import size
 from qwen3_vl_embed.cli.__main__ import app
-from qwen3_vl_embed.sizing import Times, arrivals, needed, simulate
+from qwen3_vl_embed.sizing import Times, arrivals, needed, rate, simulate
 
 GPU = Times({1: 0.005, 64: 0.126}, 0.002)  # seconds, about those of an H100 with swatches
 
@@ -104,6 +104,20 @@ def test_no_two_items_are_the_same():
 
 
 @pytest.mark.stack
+@pytest.mark.parametrize("first", [1, 6, 40, 62])
+def test_the_rate_of_a_closed_loop_is_of_whole_passes(first):
+    """Of 128 callers two are on their way when a pass begins: of 62 each, 2 or 3 end within as many answers."""
+    sizes = [first] + [62] * 8
+    ends = np.concatenate([4.0 * number + 0.001 * np.arange(size) for number, size in enumerate(sizes)])
+    found = [rate(ends, 128, ends[answers - 1]) for answers in range(256, 400)]
+    assert found == pytest.approx([62 / 4] * len(found), rel=0.01)
+
+
+def test_where_passes_run_into_each_other_the_rate_is_of_all_answers():
+    ends = np.arange(1000) / 500
+    assert rate(ends, 32, 1.5) == pytest.approx(500, rel=0.01)
+
+
 @pytest.mark.benchmarks
 @pytest.mark.parametrize("kind", [["--words", "3"], ["--side", "64"]])
 def test_size_measures_a_server(stack, kind):

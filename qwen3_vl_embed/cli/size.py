@@ -1,7 +1,6 @@
 """`qwen3-vl-embed size`: what passes take on a running server, measured; and how many such GPUs a load needs."""
 
 import asyncio
-from bisect import bisect
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from io import BytesIO
@@ -16,7 +15,7 @@ from qwen3_vl_embed.client import AsyncClient
 from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.items import Item
-from qwen3_vl_embed.sizing import Fleet, Times, sizes
+from qwen3_vl_embed.sizing import Fleet, Times, rate, sizes
 
 SHOWN = 6  # fleets
 KEPT = 16  # callers of one client: httpx keeps 20 connections
@@ -83,10 +82,10 @@ async def closed(url: str, given: Iterator[Item], callers: int, seconds: float) 
     async with AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(AsyncClient(url)) for _ in range(0, callers, KEPT)]
         await asyncio.gather(*(caller(opened[number // KEPT]) for number in range(callers)))
-    until = bisect(ends, max(started + seconds, ends[2 * callers - 1]))  # later ones are of passes that grow smaller
+    until = max(started + seconds, ends[2 * callers - 1])  # later ones are of passes that grow smaller
     if process_time() - cpu > BUSY_CLIENT * (ends[-1] - started):
         terminal.remark(f"{callers} callers kept this program's core busy: the server may do more than was measured.")
-    return (until - callers) / (ends[until - 1] - ends[callers - 1])
+    return rate(np.array(ends), callers, until)
 
 
 def show(times: Times, fleets: list[Fleet], rate: float, p99: float) -> None:
