@@ -82,23 +82,19 @@ def test_a_node_that_is_killed(stack, cluster, lines, tmp_path):
 
 @pytest.mark.parametrize("first", ["ray", "here"])
 def test_a_driver_that_is_killed_and_the_other_engine_goes_on(stack, cluster, lines, tmp_path, first):
-    out = tmp_path / "out"
+    out, whole = tmp_path / "out", lines.read_text()
     arguments = ("bulk", lines, "-o", out, "--url", stack.adapter_url, "--batch-size", "4", "--in-flight", "1")
     if first == "ray":
         job = on_ray(cluster, *arguments)
         parts(out, 3, job)
         job.send_signal(signal.SIGKILL)
         job.communicate()
-        before = held(out)["id"].to_pylist()
-    else:
-        half = "".join(lines.read_text().splitlines(keepends=True)[: ROWS // 2])
-        (tmp_path / "half").mkdir()
-        (tmp_path / "half" / "lines.txt").write_text(half)
-        half_done = subprocess.run(
-            command("bulk", tmp_path / "half" / "lines.txt", *arguments[2:]), cwd=ROOT, stderr=PIPE
-        )
+    else:  # of half of it; then the file has grown
+        lines.write_text("".join(whole.splitlines(keepends=True)[: ROWS // 2]))
+        half_done = subprocess.run(command(*arguments), cwd=ROOT, stderr=PIPE)
         assert half_done.returncode == 1, half_done.stderr
-        before = held(out)["id"].to_pylist()
+        lines.write_text(whole)
+    before = held(out)["id"].to_pylist()
     assert 0 < len(before) < ROWS
     if first == "ray":
         time.sleep(5)  # its workers end with it

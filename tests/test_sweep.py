@@ -333,7 +333,7 @@ def test_a_pipe_gets_the_table_alone(folder, tmp_path):
         "--prompt",
         "eol",
         "--colours",
-        COLOURS,
+        20,  # at least
         "-o",
         output,
     ]
