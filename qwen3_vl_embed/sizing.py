@@ -67,9 +67,9 @@ def sizes(most: int) -> list[int]:
 def rate(ends: Seconds, callers: int, until: float) -> float:
     """Answers a second of a closed loop: from when each caller has had one, to the last until then.
 
-    `ends`: when each was answered, ascending. A pass answers in a burst, so both ends of the time are ends of bursts:
-    else a pass more or less is in it, which is half of it where there are two. A burst has ended where nothing comes
-    for a quarter of what a usual pass takes. Where they run into each other there is nothing to gain.
+    `ends`: when each was answered, ascending. A pass answers in a burst, so both ends of the time are ends of bursts.
+    Else there may be a pass more or less in it, and of two passes that is half. A burst has ended where nothing comes
+    for a quarter of what a usual pass takes. Where bursts run into each other, all answers count alike.
     """
     first, last = callers - 1, int(np.searchsorted(ends, until, "right")) - 1
     usual = callers / 2 * (ends[-1] - ends[0]) / len(ends)
