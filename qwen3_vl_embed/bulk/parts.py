@@ -199,7 +199,7 @@ class Parts:
     """Rows on their way into part files. Within its block; whatever ends that, what came is kept.
 
     >>> with Parts(Place(folder, "7f2c", columns, origin, recipes)) as parts:
-    ...     for results in client.embed_each(parts.items(source.rows(known), held)):
+    ...     for results in client.embed_each(parts.items(source.rows(), held)):
     ...         parts.write(results)
 
     Args:
