@@ -77,10 +77,11 @@ def work(checks: Sequence[Check], device: str, folder: str, messages: Connection
         bench = Bench(device)
         messages.send({"hardware": hardware.describe(bench.device)})
         for check in checks:
-            for figure in check.run(bench):
-                messages.send(figure)
-            if "ceiling" in vars(bench):
-                messages.send({"ceiling": asdict(bench.ceiling)})
+            try:
+                for figure in check.run(bench):
+                    messages.send(figure)
+            finally:
+                messages.send(bench.found)
             messages.send(True)
     except Exception as error:
         traceback.print_exc()
@@ -104,7 +105,7 @@ class Runner:
     ) -> None:
         """`seconds`: for all of them together; what has not begun by then fails."""
         self.outcomes = [Outcome(check) for check in checks]
-        self.about: dict[str, Any] = {}  # `hardware` and `ceiling`, as soon as they are known
+        self.about: dict[str, Any] = {}  # `hardware` and what `Bench.found` has, as soon as they are known
         self._device, self._until, self._after_each = device, monotonic() + seconds, after_each
 
     def run(self) -> None:
@@ -124,11 +125,12 @@ class Runner:
         return {verdict.lower(): found[verdict] for verdict in Verdict}
 
     def figures(self) -> dict[str, Any]:
-        """For the document: all lines, and `busy`, which a target is set for."""
+        """For the document: all lines, what targets are set for, and the longest kernels."""
         lines = [figure for outcome in self.outcomes for figure in outcome.figures]
         busy = next((each.value for each in lines if each.what == BUSY and each.verdict != Verdict.SKIPPED), None)
         checks = [outcome.as_dict() for outcome in self.outcomes if outcome.figures]
-        return {"counts": self.counts, "busy": busy, "checks": checks}
+        found = {name: value for name, value in self.about.items() if name not in ("hardware", "ceiling")}
+        return {"counts": self.counts, "busy": busy, **found, "checks": checks}
 
     def _one_process(self, todo: list[Outcome], folder: str) -> list[Outcome]:
         """Runs them in one process, as far as it goes; returns those that it did not begin."""

@@ -7,7 +7,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -67,6 +67,7 @@ class Sizes:
     batches: tuple[int, ...]  # of the throughput
     calls: int  # of each batch
     served: dict[str, int]  # what goes through the pipeline
+    photos: tuple[int, int]  # of 12 megapixels, in one call
 
 
 GPU = Sizes(
@@ -82,6 +83,7 @@ GPU = Sizes(
     batches=(1, 8, 64),
     calls=3,
     served={"swatches": 2000, "half and half": 2000, "photos": 300},
+    photos=(16, 64),
 )
 CPU = Sizes(
     size=MINI,
@@ -96,6 +98,7 @@ CPU = Sizes(
     batches=(1, 4),
     calls=1,
     served={"swatches": 24, "half and half": 24, "photos": 6},
+    photos=(1, 4),
 )
 
 
@@ -106,6 +109,7 @@ class Bench:
         self.device, self.on_gpu = "cuda:0" if device == "cuda" else device, is_cuda(device)
         self.sizes = GPU if self.on_gpu else CPU
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32  # the embedder's own choice (EMBED_DTYPE=auto)
+        self.found: dict[str, Any] = {}  # for the document, beside the lines
         if self.on_gpu:
             torch.cuda.set_device(self.device)  # events and streams are the current device's
         else:
@@ -118,7 +122,9 @@ class Bench:
 
     @cached_property
     def ceiling(self) -> Ceiling:
-        return Ceiling.measure(self.device, 1.0 if self.on_gpu else 0.1)
+        measured = Ceiling.measure(self.device, 1.0 if self.on_gpu else 0.1)
+        self.found["ceiling"] = asdict(measured)
+        return measured
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import torch
 from torch.nn.functional import linear
@@ -27,6 +28,7 @@ def levers(bench: Bench) -> Iterator[Figure]:
     yield from _operations(bench)
     yield from _whole_passes(bench)
     yield from _products(bench)
+    yield from _eight_bits(bench)
     yield from _attention(bench)
 
 
@@ -95,6 +97,40 @@ def _products(bench: Bench) -> Iterator[Figure]:
             one = device_seconds(partial(linear, given, whole), bench.device)
             several = sum(device_seconds(partial(linear, given, part), bench.device) for part in parts)
             yield told(f"{name}, {rows:,} rows: separate products, over one", several / one, "", "a few rows 1.1 to 2")
+
+
+def _eight_bits(bench: Bench) -> Iterator[Figure]:
+    """Products of 8-bit floats, a scale for each row of both, against those in bfloat16; and what rounding costs."""
+    text, vision = bench.config["text_config"], bench.config["vision_config"]
+    width, mlp, side, inner = (part[f"{name}_size"] for part in (text, vision) for name in ("hidden", "intermediate"))
+    heads, keys = (text[f"num_{name}_heads"] * text["head_dim"] for name in ("attention", "key_value"))
+    layers = {
+        "a decoder layer": [(heads + 2 * keys, width), (width, heads), (2 * mlp, width), (width, mlp)],
+        "a vision block": [(3 * side, side), (side, side), (inner, side), (side, inner)],
+    }
+    like = {"device": bench.device, "dtype": bench.dtype}
+    for (what, shapes), rows in product(layers.items(), bench.sizes.rows):
+        if not bench.on_gpu:
+            yield skipped(f"{what}, {rows:,} rows: products of 8-bit floats")
+            continue
+        took = dict.fromkeys(("bfloat16", "products", "rounding"), 0.0)
+        for outputs, width_in in shapes:
+            given, weight = torch.randn(rows, width_in, **like), torch.randn(outputs, width_in, **like)
+            (a, a_scale), (b, b_scale) = eight_bits(given), eight_bits(weight)
+            scaled = partial(torch._scaled_mm, a, b.t(), a_scale, b_scale.t(), out_dtype=bench.dtype)
+            off = error(scaled(use_fast_accum=True), [given.double() @ weight.double().t()])
+            took["bfloat16"] += device_seconds(partial(linear, given, weight), bench.device, 0.1)
+            took["products"] += device_seconds(partial(scaled, use_fast_accum=True), bench.device, 0.1)
+            took["rounding"] += device_seconds(partial(eight_bits, given), bench.device, 0.1)
+        told_by = f"{what}, {rows:,} rows, by 8-bit floats (error {off:.2g}; rounding by torch's operators "
+        told_by += f"{took['rounding'] / took['bfloat16']:.2f} of the products before)"
+        yield told(told_by, took["bfloat16"] / took["products"], "times as fast")
+
+
+def eight_bits(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R, I) -> float8_e4m3fn (R, I), and the float32 (R, 1) that each row is multiplied with again."""
+    scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / 448
+    return (rows / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
 
 
 Other = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float, bool], torch.Tensor]

@@ -6,16 +6,16 @@ from time import perf_counter
 
 import torch
 
-from embedder import Embedder
+from embedder import Embedder, EmbedInput
 from embedder.forward.budget import text_bytes, vision_bytes
 from embedder.prepare.images import MERGE
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.gpu import forget_peak, peak_bytes
 from lab.benchmarks.gpu_checks.bench import Bench, full
-from lab.benchmarks.gpu_checks.figures import Figure, fast, right, told
+from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
 from lab.benchmarks.subject import least_cosine, vectors
 
-TIMES = 4  # the budget, for the pass that must run out
+TIMES = 8  # the budget, for the pass that must run out
 
 
 def memory(bench: Bench) -> Iterator[Figure]:
@@ -32,7 +32,26 @@ def memory(bench: Bench) -> Iterator[Figure]:
         tokens = sum(tokens for tokens, _ in subject.shapes(embedder, batch))
         what = f"a full pass of {kind}, {tokens:,} tokens, {peak / 2**20:,.0f} MiB: share of the estimate"
         yield right(what, peak / (tokens * bytes_of_a_token(embedder)), most=1.0)
+    yield from _large_photos(bench)
     yield from _running_out(bench, embedder, budget)
+
+
+def _large_photos(bench: Bench) -> Iterator[Figure]:
+    """Of 12 megapixels: four times as many in a call take hardly more memory."""
+    peaks = []
+    for count in bench.sizes.photos:
+        batch = [EmbedInput(image=inputs.picture(inputs.TWELVE_MEGAPIXELS, seed % 4)) for seed in range(count)]
+        forget_peak(bench.device)
+        before = torch.cuda.memory_allocated(bench.device) if bench.on_gpu else peak_bytes(bench.device)
+        took, _ = subject.timed(bench.embedder, batch)
+        peaks.append(peak_bytes(bench.device) - before)
+        yield told(f"{count} photos of 12 megapixels, {peaks[-1] / 2**20:,.0f} MiB", took, "s")
+    few, many = bench.sizes.photos
+    if bench.on_gpu:
+        bench.found["photo_memory"] = peaks[1] / peaks[0]
+        yield right(f"memory of {many} of them, over {few}", peaks[1] / peaks[0], most=1.5)
+    else:
+        yield skipped(f"memory of {many} of them, over {few}")
 
 
 def bytes_of_a_token(embedder: Embedder) -> int:

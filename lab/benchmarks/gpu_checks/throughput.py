@@ -22,8 +22,10 @@ def throughput(bench: Bench) -> Iterator[Figure]:
     for kind in inputs.KINDS:
         sizes = sorted({*bench.sizes.batches, len(full(bench.embedder, kind))})
         rows = list(forward.rows(bench.embedder, bench.config, kind, sizes, bench.sizes.calls, LONGEST))
+        bench.found["rows"] = [*bench.found.get("rows", []), *(row.figures(bench.ceiling) for row in rows)]
         if kind == "name":
             lone, most = forward.lone_name(rows[0], bench.config, bench.ceiling), bench.card(h100=2.0, h200=2.0)
+            bench.found["lone_name"] = lone
             yield fast("a lone name, of the time to read the weights once", lone["times_the_bound"], "times", most=most)
         best = max(rows, key=lambda row: row.flop / row.forward_s)
         figures = best.figures(bench.ceiling)
@@ -43,15 +45,17 @@ def throughput(bench: Bench) -> Iterator[Figure]:
 
 def _split(bench: Bench) -> Iterator[Figure]:
     """A pass under torch's profiler; the time without it tells what no kernel fills."""
-    embedder = bench.embedder
-    for kind in ("name", "swatch", bench.sizes.large[0]):
-        prepared = [embedder.prepare(item) for item in full(embedder, kind)]
+    embedder, kernels = bench.embedder, bench.found.setdefault("kernels", {})
+    passes = {f"a full pass of {kind}": full(embedder, kind) for kind in ("name", "swatch", "512×512", "1024×1024")}
+    for what, items in ({"a lone name": inputs.batch("name", 1)} | passes).items():
+        prepared = [embedder.prepare(item) for item in items]
         whole = device_seconds(partial(embedder.embed_each, prepared), bench.device, budget=1.0)
         found = profile(partial(embedder.embed_each, prepared), bench.device)
+        kernels[what] = found.longest
         shares = ", ".join(f"{part} {took / found.seconds:.0%}" for part, took in found.parts.items())
         elementwise = found.parts["elementwise"] / found.seconds
-        yield told(f"a full pass of {kind}: {shares}; elementwise", elementwise, "", "images on a GPU 0.1 to 0.2")
+        yield told(f"{what}: {shares}; elementwise", elementwise, "", "images on a GPU 0.1 to 0.2")
         if bench.on_gpu:
-            yield told(f"a full pass of {kind}: in no kernel", 1 - found.seconds / whole, "of the time", "0.04 to 0.08")
+            yield told(f"{what}: in no kernel", 1 - found.seconds / whole, "of the time", "0.04 to 0.08")
         else:
-            yield skipped(f"a full pass of {kind}: in no kernel")
+            yield skipped(f"{what}: in no kernel")

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity
 from lab.benchmarks.gpu import is_cuda, synchronize
 
 Work = Callable[[], object]
+LONGEST, NAME = 25, 120  # kernels that a profile names; letters of a name
 # By what the kernels are called: cuBLAS and CUTLASS on a GPU, aten's operators on a CPU.
 PARTS = {
     "attention": ("flash", "fmha", "attention", "softmax"),
@@ -63,6 +64,7 @@ class Profile:
     kernels: int  # launches; on a CPU operators
     seconds: float  # in them, on the device
     parts: dict[str, float]  # seconds by kind: products, attention, copies, elementwise
+    longest: list[tuple[str, int, float]]  # kernels: name, launches, microseconds of all of them
 
 
 def profile(work: Work, device: str) -> Profile:
@@ -75,9 +77,12 @@ def profile(work: Work, device: str) -> Profile:
     wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
     rows = [row for row in recorded.key_averages() if row.device_type == wanted and not row.is_user_annotation]
     parts = dict.fromkeys([*PARTS, "elementwise"], 0.0)
+    kernels: list[tuple[str, int, float]] = []
     for row in rows:
         took = row.self_device_time_total if on_gpu else row.self_cpu_time_total  # microseconds
+        kernels.append((row.key[:NAME], row.count, took))
         kernel = row.key.lower()
         kind = next((part for part, words in PARTS.items() if any(word in kernel for word in words)), "elementwise")
         parts[kind] += took / 1e6
-    return Profile(sum(row.count for row in rows), sum(parts.values()), parts)
+    longest = sorted(kernels, key=lambda kernel: -kernel[2])[:LONGEST]
+    return Profile(sum(row.count for row in rows), sum(parts.values()), parts, longest)
