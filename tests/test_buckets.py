@@ -112,12 +112,17 @@ def test_a_warm_up_records_every_bucket_once_and_all_batches_find_one(folder, pl
     capture(embedder, of_every_bucket(embedder, TEXT, SWATCH), 600)
     captured = list(embedder.model.replay.captured)
     sizes = [bucket.images or bucket.tokens for bucket in captured]
-    assert sizes == [4, 2, 256, 128, 64]  # the largest first
+    assert sizes == [4, 2, 256, 128, 64, 256]  # the largest first; the last one is for longer texts
     replayed = embedder.model.replay.replayed
     batches = [*(texts(count) for count in range(1, 6)), *(swatches(count) for count in range(1, 5))]
+    batches.append([EmbedInput(text="red " * 70)])
+    assert embedder.prepare(batches[-1][0]).sequence.own > 128
     for batch in batches:
         same(embedder.embed(batch), plain.embed(batch))
     assert embedder.model.replay.replayed == replayed + len(batches)
+    mixed = [batch[0] for batch in batches[-2:]] + batches[0]
+    same(embedder.embed(mixed), plain.embed(mixed))
+    assert embedder.model.replay.replayed == replayed + len(batches) + 3  # a pass for each kind
     assert list(embedder.model.replay.captured) == captured  # no caller's pass is recorded
 
 
@@ -132,12 +137,12 @@ def test_which_bucket(embedder):
 
     one, two = found(texts(1)), found(texts(2))
     assert one.tokens == min(size for size in TEXTS if size > len(embedder.prepare(texts(1)[0]).sequence))
-    assert (one.sequences, one.rows, one.images, one.prefix) == (one.tokens // 8, one.tokens // 8, 0, ())
+    assert (one.sequences, one.rows, one.images, one.kind.prefix) == (one.tokens // 8, one.tokens // 8, 0, ())
     assert two.tokens > one.tokens
     assert found(texts(2), rows=7).rows == two.tokens  # mean
     assert found(swatches(3)).images in (3, 4)
-    assert found(swatches(3)).grid == (16, 16)
-    assert found(texts(1, **PREFIX)).prefix == embedder.prepare(texts(1, **PREFIX)[0]).sequence.prefix
+    assert found(swatches(3)).kind.grid == (16, 16)
+    assert found(texts(1, **PREFIX)).kind.prefix == embedder.prepare(texts(1, **PREFIX)[0]).sequence.prefix
     assert found(texts(400)) is None  # too many tokens
     assert found([*swatches(1), EmbedInput(image=png((64, 64)))]) is None  # two sizes of images
     assert found(swatches(IMAGES[-1] + 1)) is None

@@ -15,7 +15,7 @@ def varlen(
     assert (len(queries.offsets), len(queries.offsets)) == (len(keys.offsets), len(keys.offsets))
     assert queries.longest >= int(queries.offsets.diff().max()), "the kernel leaves out what is beyond the longest"
     assert keys.longest >= int(keys.offsets.diff().max())
-    out = torch.empty_like(q)
+    out = torch.full_like(q, torch.nan)  # where the kernel leaves memory as it was
     at, of = queries.offsets.tolist(), keys.offsets.tolist()
     for start, stop, first, last in zip(at, at[1:], of, of[1:], strict=False):
         if stop > start:

@@ -21,6 +21,7 @@ from PIL import Image
 from .checkpoint import Checkpoint, line, load_tokenizer, open_checkpoint
 from .config import EmbedderConfig
 from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
+from .forward.buckets import Bucket
 from .forward.budget import free_bytes, token_budget
 from .forward.device import Arriving, Moment, gather, usable
 from .forward.model import PackedModel
@@ -135,14 +136,15 @@ class Embedder:
 
     def start(self, prepared: SequenceOf[Prepared | Answer]) -> "UnderWay":
         """Launch the passes of what is prepared; on a CPU they are computed by then. Nothing waits for a GPU."""
-        layers: dict[Layer, dict[int, Sequence]] = defaultdict(dict)  # in company, a low one would go through them all
+        together: dict[tuple[Layer, Bucket | None], dict[int, Sequence]] = defaultdict(dict)
         for i, item in enumerate(prepared):
-            if isinstance(item, Prepared):
-                layers[item.recipe.layer][i] = item.sequence
+            if isinstance(item, Prepared):  # in company, a low layer would go through them all
+                layer = item.recipe.layer
+                together[layer, self.model.largest(layer, item.sequence)][i] = item.sequence
         passes = [
             (batch, self._start([item for i in batch if isinstance(item := prepared[i], Prepared)]))
-            for sequences in layers.values()
-            for batch in plan(sequences, self.batch_tokens)
+            for (_, bucket), sequences in together.items()
+            for batch in plan(sequences, *(bucket.room if bucket else (self.batch_tokens, None)))
         ]
         return UnderWay(prepared, passes)
 

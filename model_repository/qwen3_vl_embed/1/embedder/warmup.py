@@ -59,13 +59,20 @@ def full_pass(embedder: "Embedder") -> list[EmbedInput]:
 
 def of_every_bucket(embedder: "Embedder", text: EmbedInput, image: EmbedInput) -> Iterator[list[EmbedInput]]:
     """A batch for each bucket of small images and of texts, the largest first: the others find room in its memory."""
-    sequence = embedder.prepare(text).sequence
-    tokens = len(sequence) - len(sequence.prefix)
+
+    def tokens(words: int) -> int:
+        sequence = embedder.prepare(EmbedInput(text=" ".join(["red"] * words))).sequence
+        return len(sequence) - len(sequence.prefix)
+
     for count in reversed(buckets.IMAGES):
         yield [image] * count
+    one, each = tokens(1), (tokens(65) - tokens(1)) / 64
     for size in reversed(buckets.TEXTS):
-        if count := (size - 1) // max(tokens, buckets.FEWEST):
+        if count := size // max(one, buckets.FEWEST[buckets.SHORT]):
             yield [text] * count
+    for size in reversed(buckets.TEXTS):
+        if buckets.SHORT < size <= min(buckets.LONG, embedder.config.max_text_tokens):
+            yield [EmbedInput(text=" ".join(["red"] * int((size - one) / each)))]
 
 
 def capture(embedder: "Embedder", batches: Iterable[list[EmbedInput]], seconds: float) -> None:

@@ -153,12 +153,13 @@ def _grouped(
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, before: KeysValues | None, scaling: float, causal: bool
 ) -> torch.Tensor:
+    if before is not None:
+        k, v = (torch.cat([old.expand(len(q), -1, -1, -1), own], 2) for old, own in zip(before, (k, v), strict=True))
     if q.is_cuda and q.dtype not in HALF:  # no kernel but the one that keeps every score takes fewer heads of keys
         k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
     gqa = bool(q.shape[1] != k.shape[1])
     if before is None:
         return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling, enable_gqa=gqa)
-    k, v = (torch.cat([old.expand(len(q), -1, -1, -1), own], dim=2) for old, own in zip(before, (k, v), strict=True))
     mask = causal_lower_right(q.shape[2], k.shape[2])  # the last query sees the last key
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=gqa)
 

@@ -1,9 +1,10 @@
 """Small batches of any lengths in few sizes, so that one CUDA graph is good for many.
 
 A graph runs the same kernels over the same memory. What differs between two batches are numbers in it: ids, positions,
-and where each sequence ends. So a batch is put into the tensors of the smallest bucket that holds it. What is left over
-is one more sequence, which nobody reads, and after it sequences of no tokens. Rows and images that are left over are
-computed and thrown away. A sequence attends to itself only, so nothing of it reaches the others.
+and where each sequence ends. So a batch is put into the tensors of the smallest bucket that holds it. Sequences that
+are left over have no tokens, and tokens that are left over no sequence: attention leaves their rows as memory was.
+Those, and images that are left over, are computed and thrown away. All but attention works row by row, so nothing of
+them reaches the others.
 """
 
 from collections.abc import Callable
@@ -17,48 +18,73 @@ from .attention import Bounds, Prefixed
 from .packing import Packed, PackedImages
 from .recordings import Pass, States
 
-# Beyond these sizes a GPU computes the 4B's pass for longer than a CPU takes to call its kernels (some 20 ms: 1,000
-# tokens of texts or 8 swatches on an H100), and what a bucket has too much would be computed for nothing.
-TEXTS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens
-IMAGES = (1, 2, 3, 4, 6, 8)
-FEWEST = 8  # tokens of a text, about: a bucket has places for so many sequences that each has so many
+# More gains nothing: from 1,000 rows on an H200's products are at 0.9 of their best. A pass of this size takes that GPU
+# 60 to 90 ms. Called kernel by kernel, it takes a CPU 20 to 60 ms, in which the threads that prepare inputs wait for
+# Python's lock, and the GPU waits for them (docs/log.md, 2026-11-26).
+TEXTS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096)  # tokens
+IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64)
 BESIDE = 24  # tokens of a prompt beside an image's own; the default one has 18
 LARGEST = 256  # tokens of an image
+# Tokens of the longest sequence. For each block of 128 that a sequence may have, FlashAttention starts 32 programs, and
+# those of the sequences that are shorter, or not there, take time too.
+SHORT, LONG = 128, 2048
+FEWEST = {
+    SHORT: 8,
+    LONG: 64,
+}  # tokens of a text, about: a bucket has places for so many sequences that each has so many
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What inputs have in common that go through the same graphs."""
+
+    layers: frozenset[Layer]
+    grid: tuple[int, int] | None  # of the image, in patches
+    prefix: tuple[int, ...]  # what stands before the sequences, or some of them
+    longest: int  # SHORT or LONG
+
+    @classmethod
+    def of(cls, layers: frozenset[Layer], grid: tuple[int, int] | None, prefix: tuple[int, ...], tokens: int) -> "Kind":
+        """`tokens`: of the longest sequence, without its prefix."""
+        return cls(layers, grid, prefix, SHORT if tokens <= SHORT else LONG)
 
 
 @dataclass(frozen=True)
 class Bucket:
     """What batches have in common that share a graph."""
 
+    kind: Kind
     tokens: int
     sequences: int
     images: int
-    grid: tuple[int, int] | None  # of each image, in patches
-    layers: frozenset[Layer]
-    prefix: tuple[int, ...]  # what stands before the sequences, or some of them
     rows: int
 
     @property
     def keys(self) -> int:
         """Tokens and prefixes."""
-        return self.tokens + self.sequences * len(self.prefix)
+        return self.tokens + self.sequences * len(self.kind.prefix)
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """(tokens, inputs) that it holds at most."""
+        return self.tokens - bool(self.images), self.images or self.sequences
 
 
 def bucket_of(packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None) -> Bucket | None:
-    """The smallest one that holds this pass with a token to spare; None if none does."""
-    tokens, count = sum(packed.bounds.lengths) + 1, len(packed.bounds.lengths)
+    """The smallest one that holds this pass, with images with a token to spare; None if none does."""
+    tokens, count, longest = sum(packed.bounds.lengths), len(packed.bounds.lengths), packed.bounds.longest
     prefixes, grids = set(packed.prefixes) - {()}, packed.images.grids if packed.images else ()
-    if rows is None or len(prefixes) > 1 or len(set(grids)) > 1:
+    if rows is None or len(prefixes) > 1 or len(set(grids)) > 1 or longest > LONG:
         return None
-    if grids:
-        each = grids[0][0] * grids[0][1] // MERGE**2
+    kind = Kind.of(layers, (*grids, None)[0], next(iter(prefixes), ()), longest)
+    if kind.grid:
+        each = kind.grid[0] * kind.grid[1] // MERGE**2
         sizes = [(n * (each + BESIDE), 2 * n, n) for n in IMAGES if n >= len(grids)] if each <= LARGEST else []
     else:
-        sizes = [(size, size // FEWEST, 0) for size in TEXTS]
+        sizes = [(size, size // FEWEST[kind.longest], 0) for size in TEXTS if size <= LONG or kind.longest == SHORT]
     for most, sequences, images in sizes:
-        if tokens <= most and count <= sequences:
-            kept = sequences if len(rows) == count else most
-            return Bucket(most, sequences, images, (*grids, None)[0], layers, next(iter(prefixes), ()), kept)
+        if tokens + bool(images) <= most and count <= sequences:
+            return Bucket(kind, most, sequences, images, sequences if len(rows) == count else most)
     return None
 
 
@@ -73,44 +99,46 @@ class Padded:
             return torch.zeros(*shape, dtype=dtype, device=device)
 
         def ends() -> torch.Tensor:
-            return zeros(bucket.sequences + 2, dtype=torch.int32)
+            return zeros(bucket.sequences + 1, dtype=torch.int32)
 
-        images = prefixed = None
-        if packed.images is not None and bucket.grid is not None:
-            patches = bucket.grid[0] * bucket.grid[1]
+        kind, images, prefixed = bucket.kind, None, None
+        if packed.images is not None and kind.grid is not None:
+            patches = kind.grid[0] * kind.grid[1]
             images = PackedImages(
                 pixels=zeros(bucket.images * patches, packed.images.pixels.shape[1], dtype=torch.uint8),
-                grids=(bucket.grid,) * bucket.images,
+                grids=(kind.grid,) * bucket.images,
                 bounds=Bounds.of([patches] * bucket.images, device),
                 tokens=zeros(bucket.images * patches // MERGE**2),
             )
-        if bucket.prefix:
+        if kind.prefix:
             prefixed = Prefixed(Bounds((bucket.keys,), ends()), zeros(bucket.keys))
         self.rows = zeros(bucket.rows)
         self.packed = Packed(
             input_ids=zeros(1, bucket.tokens),
             position_ids=zeros(3, 1, bucket.tokens),
-            bounds=Bounds((bucket.tokens,), ends()),
+            bounds=Bounds((min(kind.longest, bucket.tokens),), ends()),
             images=images,
             starts=(0,),
-            prefixes=(bucket.prefix,),
+            prefixes=(kind.prefix,),
             prefixed=prefixed,
         )
         self.fill(packed, rows)
 
     def fill(self, packed: Packed, rows: torch.Tensor) -> None:
         """Put a pass in. Nothing waits for the device. What is left over keeps numbers of an earlier pass."""
-        mine, last = self.packed, self._bucket.tokens - 1
+        mine = self.packed
         _put(mine.input_ids, packed.input_ids)
         _put(mine.position_ids, packed.position_ids)
-        _put(mine.bounds.offsets, packed.bounds.offsets, last + 1)
+        _put(mine.bounds.offsets, packed.bounds.offsets, sum(packed.bounds.lengths))
         _put(self.rows, rows)
         if mine.images is not None and packed.images is not None:
             _put(mine.images.pixels.view(-1), packed.images.pixels.view(-1))
-            _put(mine.images.tokens, packed.images.tokens, last)  # images that are left over: the token to spare
+            _put(
+                mine.images.tokens, packed.images.tokens, self._bucket.tokens - 1
+            )  # images that are left over: the token to spare
         if mine.prefixed is not None and packed.prefixed is not None:
             _put(mine.prefixed.index, packed.prefixed.index)
-            _put(mine.prefixed.bounds.offsets, packed.prefixed.bounds.offsets, self._bucket.keys)
+            _put(mine.prefixed.bounds.offsets, packed.prefixed.bounds.offsets, sum(packed.prefixed.bounds.lengths))
 
 
 def _put(mine: torch.Tensor, given: torch.Tensor, rest: int | None = None) -> None:

@@ -16,8 +16,8 @@ from ..options import Layer
 from ..prepare.images import MERGE
 from ..prepare.renderer import Tokens
 from ..prepare.sequence import Sequence
-from .attention import PassContext, Prefix, use_packed_attention
-from .buckets import Recorded, bucket_of
+from .attention import PassContext, Prefix, use_packed_attention, varlen_kernel
+from .buckets import Bucket, Kind, Recorded, bucket_of
 from .budget import product_rate
 from .device import to_device
 from .fastest import fastest
@@ -62,6 +62,8 @@ class PackedModel:
         self._token_work, self._patch_work = map(numbers, (model.language_model.layers, model.visual.blocks))
         self._prefix_cache: dict[tuple[int, ...], Prefix] = {}  # the least recently used first
         self.replay = self._replay() if served and replayable(model) else None
+        self._largest: dict[Kind, Bucket] = {}
+        self._known = 0  # of the captured passes, those in it
 
     def _replay(self) -> Replay:
         if self.device.type == "cpu":
@@ -93,6 +95,15 @@ class PackedModel:
         packed = cls(model, list(pixels.image_mean), list(pixels.image_std), served=True)
         model.requires_grad_(False)
         return packed
+
+    def largest(self, layer: Layer, sequence: Sequence) -> Bucket | None:
+        """The largest captured pass that this input could be part of, on a GPU: in it go others of its kind alone."""
+        captured = self.replay.captured if self.replay else {}
+        if len(captured) != self._known:
+            buckets = sorted((each for each in captured if isinstance(each, Bucket)), key=lambda each: each.tokens)
+            self._largest, self._known = {each.kind: each for each in buckets}, len(captured)
+        grid = sequence.patches.grid if sequence.patches else None
+        return self._largest.get(Kind.of(frozenset([layer]), grid, sequence.prefix, sequence.own))
 
     def capturing(self) -> AbstractContextManager[None]:
         """Within it, passes are captured, to be replayed for every one of their shape: see `replay.py`."""
@@ -185,18 +196,29 @@ class PackedModel:
         positions = self.model.language_model.rotary_emb(hidden, packed.position_ids)  # cosines, sines
         top = self.layers if "attn" in asked else max(map(int, asked))
         narrows = top > len(features)  # nothing but the asked rows is read after the top layer's attention
-        before_mlp = hidden
+        before, added = hidden, None  # a layer's states are their sum; None: `hidden` is
         states: dict[Layer, torch.Tensor] = {}
         for index, layer in enumerate(self._decoder[:top]):
+            norm = layer.input_layernorm
+            device = norm.weight.device  # elsewhere only where a checkpoint is spread over several GPUs
+            positions = tuple(each.to(device) for each in positions)
+            if added is None:
+                hidden = hidden.to(device)
+                normed = norm(hidden)
+            else:
+                parts = before.to(device), added.to(device)
+                hidden, normed = self.operations.add_norm(*parts, norm.weight, None, norm.eps)
             if index in asked:
                 states[index] = at(hidden, rows)
             narrowed = rows if narrows and index == top - 1 else None
-            before_mlp, hidden = decoder_layer(layer, hidden, positions, context, self.operations, narrowed)
+            before, added = decoder_layer(layer, hidden, normed, positions, context, self.operations, narrowed)
             if packed.images is not None and index < len(features):
-                hidden = add_image_features(hidden, packed.images.tokens, features[index])
+                hidden, added = add_image_features(before + added, packed.images.tokens, features[index]), None
+        if added is not None:
+            hidden = before + added
         if not narrows:
-            before_mlp, hidden = at(before_mlp, rows), at(hidden, rows)
-        states |= {"attn": before_mlp, top: hidden}
+            before, hidden = at(before, rows), at(hidden, rows)
+        states |= {"attn": before, top: hidden}
         return {layer: states[layer][0] for layer in asked}
 
     def _vision(self, images: PackedImages) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -277,7 +299,8 @@ def numbers(module: nn.Module) -> int:
 def replayable(model: PreTrainedModel) -> bool:
     """Whether a pass is the same operations for every input of a shape: experts are chosen by what is in it.
 
-    Nor is it where accelerate has put the model's parts on several devices.
+    Nor is it where accelerate has put the model's parts on several devices, or attention calls a kernel a length.
     """
     spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
-    return not spread and not hasattr(model.config.text_config, "num_experts")
+    by_length = model.device.type == "cuda" and varlen_kernel(model.device, model.dtype) is None
+    return not spread and not by_length and not hasattr(model.config.text_config, "num_experts")

@@ -51,15 +51,18 @@ class Packed:
         ]
 
 
-def plan(sequences: Mapping[int, Sequence], max_tokens: int) -> Iterator[list[int]]:
-    """Keys of the sequences that go together: shortest first, at most `max_tokens` tokens (or one alone)."""
+def plan(sequences: Mapping[int, Sequence], max_tokens: int, most: int | None = None) -> Iterator[list[int]]:
+    """Keys of the sequences that go together: shortest first, at most `max_tokens` tokens (or one alone).
+
+    Tokens of prefixes do not count. `most`: sequences, at most; None for any number.
+    """
     batch: list[int] = []
     total = 0
-    for key in sorted(sequences, key=lambda key: len(sequences[key])):
-        total += len(sequences[key])
-        if batch and total > max_tokens:
+    for key in sorted(sequences, key=lambda key: sequences[key].own):
+        total += sequences[key].own
+        if batch and (total > max_tokens or len(batch) == most):
             yield batch
-            batch, total = [], len(sequences[key])
+            batch, total = [], sequences[key].own
         batch.append(key)
     if batch:
         yield batch

@@ -142,28 +142,25 @@ def fuse(model: PreTrainedModel, operations: Operations) -> None:
 def decoder_layer(
     layer: nn.Module,
     hidden: torch.Tensor,
+    normed: torch.Tensor,
     positions: tuple[torch.Tensor, torch.Tensor],
     context: PassContext,
     operations: Operations,
     rows: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The three steps of transformers' `Qwen3VLTextDecoderLayer.forward` (and its MoE twin's).
+    """transformers' `Qwen3VLTextDecoderLayer.forward` (and its MoE twin's), but for its first norm and its last sum.
 
+    Those two are one kernel between two layers. `normed`: `hidden` after the layer's own first norm, (1, T, D) each.
     `rows`: (R,) int64, the only tokens that are read afterwards; None for all. Keys and values need every token; what
     follows the attention works token by token, so it runs for those alone, which is exact.
-    (1, T, D) -> before the MLP and after it, (1, R, D) each.
+    Returns the states before the MLP and what it adds to them, (1, R, D) each.
     """
     norm = layer.post_attention_layernorm
-    device = norm.weight.device  # elsewhere only where a checkpoint is spread over several GPUs
-    hidden, (cosines, sines) = hidden.to(device), (each.to(device) for each in positions)
     attended, _ = layer.self_attn(
-        hidden_states=layer.input_layernorm(hidden),
-        position_embeddings=(cosines, sines),
-        attention_mask=None,
-        context=context,
+        hidden_states=normed, position_embeddings=positions, attention_mask=None, context=context
     )
     before, normed = operations.add_norm(at(hidden, rows), at(attended, rows), norm.weight, None, norm.eps)
-    return before, before + layer.mlp(normed)
+    return before, layer.mlp(normed)
 
 
 def at(states: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:

@@ -32,6 +32,11 @@ class Sequence:
         length = self.tokens.prefix
         return tuple(self.tokens.ids[:length].tolist()) if REUSED_FROM <= length <= REUSED_TO else ()
 
+    @property
+    def own(self) -> int:
+        """Tokens without the prefix."""
+        return len(self) - len(self.prefix)
+
     @cached_property
     def positions(self) -> NDArray[np.int64]:
         """int64 (3, T): time, height and width of M-RoPE.
