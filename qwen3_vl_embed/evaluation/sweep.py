@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from embedder import Embedder, EmbedInput, Options
 from embedder.forward.device import to_device
 from embedder.forward.model import PackedModel
-from embedder.forward.packing import Packed, pack, plan
+from embedder.forward.packing import Packed, indices_of, pack, plan
 from embedder.forward.pooling import average
 from embedder.options import Layer
 from embedder.poolings import POOLINGS
@@ -244,7 +244,7 @@ def every_way(
     layers: list[Layer] = [*range(model.layers + 1), "attn"]
     packed = pack(sequences, model.device)
     poolings = [name for name, each in POOLINGS.items() if not each.append]  # with a token more it is another pass
-    pooled = {pooling: packed.indices([each.pooled(pooling) for each in sequences]) for pooling in poolings}
+    pooled = {pooling: indices_of(packed.starts, [each.pooled(pooling) for each in sequences]) for pooling in poolings}
     rows = [np.concatenate(each) for each in pooled.values()]
     with watched(model, packed) as stages:
         states = model.hidden(packed, layers, to_device(np.concatenate(rows), model.device))

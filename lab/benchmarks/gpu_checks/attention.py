@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from embedder.forward.attention import Bounds, PassContext, Prefix, flash, packed_attention
-from embedder.forward.packing import prefixed
+from embedder.forward.attention import Bounds, PassContext, Prefix, Prefixed, flash, packed_attention
+from embedder.forward.device import to_device
+from embedder.forward.packing import after_prefixes
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
 from lab.benchmarks.gpu_checks.timing import device_seconds, host_seconds
@@ -107,8 +108,9 @@ def _after_a_prefix(bench: Bench, dtype: torch.dtype) -> Figure:
     q, k, v = TEXT.draw(sum(lengths), bench, dtype)
     _, k_before, v_before = TEXT.draw(PREFIX, bench, dtype)
     prefixes = (Prefix([(k_before, v_before)]),) * len(lengths)
-    keys = prefixed((tuple(range(PREFIX)),) * len(lengths), lengths, bench.device)
-    context = PassContext(Bounds.of(lengths, bench.device), prefixes, keys)
+    keys, index = after_prefixes((tuple(range(PREFIX)),) * len(lengths), lengths)
+    prefixed = Prefixed(Bounds.of(keys, bench.device), to_device(index, bench.device))
+    context = PassContext(Bounds.of(lengths, bench.device), prefixes, prefixed)
     ours, _ = packed_attention(TEXT.module, q, k, v, None, TEXT.scale, context)
     exactly = [
         exact(query, torch.cat([k_before[0], key], dim=1), torch.cat([v_before[0], value], dim=1), TEXT)

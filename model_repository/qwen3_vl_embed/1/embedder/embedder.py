@@ -23,7 +23,7 @@ from .config import EmbedderConfig
 from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from .forward.buckets import Bucket
 from .forward.budget import free_bytes, token_budget
-from .forward.device import Arriving, Moment, gather, usable
+from .forward.device import Arriving, Moment, usable
 from .forward.model import PackedModel
 from .forward.packing import Packed, pack, plan
 from .forward.pooling import finish, pool
@@ -154,14 +154,13 @@ class Embedder:
         try:
             with self._device:
                 launched.started = {device: Moment(device) for device in self._devices}
-                packed = pack([item.sequence for item in items], self.model.device)
+                sequences, pooled = [item.sequence for item in items], [item.pooled for item in items]
+                packed = pack(sequences, self.model.device, pooled=pooled)
                 if self.model.device.type == "cpu":
                     torch.set_num_threads(1 if self.model.work(packed) < SHORT else self._threads)
-                pooled = packed.indices([item.pooled for item in items])
-                rows = gather(pooled, self.model.device)
                 recipes = [item.recipe for item in items]
-                states = self.model.hidden(packed, {recipe.layer for recipe in recipes}, rows)
-                launched.rows = Arriving(pool(states, list(map(len, pooled)), recipes, self.model.final_norm))
+                states = self.model.hidden(packed, {recipe.layer for recipe in recipes}, packed.rows)
+                launched.rows = Arriving(pool(states, packed.counts, recipes, self.model.final_norm))
             self._count(items, packed)
         except Exception as error:  # out of memory, or our fault
             launched.error = error

@@ -12,6 +12,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
@@ -25,6 +26,11 @@ HALF = (torch.bfloat16, torch.float16)  # what the varlen kernel computes in
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 
+def offsets(lengths: list[int]) -> NDArray[np.int32]:
+    """Where sequences of these lengths start, and where the last one ends: (N + 1,)."""
+    return np.cumsum([0, *lengths], dtype=np.int32)
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Where N packed sequences start and end. Known on the CPU, so that no kernel is waited for to learn a length."""
@@ -34,7 +40,7 @@ class Bounds:
 
     @classmethod
     def of(cls, lengths: list[int], device: torch.device | str = "cpu") -> "Bounds":
-        return cls(tuple(lengths), to_device(np.cumsum([0, *lengths], dtype=np.int32), device))
+        return cls(tuple(lengths), to_device(offsets(lengths), device))
 
     @cached_property
     def longest(self) -> int:

@@ -1,5 +1,6 @@
 """Which device computes, and how the CPU's numbers get there."""
 
+from itertools import accumulate
 from time import perf_counter, sleep
 from typing import Any
 
@@ -38,6 +39,7 @@ def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
 
 # A tenth of a millisecond later than it could be, for some hundredths of a core in place of all of it.
 POLL_SECONDS = 1e-4
+ALIGNED = 16  # bytes: where each of several tensors in one copy starts
 
 
 class Moment:
@@ -87,16 +89,29 @@ class Arriving:
         return rows
 
 
-def gather(arrays: list[NDArray[Any]], device: torch.device | str, axis: int = 0) -> torch.Tensor:
+def gather(arrays: list[NDArray[Any]], device: torch.device | str) -> torch.Tensor:
     """They, joined; on the way to a GPU straight into page-locked memory."""
     if torch.device(device).type != "cuda":
-        return torch.from_numpy(np.concatenate(arrays, axis)).to(device)
-    shape = list(arrays[0].shape)
-    shape[axis] = sum(array.shape[axis] for array in arrays)
-    dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+        return torch.from_numpy(np.concatenate(arrays)).to(device)
+    shape, dtype = (sum(map(len, arrays)), *arrays[0].shape[1:]), torch.from_numpy(arrays[0][:0]).dtype
     pinned = torch.empty(shape, dtype=dtype, pin_memory=True)
-    np.concatenate(arrays, axis, out=pinned.numpy())
+    np.concatenate(arrays, out=pinned.numpy())
     return pinned.to(device, non_blocking=True)
+
+
+def sent(arrays: dict[str, NDArray[Any]], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Tensors of the same numbers; to a GPU in one copy, which blocks nothing."""
+    if torch.device(device).type != "cuda":
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    starts = list(accumulate((-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays.values()), initial=0))
+    pinned = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=True)
+    for start, array in zip(starts, arrays.values(), strict=False):
+        pinned.numpy()[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    there = pinned.to(device, non_blocking=True)
+    return {
+        name: there[start : start + array.nbytes].view(getattr(torch, array.dtype.name)).view(array.shape)
+        for start, (name, array) in zip(starts, arrays.items(), strict=False)
+    }
 
 
 def to_device(array: NDArray[Any], device: torch.device | str) -> torch.Tensor:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..poolings import Span
 from ..prepare.sequence import Sequence
-from .attention import Bounds, Prefixed
-from .device import gather, to_device
+from .attention import Bounds, Prefixed, offsets
+from .device import gather, sent
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,13 @@ class Packed:
     starts: tuple[int, ...]  # where each sequence's token 0 is among the T, or would be if its prefix was not left out
     prefixes: tuple[tuple[int, ...], ...]  # the ids that were left out before each sequence; empty for most
     prefixed: Prefixed | None = None  # where some were
+    rows: torch.Tensor | None = None  # (R,) int64: which of the T tokens are pooled
+    counts: tuple[int, ...] = ()  # of those, how many are each sequence's
 
     @cached_property
     def ends(self) -> list[int]:
         """Where each sequence ends, among the T tokens."""
         return list(accumulate(self.bounds.lengths))
-
-    def indices(self, spans: SequenceOf[tuple[Span, ...]]) -> list[NDArray[np.int64]]:
-        """Ranges of each sequence's own tokens -> their indices among the T, int64."""
-        return [
-            np.concatenate([np.arange(offset + start, offset + stop) for start, stop in ranges])
-            for offset, ranges in zip(self.starts, spans, strict=True)
-        ]
 
 
 def plan(sequences: Mapping[int, Sequence], max_tokens: int, most: int | None = None) -> Iterator[list[int]]:
@@ -68,29 +63,74 @@ def plan(sequences: Mapping[int, Sequence], max_tokens: int, most: int | None = 
         yield batch
 
 
-def pack(sequences: SequenceOf[Sequence], device: torch.device | str = "cpu", reuse: bool = True) -> Packed:
+def pack(
+    sequences: SequenceOf[Sequence],
+    device: torch.device | str = "cpu",
+    reuse: bool = True,
+    pooled: SequenceOf[tuple[Span, ...]] = (),
+) -> Packed:
     """Lay sequences end to end in the order given (a run of equally long ones is one attention call).
 
     `reuse`: leave prefixes out that the prefix cache holds or will hold; not where weights change (training).
+    `pooled`: ranges of each sequence's tokens, for `rows`.
     """
     prefixes = tuple(sequence.prefix if reuse else () for sequence in sequences)
     skipped = list(map(len, prefixes))
     lengths = [len(sequence) - skip for sequence, skip in zip(sequences, skipped, strict=True)]
     starts = tuple(end - length - skip for end, length, skip in zip(accumulate(lengths), lengths, skipped, strict=True))
     own = list(zip(sequences, skipped, strict=True))
+    arrays = {
+        "input_ids": np.concatenate([sequence.tokens.ids[skip:] for sequence, skip in own])[None],
+        "position_ids": np.concatenate([sequence.positions[:, skip:] for sequence, skip in own], axis=1)[:, None],
+        "offsets": offsets(lengths),
+    }
+    patches = [sequence.patches for sequence in sequences if sequence.patches is not None]
+    patch_counts = [len(each.pixels) for each in patches]
+    if patches:
+        places = zip(starts, (sequence.tokens.image for sequence in sequences), strict=True)
+        arrays["image_tokens"] = np.concatenate([np.arange(*image) + start for start, image in places if image])
+        arrays["patch_offsets"] = offsets(patch_counts)
+    keys: list[int] = []
+    if any(prefixes):
+        keys, arrays["index"] = after_prefixes(prefixes, lengths)
+        arrays["key_offsets"] = offsets(keys)
+    indices = indices_of(starts, pooled) if pooled else []
+    if indices:
+        arrays["rows"] = np.concatenate(indices)
+    there = sent(arrays, device)
+    images = prefixed = None
+    if patches:
+        pixels, grids = gather([each.pixels for each in patches], device), tuple(each.grid for each in patches)
+        bounds = Bounds(tuple(patch_counts), there["patch_offsets"])
+        images = PackedImages(pixels, grids, bounds, there["image_tokens"])
+    if keys:
+        prefixed = Prefixed(Bounds(tuple(keys), there["key_offsets"]), there["index"])
     return Packed(
-        input_ids=gather([sequence.tokens.ids[skip:] for sequence, skip in own], device)[None],
-        position_ids=gather([sequence.positions[:, skip:] for sequence, skip in own], device, axis=1)[:, None],
-        bounds=Bounds.of(lengths, device),
-        images=_pack_images(sequences, starts, device),
+        input_ids=there["input_ids"],
+        position_ids=there["position_ids"],
+        bounds=Bounds(tuple(lengths), there["offsets"]),
+        images=images,
         starts=starts,
         prefixes=prefixes,
-        prefixed=prefixed(prefixes, lengths, device) if any(prefixes) else None,
+        prefixed=prefixed,
+        rows=there.get("rows"),
+        counts=tuple(map(len, indices)),
     )
 
 
-def prefixed(prefixes: tuple[tuple[int, ...], ...], lengths: list[int], device: torch.device | str) -> Prefixed:
-    """`prefixes`: the ids before each sequence; `lengths`: of their own tokens; the index is on `device`."""
+def indices_of(starts: tuple[int, ...], spans: SequenceOf[tuple[Span, ...]]) -> list[NDArray[np.int64]]:
+    """Ranges of each sequence's own tokens, which begin at `starts` -> their indices among the T, int64."""
+    return [
+        np.concatenate([np.arange(offset + start, offset + stop) for start, stop in ranges])
+        for offset, ranges in zip(starts, spans, strict=True)
+    ]
+
+
+def after_prefixes(prefixes: tuple[tuple[int, ...], ...], lengths: list[int]) -> tuple[list[int], NDArray[np.int64]]:
+    """Each sequence's number of keys, and which of the P + T tokens they are: see `Prefixed`.
+
+    `prefixes`: the ids before each sequence; `lengths`: of their own tokens.
+    """
     distinct = [prefix for prefix in dict.fromkeys(prefixes) if prefix]
     starts = dict(zip(distinct, accumulate(map(len, distinct), initial=0), strict=False))
     own = accumulate(lengths, initial=sum(map(len, distinct)))
@@ -99,24 +139,4 @@ def prefixed(prefixes: tuple[tuple[int, ...], ...], lengths: list[int], device: 
         for prefix, start, length in zip(prefixes, own, lengths, strict=False)
         for part in (starts.get(prefix, 0) + np.arange(len(prefix)), start + np.arange(length))
     ]
-    keys = [len(prefix) + length for prefix, length in zip(prefixes, lengths, strict=True)]
-    return Prefixed(Bounds.of(keys, device), to_device(np.concatenate(index), device))
-
-
-def _pack_images(
-    sequences: SequenceOf[Sequence], starts: tuple[int, ...], device: torch.device | str
-) -> PackedImages | None:
-    patches = [sequence.patches for sequence in sequences if sequence.patches is not None]
-    if not patches:
-        return None
-    tokens = [
-        np.arange(*sequence.tokens.image) + start
-        for start, sequence in zip(starts, sequences, strict=True)
-        if sequence.tokens.image is not None
-    ]
-    return PackedImages(
-        pixels=gather([each.pixels for each in patches], device),
-        grids=tuple(each.grid for each in patches),
-        bounds=Bounds.of([len(each.pixels) for each in patches], device),
-        tokens=gather(tokens, device),
-    )
+    return [len(prefix) + length for prefix, length in zip(prefixes, lengths, strict=True)], np.concatenate(index)

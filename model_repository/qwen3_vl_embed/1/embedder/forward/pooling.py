@@ -16,7 +16,9 @@ from .device import to_device
 Norm = Callable[[torch.Tensor], torch.Tensor]  # (R, D) -> (R, D): the model's final norm
 
 
-def pool(states: dict[Layer, torch.Tensor], counts: list[int], recipes: list[Recipe], final_norm: Norm) -> torch.Tensor:
+def pool(
+    states: dict[Layer, torch.Tensor], counts: tuple[int, ...], recipes: list[Recipe], final_norm: Norm
+) -> torch.Tensor:
     """The states of the pooled tokens -> one row for each sequence, float32 (N, D), on their device.
 
     `states`: (R, D) for each layer that a recipe asks for, sequence after sequence. `counts`: of the R rows, how many
