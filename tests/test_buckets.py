@@ -70,7 +70,6 @@ BATCHES = {
     "nine names": texts(9),
     "a swatch": swatches(1),
     "three swatches": swatches(3),
-    "names and swatches": [*texts(2), *swatches(3)],
     "a name after a prefix": texts(1, **PREFIX),
     "names after a prefix": texts(5, **PREFIX),
     "swatches after a prefix": swatches(2, **PREFIX),
@@ -107,7 +106,6 @@ def test_a_warm_up_records_every_bucket_once_and_all_batches_find_one(folder, pl
     use_varlen(monkeypatch)
     monkeypatch.setattr(buckets, "IMAGES", (2, 4))
     monkeypatch.setattr(buckets, "TEXTS", (64, 128, 256))
-    monkeypatch.setattr(buckets, "BESIDE", 80)  # this tokenizer's words are short
     embedder = recording(Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu")))
     capture(embedder, of_every_bucket(embedder, TEXT, SWATCH), 600)
     captured = list(embedder.model.replay.captured)
@@ -140,12 +138,14 @@ def test_which_bucket(embedder):
     assert (one.sequences, one.rows, one.images, one.kind.prefix) == (one.tokens // 8, one.tokens // 8, 0, ())
     assert two.tokens > one.tokens
     assert found(texts(2), rows=7).rows == two.tokens  # mean
-    assert found(swatches(3)).images in (3, 4)
+    assert (found(swatches(5)).images, found(swatches(5)).sequences) == (6, 6)
     assert found(swatches(3)).kind.grid == (16, 16)
+    assert 0 <= found(swatches(1)).tokens - embedder.prepare(swatches(1)[0]).sequence.own < 4
     assert found(texts(1, **PREFIX)).kind.prefix == embedder.prepare(texts(1, **PREFIX)[0]).sequence.prefix
     assert found(texts(400)) is None  # too many tokens
     assert found([*swatches(1), EmbedInput(image=png((64, 64)))]) is None  # two sizes of images
     assert found(swatches(IMAGES[-1] + 1)) is None
+    assert found([*swatches(2), *texts(1)]) is None  # they go apart
     assert found([*texts(1, **PREFIX), *texts(1, instruction="Name the colour of it.")]) is None  # two prefixes
     assert bucket_of(sequence_pack(embedder, texts(1)), LAST, None) is None
 

@@ -23,15 +23,12 @@ from .recordings import Pass, States
 # Python's lock, and the GPU waits for them (docs/log.md, 2026-11-26).
 TEXTS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096)  # tokens
 IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64)
-BESIDE = 24  # tokens of a prompt beside an image's own; the default one has 18
-LARGEST = 256  # tokens of an image
-# Tokens of the longest sequence. For each block of 128 that a sequence may have, FlashAttention starts 32 programs, and
-# those of the sequences that are shorter, or not there, take time too.
+LARGEST = 320  # tokens of an image and its prompt
+STEP = 4  # in them
+# Tokens of the longest text. For each block of 128 that a sequence may have, FlashAttention starts 32 programs. Those of
+# sequences that are shorter take time too, and those of sequences that are not there: a bucket has a place for so many.
 SHORT, LONG = 128, 2048
-FEWEST = {
-    SHORT: 8,
-    LONG: 64,
-}  # tokens of a text, about: a bucket has places for so many sequences that each has so many
+FEWEST = {SHORT: 8, LONG: 64}  # tokens of a text, about
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,13 @@ class Kind:
     layers: frozenset[Layer]
     grid: tuple[int, int] | None  # of the image, in patches
     prefix: tuple[int, ...]  # what stands before the sequences, or some of them
-    longest: int  # SHORT or LONG
+    longest: int  # tokens of a sequence: SHORT or LONG, and with images to the next step
 
     @classmethod
     def of(cls, layers: frozenset[Layer], grid: tuple[int, int] | None, prefix: tuple[int, ...], tokens: int) -> "Kind":
         """`tokens`: of the longest sequence, without its prefix."""
+        if grid:
+            return cls(layers, grid, prefix, -(-tokens // STEP) * STEP)
         return cls(layers, grid, prefix, SHORT if tokens <= SHORT else LONG)
 
 
@@ -67,23 +66,22 @@ class Bucket:
     @property
     def room(self) -> tuple[int, int]:
         """(tokens, inputs) that it holds at most."""
-        return self.tokens - bool(self.images), self.images or self.sequences
+        return self.tokens, self.images or self.sequences
 
 
 def bucket_of(packed: Packed, layers: frozenset[Layer], rows: torch.Tensor | None) -> Bucket | None:
-    """The smallest one that holds this pass, with images with a token to spare; None if none does."""
+    """The smallest one that holds this pass; None if none does."""
     tokens, count, longest = sum(packed.bounds.lengths), len(packed.bounds.lengths), packed.bounds.longest
     prefixes, grids = set(packed.prefixes) - {()}, packed.images.grids if packed.images else ()
-    if rows is None or len(prefixes) > 1 or len(set(grids)) > 1 or longest > LONG:
+    if rows is None or len(prefixes) > 1 or len(set(grids)) > 1 or len(grids) not in (0, count) or longest > LONG:
         return None
     kind = Kind.of(layers, (*grids, None)[0], next(iter(prefixes), ()), longest)
-    if kind.grid:
-        each = kind.grid[0] * kind.grid[1] // MERGE**2
-        sizes = [(n * (each + BESIDE), 2 * n, n) for n in IMAGES if n >= len(grids)] if each <= LARGEST else []
+    if grids:
+        sizes = [(n * kind.longest, n, n) for n in IMAGES] if longest <= LARGEST else []
     else:
         sizes = [(size, size // FEWEST[kind.longest], 0) for size in TEXTS if size <= LONG or kind.longest == SHORT]
     for most, sequences, images in sizes:
-        if tokens + bool(images) <= most and count <= sequences:
+        if tokens <= most and count <= sequences:
             return Bucket(kind, most, sequences, images, sequences if len(rows) == count else most)
     return None
 
@@ -135,7 +133,7 @@ class Padded:
             _put(mine.images.pixels.view(-1), packed.images.pixels.view(-1))
             _put(
                 mine.images.tokens, packed.images.tokens, self._bucket.tokens - 1
-            )  # images that are left over: the token to spare
+            )  # of images left over: to where no sequence is
         if mine.prefixed is not None and packed.prefixed is not None:
             _put(mine.prefixed.index, packed.prefixed.index)
             _put(mine.prefixed.bounds.offsets, packed.prefixed.bounds.offsets, sum(packed.prefixed.bounds.lengths))
