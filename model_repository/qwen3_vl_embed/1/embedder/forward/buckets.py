@@ -25,8 +25,8 @@ TEXTS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536, 1792, 2048,
 IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64)
 LARGEST = 320  # tokens of an image and its prompt
 STEP = 4  # in them
-# Tokens of the longest text. For each block of 128 that a sequence may have, FlashAttention starts 32 programs. Those of
-# sequences that are shorter take time too, and those of sequences that are not there: a bucket has a place for so many.
+# Tokens of the longest text. For each block of 128 that a sequence may have, FlashAttention starts 32 programs. Those
+# of sequences that are shorter take time too, and of those that are not there: a bucket has a place for so many.
 SHORT, LONG = 128, 2048
 FEWEST = {SHORT: 8, LONG: 64}  # tokens of a text, about
 
