@@ -2,7 +2,7 @@
 
     python -m lab.benchmarks.gpu_check --json gpu.json
 
-The 4B's configuration with weights drawn on the device, in twelve checks (gpu_checks/), about six minutes on an H100.
+The 4B's configuration with weights drawn on the device, in twelve checks (gpu_checks/): four minutes on an H200.
 Each line says at once what was found and what was expected: `ok`, `SLOW` (right, and not as fast as predicted), `FAIL`.
 No check stops another. One that raises, hangs or ends its process is a FAIL, and a fresh process goes on with the next
 one. After some errors a GPU is lost to the process that made them. `--device cpu` runs the same code with small shapes
@@ -228,7 +228,7 @@ def main(
     only: Annotated[str, typer.Option(help="Numbers of the checks to run, such as 3,5 [default: all].")] = "",
     seconds: Annotated[float, typer.Option(help="For all of them; what has not begun by then fails.")] = 420,
     device: DeviceOption = "cuda",
-    file: Annotated[Path | None, typer.Option("--json", help="Write the last line here too, after each check.")] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="Write the document here too, after each check.")] = None,
 ) -> None:
     """Check the GPU path: right, as fast as predicted, and whole after failures. Status 0 only without a FAIL."""
     checks = chosen(only)
@@ -239,19 +239,20 @@ def main(
     options = f"--device {device}" + (f" --only {only}" if only else "")
     run = Run("gpu_check", "4b" if is_cuda(device) else "mini", device, options=options, chosen=False)
 
-    def line(runner: Runner) -> str:
-        document = run.document(runner.about.get("hardware"), runner.about.get("ceiling"), WORKLOAD, runner.figures())
-        return json.dumps(document, ensure_ascii=False)
+    def document(runner: Runner, indent: int | None = None) -> str:
+        about, ceiling = runner.about.get("hardware"), runner.about.get("ceiling")
+        found = run.document(about, ceiling, WORKLOAD, runner.figures())
+        return json.dumps(found, indent=indent, ensure_ascii=False)
 
     def write(runner: Runner) -> None:
         if file:
-            file.write_text(line(runner) + "\n")
+            file.write_text(document(runner, 1) + "\n")
 
     runner = Runner(checks, device, seconds, write)
     runner.run()
     console.print(table(runner.outcomes))
     console.print(", ".join(f"{count} {verdict}" for verdict, count in runner.counts.items()))
-    print(line(runner), flush=True)
+    print(document(runner), flush=True)
     sys.exit(1 if runner.counts["fail"] else 0)
 
 

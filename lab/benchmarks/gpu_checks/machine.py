@@ -17,7 +17,7 @@ from embedder.forward.hardware import Card
 from lab import benchmarks
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
-from lab.benchmarks.gpu_checks.timing import device_seconds
+from lab.benchmarks.gpu_checks.timing import device_seconds, replayed_seconds
 from lab.benchmarks.hardware import versions
 
 PACKAGES = (
@@ -92,14 +92,14 @@ def ceilings(bench: Bench) -> Iterator[Figure]:
         bench.ceiling.matmul_flops / 1e12,
         "TFLOP/s",
         least=bench.card(h100=700, h200=700),
-        expected="H100 and H200: 790",
+        expected="H100: 790, H200: 760",
     )
     yield fast(
         "copy on the device",
         bench.ceiling.copy_bytes / 1e9,
         "GB/s",
         least=bench.card(h100=2700, h200=3900),
-        expected="H100: 3,000; H200: 4,300",
+        expected="H100: 3,000; H200: 4,200",
     )
     yield from _to_device(bench)
     yield from _products(bench)
@@ -117,11 +117,14 @@ def _to_device(bench: Bench) -> Iterator[Figure]:
 
 @torch.inference_mode()
 def _products(bench: Bench) -> Iterator[Figure]:
-    """One decoder layer's seven matrices, one after the other: together more than any cache holds."""
+    """One decoder layer's, as served: queries, keys and values are one, gate and up another. No cache holds them all.
+
+    Replayed: for a few rows the host would take longer to launch them than the device to read their weights.
+    """
     text = bench.config["text_config"]
     width, mlp, heads = text["hidden_size"], text["intermediate_size"], text["num_attention_heads"] * text["head_dim"]
     keys = text["num_key_value_heads"] * text["head_dim"]
-    shapes = [(heads, width), (keys, width), (keys, width), (width, heads), (mlp, width), (mlp, width), (width, mlp)]
+    shapes = [(heads + 2 * keys, width), (width, heads), (2 * mlp, width), (width, mlp)]
     like = {"device": bench.device, "dtype": bench.dtype}
     layer = [torch.randn(shape, **like) for shape in shapes]
     weights = sum(weight.numel() for weight in layer)
@@ -131,12 +134,12 @@ def _products(bench: Bench) -> Iterator[Figure]:
         def products(given: dict[int, torch.Tensor] = given) -> list[torch.Tensor]:
             return [torch.nn.functional.linear(given[weight.shape[1]], weight) for weight in layer]
 
-        took = device_seconds(products, bench.device)
+        took = replayed_seconds(products, bench.device)
         what = f"a decoder layer's products, {rows:,} rows"
         if rows < 64:  # the weights are read, and little is computed
             read = weights * layer[0].itemsize / took
             share = read / bench.ceiling.copy_bytes
-            least = 0.7 if bench.on_gpu else None
+            least = 0.6 if bench.on_gpu else None  # an H200: 0.7 in the kernels of a lone name, gaps left out
             yield fast(f"{what}, {read / 1e9:,.0f} GB/s of weights", share, "of the copy's", least=least)
             continue
         share = 2 * rows * weights / took / bench.ceiling.matmul_flops
@@ -145,6 +148,6 @@ def _products(bench: Bench) -> Iterator[Figure]:
         if least and share < least:
             chosen = torch.backends.cuda.preferred_blas_library()
             torch.backends.cuda.preferred_blas_library("cublaslt")
-            faster = took / device_seconds(products, bench.device)
+            faster = took / replayed_seconds(products, bench.device)
             torch.backends.cuda.preferred_blas_library(chosen)
             yield told(f"{what}, by cublasLt", faster, "times as fast")

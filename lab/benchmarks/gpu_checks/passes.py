@@ -23,6 +23,8 @@ from lab.benchmarks.gpu_checks.timing import Work, device_seconds, host_seconds,
 from lab.benchmarks.subject import least_cosine, vectors
 
 INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
+# cuBLAS adds a memset to many of its products, or sums the parts of one that it has split.
+COUNTED = "an H200: texts 413 to 449, images 888; by count 378 and 638 kernels"
 SAME = 0.9999  # cosine of a replayed vector and of the pass that it was captured from: the same kernels
 CHILD_SECONDS = 90.0  # to start, to load and to fail
 
@@ -32,10 +34,10 @@ def one_pass(bench: Bench) -> Iterator[Figure]:
     kind, count = bench.sizes.large
     batch = bench.sizes.batch
     cases = (
-        ("a name", inputs.batch("name", 1), bench.card(h100=45, h200=45)),
-        (f"{batch} names", inputs.batch("name", batch), bench.card(h100=45, h200=45)),
-        (f"{batch} swatches", inputs.batch("swatch", batch), bench.card(h100=145, h200=130)),
-        (f"{count} images of {kind}", inputs.batch(kind, count), bench.card(h100=620, h200=565)),
+        ("a name", inputs.batch("name", 1), bench.card(h100=45, h200=30)),
+        (f"{batch} names", inputs.batch("name", batch), bench.card(h100=45, h200=30)),
+        (f"{batch} swatches", inputs.batch("swatch", batch), bench.card(h100=145, h200=105)),
+        (f"{count} images of {kind}", inputs.batch(kind, count), bench.card(h100=620, h200=460)),
     )
     for what, items, most in cases:
         work = prepared_pass(bench.embedder, items)
@@ -44,9 +46,9 @@ def one_pass(bench: Bench) -> Iterator[Figure]:
             host = host_seconds(work, bench.device) * 1e3
             profiled = profile(work, bench.device)
         yield fast(f"{what}: time on the device", took, "ms", most=most)
-        yield told(f"{what}: host time to launch it", host, "ms", "20 to 35 while the queue is not full")
+        yield told(f"{what}: host time to launch it", host, "ms", "16 CPU cores: texts 16 to 19, images 40 to 65")
         if bench.on_gpu:
-            yield told(f"{what}: kernels", profiled.kernels, "", "by count: texts 378, images 638")
+            yield told(f"{what}: kernels, memsets and copies", profiled.kernels, "", COUNTED)
             yield told(f"{what}: in no kernel", 1 - profiled.seconds * 1e3 / took, "of the time")
         else:
             yield skipped(f"{what}: kernels and gaps")
@@ -94,13 +96,15 @@ def _captured(bench: Bench, what: str, item: EmbedInput, most: float | None = No
 
 def _together(bench: Bench, replayed_ms: float) -> Iterator[Figure]:
     """A small batch is replayed too (on a GPU), so that company is never slower than a turn for each."""
+    ratios = bench.found.setdefault("names_together", {})
     for count in (2, 4, 8, 16):
         batch = inputs.batch("name", count)
         with bench.embedder.model.capturing():
             vectors(bench.embedder, batch)
         together = median(subject.timed(bench.embedder, batch)[1] for _ in range(5)) * 1e3
         what = f"{count} names together: {together:.3g} ms, that over {count} replays"
-        yield fast(what, together / (count * replayed_ms), "", most=1.0 if bench.on_gpu else None)
+        ratios[str(count)] = together / (count * replayed_ms)
+        yield fast(what, ratios[str(count)], "", most=1.0 if bench.on_gpu else None)
 
 
 def _many_shapes(bench: Bench) -> Iterator[Figure]:

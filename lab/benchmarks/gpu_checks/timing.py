@@ -45,6 +45,21 @@ def device_seconds(work: Work, device: str, budget: float = 0.3, least: int = 3,
     return median(before.elapsed_time(after) for before, after in pairwise(events)) / 1e3
 
 
+def replayed_seconds(work: Work, device: str, calls: int = 8) -> float:
+    """Of one call, of several in a CUDA graph: the device's own time, where the host takes longer to launch the work.
+
+    What `work` allocates is the graph's. A CPU has no graphs: there it is `device_seconds`.
+    """
+    if not is_cuda(device):
+        return device_seconds(work, device)
+    work()  # what is compiled and chosen at a first call is not captured
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        for _ in range(calls):
+            work()
+    return device_seconds(graph.replay, device) / calls
+
+
 def host_seconds(work: Work, device: str, times: int = 3) -> float:
     """CPU time of this thread for one call, the device's own time left out: what it costs to launch it. Median."""
     took = []
