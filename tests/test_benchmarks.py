@@ -238,6 +238,35 @@ def test_a_missed_target_stays_with_what_stands_in_its_way():
     assert all("needs a GPU: `make bench-gpu`" in each.cells({})[4] for each in gpu)
 
 
+def test_a_gpu_check_that_was_cut_off_still_fills_the_pages():
+    """Its document is written after each check: what the later ones would have found is missing, and said to be."""
+    whole = results.read()[targets.GPU]
+    begun = whole | {"figures": {name: whole["figures"][name] for name in ("counts", "busy")} | {"checks": []}}
+    for page in table.PAGES:
+        assert "Not measured yet." in table.filled(page.read_text(), {targets.GPU: begun})
+    asked = [each for each in targets.TARGETS if each.key == targets.GPU]
+    measured = [each.what for each in asked if each.value({targets.GPU: begun}) is not None]
+    assert all(each.value({targets.GPU: whole}) is not None for each in asked if "names together" not in each.what)
+    assert [what for what in measured if "`gpu_check`" not in what and "the same: lines" not in what] == [
+        "a pass is on the device, of the time: swatches through the pipeline"
+    ]
+
+
+def test_shares_of_a_pass_are_of_its_whole_time(tmp_path):
+    """The profiler may make a pass longer than it is: then nothing is left for no kernel."""
+    parts = {"attention": 0.02, "products": 0.05, "copies": 0.0, "elementwise": 0.01}
+    rows = [{"what": "a pass", "items": 64, "seconds": seconds, "parts": parts} for seconds in (0.1, 0.079)]
+    for row, idle in zip(rows, (0.2, 0.0), strict=True):
+        found = dict(blocks.shares(row))
+        assert sum(found.values()) == pytest.approx(1)
+        assert found["no kernel"] == pytest.approx(idle)
+        assert found["products"] / found["attention"] == pytest.approx(2.5)
+    result = {"checkpoint": "4b", "hardware": {"device": "a GPU"}, "figures": {"split": rows}}
+    assert "| a pass | 64 | 100 | 20% | 50% | 0% | 10% | 20% |" in blocks.split({targets.GPU: result})
+    table.bars(result, tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").stat().st_size > 5_000
+
+
 def test_every_block_has_its_place():
     names = [name for page in table.PAGES for _, name, _ in table.MARKED.findall(page.read_text())]
     assert sorted(names) == sorted(blocks.BLOCKS)

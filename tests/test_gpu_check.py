@@ -205,7 +205,7 @@ def test_help_has_examples():
 
 
 def test_bench_gpu_extends_the_path_and_runs_every_line(tmp_path):
-    """With a python that only tells what it is asked, and fails at the second of five."""
+    """With a python that only tells what it is asked, and fails at the second of four."""
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$PYTHONPATH $2"\n[ "$2" != lab.benchmarks.peers ]\n')
     python.chmod(0o755)
@@ -213,7 +213,7 @@ def test_bench_gpu_extends_the_path_and_runs_every_line(tmp_path):
     found = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "/carried"}, capture_output=True, text=True
     )
-    programs = ["forward", "peers", "growth", "serve", "table"]
+    programs = ["gpu_check", "peers", "serve", "table"]
     embedder = "model_repository/qwen3_vl_embed/1"
     assert found.stdout.splitlines() == [f"{embedder}:/carried lab.benchmarks.{program}" for program in programs]
     assert found.returncode != 0

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterable
 
 from lab.benchmarks.fleets import RATES, Case, cases
-from lab.benchmarks.targets import TARGETS, Key
+from lab.benchmarks.inputs import KINDS
+from lab.benchmarks.targets import GPU, TARGETS, Key
 
 Results = dict[Key, dict]
 Rows = Iterable[Iterable[object]]
@@ -41,6 +42,72 @@ def short(results: Results) -> str:
     """The targets that were measured, for the README."""
     rows = [each.cells(results) for each in TARGETS if each.value(results) is not None]
     return markdown("where|what|measured|asked", ((row[0], row[1], row[3], row[2]) for row in rows))
+
+
+def how(results: Results) -> str:
+    """`machines`, of the targets that were measured on a GPU."""
+    keys = {each.key for each in TARGETS if each.key[2] == "cuda"}
+    return machines({key: each for key, each in results.items() if key in keys})
+
+
+def passes(results: Results) -> str:
+    """On a GPU; first what a large product reaches there."""
+    if not (rows := on_gpu(results, "rows")):
+        return markdown("", [])
+    ceiling, device = results[GPU]["ceiling"]["matmul_flops"], results[GPU]["hardware"]["device"]
+    product = (f"8192³ product, {device}", "", "", "", "", number(ceiling / 1e12), "100%")
+    return markdown(PASSES, [product, *map(_pass, rows)])
+
+
+def best(results: Results) -> str:
+    """Of `passes`, each kind's best batch, for the README."""
+    rows = sorted(on_gpu(results, "rows"), key=lambda row: row["mfu"])
+    by_kind = {row["kind"]: row for row in rows}
+    return markdown(PASSES, (_pass(by_kind[kind]) for kind in KINDS if kind in by_kind))
+
+
+PASSES = "kind|batch|tokens each|the pass alone: items/s|from files and strings: items/s|TFLOP/s|MFU"
+
+
+def _pass(row: dict) -> tuple[str, ...]:
+    rates = (row["tokens"] / row["batch"], row["forward_per_s"], row["items_per_s"], row["flops"] / 1e12)
+    return row["kind"], str(row["batch"]), *map(number, rates), f"{row['mfu']:.0%}"
+
+
+def on_gpu(results: Results, name: str) -> list[dict]:
+    """Of what `gpu_check` found; a run that was cut off has less."""
+    return results[GPU]["figures"].get(name, []) if GPU in results else []
+
+
+def split(results: Results) -> str:
+    """Shares of a full pass' time, and the picture that `table` draws of them."""
+
+    def cells(row: dict) -> tuple[object, ...]:
+        return row["what"], row["items"], number(1e3 * row["seconds"]), *(f"{share:.0%}" for _, share in shares(row))
+
+    rows = on_gpu(results, "split")
+    names = "|".join(name for row in rows[:1] for name, _ in shares(row))
+    table = markdown(f"a pass|inputs|ms|{names}", map(cells, rows))
+    return table + (f"\n![Where a pass' time goes](../lab/benchmarks/results/{picture(GPU)})\n" if rows else "")
+
+
+def shares(row: dict) -> list[tuple[str, float]]:
+    """Of a row of `split`: each part of its time, the last in no kernel (none where the profiler made it longer)."""
+    parts, busy = row["parts"], sum(row["parts"].values())
+    whole = max(row["seconds"], busy)
+    return [*((name, took / whole) for name, took in parts.items()), ("no kernel", 1 - busy / whole)]
+
+
+def odd(results: Results) -> str:
+    """Lines of `gpu_check` that are not as expected."""
+
+    def cells(check: dict, line: dict) -> tuple[str, ...]:
+        value = line["value"] if isinstance(line["value"], str) else number(line["value"])
+        return f"{check['number']} {check['title']}", line["what"], value, line["expected"], line["verdict"]
+
+    checks = on_gpu(results, "checks")
+    rows = [cells(check, line) for check in checks for line in check["figures"] if line["verdict"] in ("SLOW", "FAIL")]
+    return "Nothing.\n" if checks and not rows else markdown("check|line|measured|expected|", rows)
 
 
 def forward(results: Results) -> str:
@@ -199,7 +266,7 @@ def fleets(results: Results) -> str:
 def machines(results: Results) -> str:
     def cells(each: dict) -> tuple[object, ...]:
         hardware, versions, ceiling = each["hardware"], each["versions"], each["ceiling"]
-        rates = f"{ceiling['matmul_flops'] / 1e12:.3g} TFLOP/s, {ceiling['copy_bytes'] / 1e9:.3g} GB/s"
+        rates = f"{number(ceiling['matmul_flops'] / 1e12)} TFLOP/s, {number(ceiling['copy_bytes'] / 1e9)} GB/s"
         device = f"{hardware['device']}, {hardware['processor']} × {hardware['cores']}"
         packages = f"{versions['torch']}, {versions['transformers']}"
         return f"`{each['command']}`", each["date"], each["commit"], device, packages, rates
@@ -210,7 +277,10 @@ def machines(results: Results) -> str:
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
     each.__name__: each
-    for each in (targets, short, forward, count, peers, replay, loops, growth, overload, soak, sizing, fleets, machines)
+    for each in (
+        *(targets, short, how, best, passes, split, odd, forward, count, peers, replay, loops),
+        *(growth, overload, soak, sizing, fleets, machines),
+    )
 }
 OWN = {"serve": (replay, loops)}  # the tables of a program, where it is not one of its own name
 

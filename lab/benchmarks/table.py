@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from lab.benchmarks.blocks import BLOCKS, Results, picture
+from lab.benchmarks.blocks import BLOCKS, Results, picture, shares
 from lab.benchmarks.checkpoints import ROOT
 from lab.benchmarks.results import FOLDER, read
 
@@ -53,6 +53,24 @@ def plot(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
+def bars(result: dict, path: Path) -> None:
+    """A bar for each pass of `split`: its parts, as shares of its time."""
+    rows = result["figures"]["split"][::-1]  # the first on top
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{row['what']}: {row['items']} in {1e3 * row['seconds']:.3g} ms" for row in rows]
+    left = [0.0] * len(rows)
+    for parts in zip(*map(shares, rows), strict=True):
+        (name, *_), widths = zip(*parts, strict=True)
+        drawn = axes.barh(names, widths, left=left, label=name, color="0.85" if name == "no kernel" else None)
+        axes.bar_label(drawn, [f"{width:.0%}" if width > 0.03 else "" for width in widths], label_type="center")
+        left = [before + width for before, width in zip(left, widths, strict=True)]
+    axes.set(xlim=(0, 1), xticks=[])
+    figure.legend(loc="outside lower center", ncols=len(left), frameon=False)
+    figure.suptitle(f"{result['checkpoint']} on {result['hardware']['device']}: where a pass' time goes")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
 @app.command(epilog="Example: python -m lab.benchmarks.table")
 def main(results: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)] = FOLDER) -> None:
     """Write the tables and plots of README.md, docs/performance.md and docs/reliability.md from the results."""
@@ -60,6 +78,8 @@ def main(results: Annotated[Path, typer.Option(help="Folder of the results.", sh
     for key, result in found.items():
         if key[0] == "growth":
             plot(result, results / picture(key))
+        if "split" in result["figures"]:
+            bars(result, results / picture(key))
     changed = []
     for page in PAGES:
         before = page.read_text()
