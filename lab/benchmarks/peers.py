@@ -4,9 +4,9 @@
     python -m lab.benchmarks.peers --checkpoint 4b --device cuda --batch 64
 
 Half of a batch are texts (colour names and some of about 500 tokens), half images of many sizes. Everyone decodes the
-same files, says the same prompt (chat.py) and gives unit vectors, which are compared before anything is timed. A peer
-that computes something else is not a peer. Then everyone takes turns, A B C D A B C D, and what counts is the ratio of
-medians. So a machine that is busy for a while slows all of them.
+same files and says the same prompt (chat.py). The vectors' directions are compared before anything is timed: who
+computes something else is no peer. Then everyone takes turns, A B C D A B C D, and what counts is the ratio of medians.
+So a machine that is busy for a while slows all of them.
 
 sentence-transformers is `encode` of the installed release over Transformer, Pooling (last token) and Normalize. "One at
 a time" is what one would write first: the full model with head and `output_hidden_states=True`.
@@ -41,10 +41,10 @@ def parity(everyone: list[Contender], batch: list[EmbedInput]) -> dict[str, dict
     """Each one's least cosine to our vectors, of texts and of images; also everyone's warm-up."""
     ours, *peers = (each.embed(batch) for each in track(everyone, "comparing vectors"))
     is_text = np.array([item.text is not None for item in batch])
-    cosines = [(vectors * ours).sum(axis=1) for vectors in peers]
+    kinds = {"texts": is_text, "images": ~is_text}
     return {
-        each.name: {"texts": float(found[is_text].min()), "images": float(found[~is_text].min())}
-        for each, found in zip(everyone[1:], cosines, strict=True)
+        each.name: {kind: subject.least_cosine(ours[rows], vectors[rows]) for kind, rows in kinds.items()}
+        for each, vectors in zip(everyone[1:], peers, strict=True)
     }
 
 
@@ -88,7 +88,7 @@ def main(
     flop = sum(flops.count(checkpoints.config(checkpoint), *each).total for each in shapes)
     console.print(f"at most {size * ceiling.matmul_flops / flop:.3g} inputs/s: {flop / size / 1e9:.3g} GFLOP each")
     cosines = parity(everyone, items)
-    if min(least for each in cosines.values() for least in each.values()) < SAME[ceiling.dtype]:
+    if not all(least >= SAME[ceiling.dtype] for each in cosines.values() for least in each.values()):
         fail(f"the vectors differ, so a comparison would be of different things: {cosines}")
     found = figures(take_turns(everyone, items, rounds, device), size)
     workload = f"{size} inputs: names, long texts, swatches, photos, 512×512; {rounds} rounds, median"
