@@ -54,19 +54,22 @@ def passes(results: Results) -> str:
     """On a GPU; first what a large product reaches there."""
     if not (rows := on_gpu(results, "rows")):
         return markdown("", [])
-    ceiling, device = results[GPU]["ceiling"]["matmul_flops"], results[GPU]["hardware"]["device"]
-    product = (f"8192³ product, {device}", "", "", "", "", number(ceiling / 1e12), "100%")
-    return markdown(PASSES, [product, *map(_pass, rows)])
+    ceiling = number(results[GPU]["ceiling"]["matmul_flops"] / 1e12)
+    return _passes(results, [("8192³ product", "", "", "", "", ceiling, "100%"), *map(_pass, rows)])
 
 
 def best(results: Results) -> str:
     """Of `passes`, each kind's best batch, for the README."""
     rows = sorted(on_gpu(results, "rows"), key=lambda row: row["mfu"])
     by_kind = {row["kind"]: row for row in rows}
-    return markdown(PASSES, (_pass(by_kind[kind]) for kind in KINDS if kind in by_kind))
+    return _passes(results, (_pass(by_kind[kind]) for kind in KINDS if kind in by_kind))
 
 
-PASSES = "kind|batch|tokens each|the pass alone: items/s|from files and strings: items/s|TFLOP/s|MFU"
+def _passes(results: Results, rows: Rows) -> str:
+    device = results[GPU]["hardware"]["device"] if GPU in results else ""
+    return markdown(
+        f"{device}|batch|tokens each|the pass alone: items/s|from files and strings: items/s|TFLOP/s|MFU", rows
+    )
 
 
 def _pass(row: dict) -> tuple[str, ...]:
