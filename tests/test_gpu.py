@@ -7,6 +7,7 @@ import torch
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
 from embedder.forward import buckets, fastest
 from embedder.forward.attention import Bounds, PassContext, packed_attention
+from lab.benchmarks.gpu_checks.timing import replayed_seconds
 from tests.reference import TEXTS, cosine, png, random_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -91,3 +92,11 @@ def test_a_replay_reads_its_own_input(embedder):
         embedder.embed(swatches[:1])
     alone = np.stack([embedder.embed([swatch])[0].vector for swatch in swatches])
     assert (np.argmax(alone @ batched.T, axis=1) == np.arange(8)).all()
+
+
+def test_what_is_timed_in_a_graph_is_run():
+    """Once by itself, then by replays of a graph that holds the call five times."""
+    runs = torch.zeros((), device="cuda")
+    assert replayed_seconds(lambda: runs.add_(1), "cuda", calls=5) > 0
+    replays = (int(runs) - 1) / 5
+    assert replays == int(replays) >= 3
