@@ -85,6 +85,17 @@ def test_prefixes_are_those_of_whole_sequences(embedder, monkeypatch):
         assert cosine(ours.vector, whole.vector) >= 0.999
 
 
+def test_prefixes_in_float32(folder):
+    """Without the varlen kernel: heads of keys are repeated for those of queries, the prefix's too."""
+    batch = [EmbedInput(item.text, item.image, Options(prompt="embedding")) for item in INPUTS]
+    reference, ours = (
+        Embedder.load(EmbedderConfig(checkpoint=str(folder), device=device, dtype="float32"))
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(ours.embed(batch), reference.embed(batch), strict=True):
+        assert cosine(one.vector, other.vector) >= 0.99999
+
+
 def test_a_replay_reads_its_own_input(embedder):
     swatches = [EmbedInput(image=png((244, 244), seed)) for seed in range(8)]
     batched = np.stack([answer.vector for answer in embedder.embed(swatches)])

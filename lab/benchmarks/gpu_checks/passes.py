@@ -25,7 +25,9 @@ from lab.benchmarks.subject import least_cosine, vectors
 INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
 # cuBLAS adds a memset to many of its products, or sums the parts of one that it has split.
 COUNTED = "an H200 at first: texts 413 to 449, images 888, of 378 and 638 operators"
-SAME = 0.9999  # cosine of a replayed vector and of the pass that it was captured from: the same kernels
+# Cosine of a replayed vector and of a pass as it is. A bucket has more rows, for which cuBLAS takes other kernels, whose
+# roundings 36 layers add up.
+SAME = {torch.float32: 0.9999, torch.bfloat16: 0.999}
 CHILD_SECONDS = 90.0  # to start, to load and to fail
 
 
@@ -87,7 +89,11 @@ def _captured(bench: Bench, what: str, item: EmbedInput, most: float | None = No
     yield fast(f"{what}: making it", took - as_it_is, "s", most=0.2 if bench.on_gpu else None)
     if bench.on_gpu:
         yield told(f"{what}: memory more", (_held(bench) - held) / 2**20, "MiB")
-    yield right(f"{what}: cosine of replayed and not", least_cosine(vectors(embedder, [item]), expected), least=SAME)
+    yield right(
+        f"{what}: cosine of replayed and not",
+        least_cosine(vectors(embedder, [item]), expected),
+        least=SAME[bench.dtype],
+    )
     yield told(f"{what}: a pass as it is", as_it_is * 1e3, "ms")
     replayed = median(subject.timed(embedder, [item])[1] for _ in range(20)) * 1e3
     yield fast(f"{what}: a pass replayed", replayed, "ms", most=most)
@@ -118,7 +124,11 @@ def _many_shapes(bench: Bench) -> Iterator[Figure]:
             vectors(embedder, [text])
     found = np.concatenate([vectors(embedder, [text]) for text in texts])
     shapes = len({len(embedder.prepare(text).sequence) for text in texts})
-    yield right(f"{shapes} lengths in turn: least cosine to a pass as it is", least_cosine(found, expected), least=SAME)
+    yield right(
+        f"{shapes} lengths in turn: least cosine to a pass as it is",
+        least_cosine(found, expected),
+        least=SAME[bench.dtype],
+    )
     captured = len(_replay(embedder).captured)
     least = 1 if bench.on_gpu else min(CAPACITY, shapes)  # there a bucket is good for many lengths
     yield right("captured passes held", captured, least=least, most=CAPACITY)
@@ -140,7 +150,7 @@ def _failed_capture(bench: Bench) -> Iterator[Figure]:
     if status == 0:
         told_by_it: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
         yield right("after a failed capture: captured passes", told_by_it["captured"], most=0)
-        yield right("after a failed capture: least cosine", told_by_it["least_cosine"], least=SAME)
+        yield right("after a failed capture: least cosine", told_by_it["least_cosine"], least=SAME[bench.dtype])
 
 
 def _replay(embedder: Embedder) -> Replay:
