@@ -25,8 +25,8 @@ from lab.benchmarks.subject import least_cosine, vectors
 INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
 # cuBLAS adds a memset to many of its products, or sums the parts of one that it has split.
 COUNTED = "an H200 at first: texts 413 to 449, images 888, of 378 and 638 operators"
-# Cosine of a replayed vector and of a pass as it is. A bucket has more rows, for which cuBLAS takes other kernels, whose
-# roundings 36 layers add up.
+# Cosine of a replayed vector and of a pass as it is. For a bucket's rows, which are more, cuBLAS takes other kernels.
+# Their roundings add up over 36 layers.
 SAME = {torch.float32: 0.9999, torch.bfloat16: 0.999}
 CHILD_SECONDS = 90.0  # to start, to load and to fail
 
