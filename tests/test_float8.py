@@ -127,6 +127,22 @@ def test_vectors_stay_and_every_layers_matrices_are_rounded(embedder):
 
 
 @multiplies
+def test_it_is_a_setting(embedder, monkeypatch):
+    """From the setting to a replayed pass, but for what refuses a CPU."""
+    monkeypatch.setattr("embedder.embedder.usable", lambda *_: ("cpu", "bfloat16"))
+    ours = Embedder.load(EmbedderConfig(checkpoint=str(CHECKPOINT), weights="float8"))
+    assert (ours.info["dtype"], ours.info["weights"]) == ("bfloat16", "float8_e4m3fn")
+    assert LEAST <= ours.info["weights_cosine"] < 1
+    red = EmbedInput("red")
+    ordinary = ours.embed([red])[0].vector
+    ours.warm_up()
+    replayed = ours.embed([red])[0].vector
+    assert ours.model.replay.replayed
+    assert cosine(replayed, ordinary) >= 0.9999
+    assert 1 > cosine(replayed, embedder.embed([red])[0].vector) >= LEAST
+
+
+@multiplies
 def test_a_checkpoint_whose_vectors_move_is_refused(monkeypatch):
     def badly(model):
         convert(model)

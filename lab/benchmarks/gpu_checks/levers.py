@@ -134,7 +134,7 @@ def _timed(bench: Bench, work: Work) -> tuple[float, torch.Tensor]:
     model = bench.embedder.model
     with model.capturing():
         work()
-    took = device_seconds(work, bench.device, budget=1.0)
+    took = device_seconds(work, bench.device, budget=0.6)
     states: Any = work()
     return took, model.final_norm(states[model.layers]).float().clone()
 
