@@ -104,7 +104,7 @@ def _products(bench: Bench) -> Iterator[Figure]:
 
 
 def _float8(bench: Bench) -> Iterator[Figure]:
-    """Passes as they are served, before and after the layers' weights are 8-bit floats: nothing may use them later."""
+    """Passes in CUDA graphs, before and after the layers' weights are 8-bit floats: nothing may use the model later."""
     if bench.on_gpu and (why := no_float8(Card.seen()[0], "bfloat16")):
         yield told("weights as 8-bit floats", f"not here: {why}")
         return
@@ -119,8 +119,6 @@ def _float8(bench: Bench) -> Iterator[Figure]:
     before = {what: _timed(bench, work) for what, work in works.items()}
     float8.convert(model.model)
     model.recover()
-    if model.replay:
-        model.replay.captured.clear()  # of the weights before
     for what, work in works.items():
         took, states = _timed(bench, work)
         cosine = float(cosine_similarity(states, before[what][1]).min())
@@ -130,13 +128,12 @@ def _float8(bench: Bench) -> Iterator[Figure]:
 
 
 def _timed(bench: Bench, work: Work) -> tuple[float, torch.Tensor]:
-    """Seconds of a pass, replayed where such passes are, and its states after the final norm: float32 (N, D)."""
+    """Seconds of a pass, and its states after the final norm: float32 (N, D)."""
     model = bench.embedder.model
-    with model.capturing():
-        work()
-    took = device_seconds(work, bench.device, budget=0.6)
-    states: Any = work()
-    return took, model.final_norm(states[model.layers]).float().clone()
+    with eager(model):
+        states: Any = work()
+        vectors = model.final_norm(states[model.layers]).float()
+        return replayed_seconds(work, bench.device, calls=1), vectors
 
 
 def _rounding(bench: Bench) -> Iterator[Figure]:
@@ -149,7 +146,7 @@ def _rounding(bench: Bench) -> Iterator[Figure]:
         ("gelu", vision["intermediate_size"], 1),
     ):
         given = torch.randn(rows, read * width, device=bench.device, dtype=bench.dtype)
-        took = device_seconds(partial(rounded, given, activation), bench.device)
+        took = replayed_seconds(partial(rounded, given, activation), bench.device)
         rate = rows * width * (read * given.itemsize + 1) / took / 1e9
         what = f"{activation or 'numbers'} to 8-bit floats, {width} wide, {rows:,} rows: {rate:,.0f} GB/s"
         yield told(what, took * 1e6, "µs")
