@@ -38,7 +38,9 @@ def to_float8(embedder: "Embedder") -> None:
     exact = vectors(embedder, prepared)
     float8.convert(model.model)
     model.recover()  # its cached prefixes are of the weights before
-    least = least_cosine(vectors(embedder, prepared), exact)
+    least = least_cosine(
+        vectors(embedder, prepared, "; by bfloat16 weights it did not: leave EMBED_WEIGHTS unset"), exact
+    )
     if not least >= LEAST:
         raise UnsupportedCheckpoint(
             f"{name}: with EMBED_WEIGHTS=float8 a vector of our own inputs has cosine {least:.4f} to that by the "
@@ -55,13 +57,13 @@ def own() -> list[EmbedInput]:
     return [*(EmbedInput(text=text) for text in TEXTS), *(EmbedInput(image=png(image)) for image in images)]
 
 
-def vectors(embedder: "Embedder", prepared: list[Prepared]) -> NDArray[np.float64]:
-    """(N, D). Raises: UnsupportedCheckpoint."""
+def vectors(embedder: "Embedder", prepared: list[Prepared], advice: str = "") -> NDArray[np.float64]:
+    """(N, D). Raises: UnsupportedCheckpoint; its sentence ends with the advice."""
     try:
         return np.stack([each.vector for each in embedder.embed(prepared)]).astype(np.float64)
     except EmbedError as failure:
         why = line(failure.__cause__ or failure)
-        raise UnsupportedCheckpoint(f"{embedder.checkpoint.name} fails on its first inputs: {why}") from failure
+        raise UnsupportedCheckpoint(f"{embedder.checkpoint.name} fails on its first inputs: {why}{advice}") from failure
 
 
 def least_cosine(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
