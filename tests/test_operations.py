@@ -152,7 +152,7 @@ def test_the_kernels_compute_what_torch_does():
     command = [sys.executable, "-m", "tests.interpreted"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "18 compared"
+    assert done.stdout.splitlines()[-1] == "54 compared"
 
 
 @pytest.mark.parametrize("capability", [80, 89, 90, 100])
@@ -170,12 +170,18 @@ def test_the_kernels_compile_for(capability):
     patches = text_heads | {"cosines": "*fp32", "sines": "*fp32"}
     rows = dict.fromkeys(("hidden", "update", "weight", "bias", "total", "normed"), pointer) | {"eps": "fp32"}
     wide = {"WIDTH": 2560, "BLOCK": 4096, "BIAS": False}
+    rounded = {"rows": pointer, "out": "*fp8e4nv", "scales": "*fp32", "width": number}
+    since_ada = [
+        (kernels.to_float8_kernel, rounded, {"BLOCK": block, "ACTIVATION": activation})
+        for block, activation in ((4096, ""), (16384, "silu_mul"), (4096, "gelu"))
+    ]
     for kernel, signature, constants in (
         (kernels.rotate_kernel, text_heads, sizes),
         (kernels.rotate_kernel, patches, sizes | {"HALF": 36, "NORMS": False}),
         (kernels.add_norm_kernel, rows, wide),
         (kernels.add_norm_kernel, rows, wide | {"BIAS": True}),
         (kernels.silu_mul_kernel, {"gate_up": pointer, "out": pointer, "width": number}, {"BLOCK": kernels.COLUMNS}),
+        *(since_ada if capability >= 89 else []),
     ):
         names = kernel.arg_names
         kinds = {name: "constexpr" if name in constants else signature[name] for name in names}
@@ -183,6 +189,9 @@ def test_the_kernels_compile_for(capability):
         compiled = compiler.compile(source, target=target, options={"num_warps": 4})
         assert compiled.asm["cubin"][:4] == b"\x7fELF"
         assert f".target sm_{capability}" in compiled.asm["ptx"]
+        if kernel is kernels.to_float8_kernel:  # to nearest, nothing above 448, and NaN is kept
+            assert "cvt.rn.satfinite.e4m3x2" in compiled.asm["ptx"]
+            assert "min.NaN" in compiled.asm["ptx"]
 
 
 @pytest.fixture(scope="module")

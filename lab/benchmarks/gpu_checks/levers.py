@@ -4,20 +4,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import cosine_similarity, linear
 
-from embedder.forward import fastest
+from embedder.forward import fastest, float8
 from embedder.forward.attention import Bounds, flash
+from embedder.forward.hardware import Card, no_float8
 from embedder.forward.operations import TORCH, Operations, linear_gelu_at_once
 from lab.benchmarks import inputs
 from lab.benchmarks.gpu_checks.attention import TEXT, VISION, error, exact, four_long
 from lab.benchmarks.gpu_checks.bench import Bench, eager
 from lab.benchmarks.gpu_checks.figures import Figure, fast, skipped, told
 from lab.benchmarks.gpu_checks.passes import prepared_pass
-from lab.benchmarks.gpu_checks.timing import device_seconds, host_seconds, replayed_seconds
+from lab.benchmarks.gpu_checks.timing import Work, device_seconds, host_seconds, replayed_seconds
 
 # By the bytes that each form moves. A sum and its norm are five tensors against four, 1.25; the fifth, the sum that
 # torch's norm reads again, may still be in the cache (1,024 wide it is 34 MB, an H200's cache has 50).
@@ -30,8 +31,9 @@ def levers(bench: Bench) -> Iterator[Figure]:
     yield from _operations(bench)
     yield from _whole_passes(bench)
     yield from _products(bench)
-    yield from _eight_bits(bench)
     yield from _attention(bench)
+    yield from _float8(bench)
+    bench.release()
 
 
 def _operations(bench: Bench) -> Iterator[Figure]:
@@ -101,38 +103,53 @@ def _products(bench: Bench) -> Iterator[Figure]:
             yield told(f"{name}, {rows:,} rows: separate products, over one", several / one, "", "a few rows 1.1 to 2")
 
 
-def _eight_bits(bench: Bench) -> Iterator[Figure]:
-    """Products of 8-bit floats, a scale for each row of both, against those in bfloat16; and what rounding costs."""
-    text, vision = bench.config["text_config"], bench.config["vision_config"]
-    width, mlp, side, inner = (part[f"{name}_size"] for part in (text, vision) for name in ("hidden", "intermediate"))
-    heads, keys = (text[f"num_{name}_heads"] * text["head_dim"] for name in ("attention", "key_value"))
-    layers = {
-        "a decoder layer": [(heads + 2 * keys, width), (width, heads), (2 * mlp, width), (width, mlp)],
-        "a vision block": [(3 * side, side), (side, side), (inner, side), (side, inner)],
+def _float8(bench: Bench) -> Iterator[Figure]:
+    """Passes in CUDA graphs, before and after the layers' weights are 8-bit floats: nothing may use the model later."""
+    if bench.on_gpu and (why := no_float8(Card.seen()[0], "bfloat16")):
+        yield told("weights as 8-bit floats", f"not here: {why}")
+        return
+    yield from _rounding(bench)
+    model, (kind, count) = bench.embedder.model, bench.sizes.large
+    swatches = f"{bench.sizes.batch} swatches"
+    works = {
+        "a name": prepared_pass(bench.embedder, inputs.batch("name", 1)),
+        swatches: prepared_pass(bench.embedder, inputs.batch("swatch", bench.sizes.batch)),
+        f"{count} images of {kind}": prepared_pass(bench.embedder, inputs.batch(kind, count)),
     }
-    like = {"device": bench.device, "dtype": bench.dtype}
-    for (what, shapes), rows in product(layers.items(), bench.sizes.rows):
-        if not bench.on_gpu:
-            yield skipped(f"{what}, {rows:,} rows: products of 8-bit floats")
-            continue
-        took = dict.fromkeys(("bfloat16", "products", "rounding"), 0.0)
-        for outputs, width_in in shapes:
-            given, weight = torch.randn(rows, width_in, **like), torch.randn(outputs, width_in, **like)
-            (a, a_scale), (b, b_scale) = eight_bits(given), eight_bits(weight)
-            scaled = partial(torch._scaled_mm, a, b.t(), a_scale, b_scale.t(), out_dtype=bench.dtype)
-            off = error(scaled(use_fast_accum=True), [given.double() @ weight.double().t()])
-            took["bfloat16"] += device_seconds(partial(linear, given, weight), bench.device, 0.1)
-            took["products"] += device_seconds(partial(scaled, use_fast_accum=True), bench.device, 0.1)
-            took["rounding"] += device_seconds(partial(eight_bits, given), bench.device, 0.1)
-        told_by = f"{what}, {rows:,} rows, by 8-bit floats (error {off:.2g}; rounding by torch's operators "
-        told_by += f"{took['rounding'] / took['bfloat16']:.2f} of the products before)"
-        yield told(told_by, took["bfloat16"] / took["products"], "times as fast")
+    before = {what: _timed(bench, work) for what, work in works.items()}
+    float8.convert(model.model)
+    model.recover()
+    for what, work in works.items():
+        took, states = _timed(bench, work)
+        cosine = float(cosine_similarity(states, before[what][1]).min())
+        least = 1.3 if bench.on_gpu and what == swatches else None
+        said = f"{what}: {took * 1e3:.3g} ms by 8-bit weights (random ones: least cosine {cosine:.4f}); by its own"
+        yield fast(said, before[what][0] / took, "times as long", least=least)
 
 
-def eight_bits(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(R, I) -> float8_e4m3fn (R, I), and the float32 (R, 1) that each row is multiplied with again."""
-    scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / 448
-    return (rows / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+def _timed(bench: Bench, work: Work) -> tuple[float, torch.Tensor]:
+    """Seconds of a pass, and its states after the final norm: float32 (N, D)."""
+    model = bench.embedder.model
+    with eager(model):
+        states: Any = work()
+        vectors = model.final_norm(states[model.layers]).float()
+        return replayed_seconds(work, bench.device, calls=1), vectors
+
+
+def _rounding(bench: Bench) -> Iterator[Figure]:
+    """The one kernel that numbers go through before a product of 8-bit floats."""
+    text, vision = bench.config["text_config"], bench.config["vision_config"]
+    rows, rounded = bench.sizes.rows[-1], float8.rounding(torch.device(bench.device))
+    for activation, width, read in (
+        ("", text["hidden_size"], 1),
+        ("silu_mul", text["intermediate_size"], 2),
+        ("gelu", vision["intermediate_size"], 1),
+    ):
+        given = torch.randn(rows, read * width, device=bench.device, dtype=bench.dtype)
+        took = replayed_seconds(partial(rounded, given, activation), bench.device)
+        rate = rows * width * (read * given.itemsize + 1) / took / 1e9
+        what = f"{activation or 'numbers'} to 8-bit floats, {width} wide, {rows:,} rows: {rate:,.0f} GB/s"
+        yield told(what, took * 1e6, "µs")
 
 
 Other = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float, bool], torch.Tensor]

@@ -100,8 +100,8 @@ class TritonPythonModel:
         self._id, self._described = bytes.fromhex(self.embedder.info["id"]), json.dumps(self.embedder.info).encode()
         gc.freeze()  # the model's hundred thousand objects stay: no collection has to go through them again
         pb_utils.Logger.log_info(
-            "embedding with {checkpoint}: {dimension} dimensions, {dtype} on {device}, attention: {attention}, "
-            "prompt: {prompt}, pooling: {recipe[pooling]}".format(**self.embedder.info)
+            "embedding with {checkpoint}: {dimension} dimensions, {dtype} on {device}, weights: {weights}, attention: "
+            "{attention}, prompt: {prompt}, pooling: {recipe[pooling]}".format(**self.embedder.info)
         )
 
     def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse | None"] | None:
@@ -193,6 +193,8 @@ def load(config: EmbedderConfig) -> Embedder:
     embedder = Embedder.load(config)
     read = monotonic()
     pb_utils.Logger.log_info(f"read {embedder.model.bytes / 1e9:.2g} GB in {read - started:.1f} s; warming up")
+    if (least := embedder.info.get("weights_cosine")) is not None:
+        pb_utils.Logger.log_info(f"weights as 8-bit floats: our own inputs' vectors keep cosine {least} and more")
     embedder.warm_up()
     pb_utils.Logger.log_info(
         "warmed up in {:.1f} s: at best a pass takes {pass:.2g} s, {text:.2g} s more for each short text and "

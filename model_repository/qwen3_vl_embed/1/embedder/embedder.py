@@ -21,6 +21,7 @@ from PIL import Image
 from .checkpoint import Checkpoint, line, load_tokenizer, open_checkpoint
 from .config import EmbedderConfig
 from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
+from .forward import float8
 from .forward.buckets import Bucket
 from .forward.budget import free_bytes, token_budget
 from .forward.device import Arriving, Moment, usable
@@ -29,6 +30,7 @@ from .forward.packing import Packed, pack, plan
 from .forward.pooling import finish, pool
 from .inputs import EmbedInput
 from .options import Layer, Options, said
+from .parity import to_float8
 from .prepare import images
 from .prepare.preparer import Prepared, Preparer, Result
 from .prepare.prompts import PROMPTS
@@ -95,21 +97,26 @@ class Embedder:
         """Open, check and load the checkpoint.
 
         Raises:
-            UnsupportedCheckpoint: it is not there, incomplete, or not a Qwen3-VL one.
+            UnsupportedCheckpoint: it is not there, incomplete, not a Qwen3-VL one, or not what the settings ask for.
         """
         checkpoint = open_checkpoint(config.checkpoint, config.revision)
         device, dtype = usable(config, checkpoint.dtype)
         merge = checkpoint.config.vision_config.spatial_merge_size
         if merge != images.MERGE:
             raise UnsupportedCheckpoint(f"{checkpoint.name} merges {merge}×{merge} patches; Qwen3-VL merges 2×2")
+        if config.weights == "float8" and (why := float8.refusal(checkpoint.config)):
+            raise UnsupportedCheckpoint(f"{checkpoint.name} {why}: leave EMBED_WEIGHTS unset")
         tokenizer = load_tokenizer(checkpoint)
         own = published(checkpoint, str(tokenizer.chat_template), config.prompt)
         config = config.model_copy(update={"dtype": dtype, "device": device, **said(config, own.options)})
         preparer = Preparer(config, checkpoint, own, Renderer(tokenizer, config.max_text_tokens))
         preparer.check()
-        return cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device, config.graphs), preparer)
+        embedder = cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device, config.graphs), preparer)
+        if config.weights == "float8":
+            to_float8(embedder)
+        return embedder
 
-    def embed(self, inputs: SequenceOf[EmbedInput]) -> list[Embedding]:
+    def embed(self, inputs: SequenceOf[EmbedInput | Prepared]) -> list[Embedding]:
         """One vector for each input, in order.
 
         Raises:
@@ -263,6 +270,7 @@ class Embedder:
             "recipe": self.preparer.recipe(Options()).describe(),
             "calibration": self.preparer.calibration and self.preparer.calibration.about,
             "dtype": config.dtype,
+            "weights": "float8_e4m3fn" if config.weights == "float8" else config.dtype,
             "device": str(self.model.device),
             "attention": self.model.attention,
             "fused": self.model.operations.fused,
@@ -273,7 +281,7 @@ class Embedder:
                 "pillow": Image.__version__,
             },
         }
-        identity = json.dumps(info | {"weights": self.checkpoint.fingerprint}, sort_keys=True)
+        identity = json.dumps(info | {"fingerprint": self.checkpoint.fingerprint}, sort_keys=True)
         identifier = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return {"id": identifier, **info, "batch_tokens": self.batch_tokens, "warnings": self.published.warnings}
 

@@ -96,6 +96,10 @@ def quickest(embedder: "Embedder", items: Sequence[EmbedInput]) -> float:
 
 def picture(size: tuple[int, int]) -> bytes:
     """A PNG of that width and height."""
+    return png(Image.new("RGB", size, "red"))
+
+
+def png(image: Image.Image) -> bytes:
     file = BytesIO()
-    Image.new("RGB", size, "red").save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..config import EmbedderConfig
 from ..errors import UnsupportedCheckpoint
-from .hardware import Card, automatic_dtype, driver, outdated, refusal
+from .hardware import Card, automatic_dtype, driver, no_float8, outdated, refusal
 
 
 def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
@@ -24,6 +24,7 @@ def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
     if not there and config.device != "cpu" and (why := outdated(*driver(), torch.version.cuda)):
         raise UnsupportedCheckpoint(why)
     dtype = automatic_dtype(device, own) if config.dtype == "auto" else config.dtype
+    card = None
     if device != "cpu":
         cards = Card.seen() if there else []
         index = torch.device(device).index or 0
@@ -32,8 +33,11 @@ def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
                 f"EMBED_DEVICE={config.device}: torch sees {len(cards)} GPUs here (CUDA_VISIBLE_DEVICES and the "
                 "container's own list may hide some); set EMBED_DEVICE=cpu to do without"
             )
-        if why := refusal(cards[index], dtype, torch.cuda.get_arch_list()):
+        card = cards[index]
+        if why := refusal(card, dtype, torch.cuda.get_arch_list()):
             raise UnsupportedCheckpoint(why)
+    if config.weights == "float8" and (why := no_float8(card, dtype)):
+        raise UnsupportedCheckpoint(why)
     return device, dtype
 
 

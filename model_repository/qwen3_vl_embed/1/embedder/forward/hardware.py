@@ -14,6 +14,7 @@ BFLOAT16_FROM = (8, 0)  # Ampere: tensor cores and FlashAttention compute in it 
 # oneDNN widens every number, and float32 is faster.
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 CPUINFO = Path("/proc/cpuinfo")
+FLOAT8_FROM = (8, 9)  # Ada: tensor cores multiply 8-bit floats (CUDA C++ Programming Guide, 5.3)
 OTHERWISE = "or set EMBED_DEVICE=cpu"
 OWN_TORCH = "build the image with another torch (TORCH_INDEX and TORCH_PINS, docs/operations.md)"
 
@@ -67,6 +68,18 @@ def refusal(card: Card, dtype: str, architectures: list[str]) -> str | None:
             f"{card} has no bfloat16 (sm_80, Ampere, is the first with it): set EMBED_DTYPE=float32, which takes twice "
             f"the memory, take another GPU, {OTHERWISE}"
         )
+    return None
+
+
+def no_float8(card: Card | None, dtype: str) -> str | None:
+    """Why weights cannot be 8-bit floats, and arithmetic in this dtype; None where they can. `card`: None for a CPU."""
+    if card is None or card.capability < FLOAT8_FROM:
+        return (
+            f"EMBED_WEIGHTS=float8 needs a GPU that multiplies 8-bit floats (sm_89, Ada, is the first), and this is "
+            f"{card or 'a CPU'}: leave EMBED_WEIGHTS unset, or take another GPU"
+        )
+    if dtype != "bfloat16":
+        return f"EMBED_WEIGHTS=float8 goes with bfloat16 and not with {dtype}: leave EMBED_WEIGHTS or EMBED_DTYPE unset"
     return None
 
 

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .operations import Norms, Operations, Pair, linear_gelu_at_once
+from .operations import FLOAT8, Norms, Operations, Pair, linear_gelu_at_once
 
 HEADS = 8  # of a token, in one program
 COLUMNS = 1024  # of an MLP's row, in one program
@@ -23,6 +23,7 @@ _library = torch.library.Library("qwen3_vl_embed", "DEF")
 _library.define("rotate(Tensor heads, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps) -> Tensor")
 _library.define("add_norm(Tensor hidden, Tensor update, Tensor weight, Tensor? bias, float eps) -> (Tensor, Tensor)")
 _library.define("silu_mul(Tensor gate_up) -> Tensor")
+_library.define("to_float8(Tensor rows, str activation) -> (Tensor, Tensor)")
 
 
 @triton.jit
@@ -88,6 +89,25 @@ def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr):
     tl.store(out + row + column, (gate / (1 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def to_float8_kernel(rows, out, scales, width, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr):
+    """One row. `width`: of what is written; 448 and 1e-12 as in `operations.py`."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    first = rows + row * width * (2 if ACTIVATION == "silu_mul" else 1)
+    x = tl.load(first + column, mask=inside, other=0.0).to(tl.float32)
+    if ACTIVATION == "silu_mul":
+        up = tl.load(first + width + column, mask=inside, other=0.0).to(tl.float32)
+        x = x / (1 + tl.exp(-x)) * up
+    if ACTIVATION == "gelu":  # (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x³)
+        x = x / (1 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+    scale = tl.maximum(tl.max(tl.abs(x), 0), 1e-12) / 448.0
+    x = tl.clamp(x / scale, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(out + row * width + column, x.to(out.dtype.element_ty), mask=inside)
+    tl.store(scales + row, scale)
+
+
 def _rotate(
     heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: list[torch.Tensor], queries: int, eps: float
 ) -> torch.Tensor:
@@ -119,6 +139,21 @@ def _silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def _to_float8(rows: torch.Tensor, activation: str) -> Pair:
+    out, scales = _float8_shapes(rows, activation)
+    width = out.shape[1]
+    block = triton.next_power_of_2(width)
+    sizes = {"BLOCK": block, "ACTIVATION": activation, "num_warps": min(16, max(4, block // 1024))}
+    _launch(to_float8_kernel, (len(out),), (rows.contiguous(), out, scales, width), sizes)
+    return out, scales
+
+
+def _float8_shapes(rows: torch.Tensor, activation: str) -> Pair:
+    width = rows.shape[-1] // (2 if activation == "silu_mul" else 1)
+    count = rows.numel() // rows.shape[-1]
+    return rows.new_empty(count, width, dtype=FLOAT8), rows.new_empty(count, 1, dtype=torch.float32)
+
+
 def _launch(kernel: Any, grid: tuple[int, ...], given: tuple[Any, ...], sizes: dict[str, Any]) -> None:
     """On the tensors' own device, which is not always the thread's current one. Nothing for no rows."""
     if grid[0] == 0:
@@ -134,6 +169,7 @@ for _name, _launches, _shapes in (
     ("rotate", _rotate, lambda heads, *_: heads.new_empty(heads.shape)),
     ("add_norm", _add_norm, lambda hidden, *_: (torch.empty_like(hidden), torch.empty_like(hidden))),
     ("silu_mul", _silu_mul, lambda gate_up: gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))),
+    ("to_float8", _to_float8, _float8_shapes),
 ):
     _library.impl(_name, _launches, "CUDA")
     _library.impl(_name, _launches, "CPU")
@@ -152,6 +188,12 @@ def add_norm(
 ) -> Pair:
     """See `operations.add_norm`."""
     both: Pair = torch.ops.qwen3_vl_embed.add_norm(hidden, update.contiguous(), weight, bias, eps)
+    return both
+
+
+def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
+    """See `operations.to_float8`. For GPUs since sm_89: no older one has these numbers."""
+    both: Pair = torch.ops.qwen3_vl_embed.to_float8(rows, activation)
     return both
 
 

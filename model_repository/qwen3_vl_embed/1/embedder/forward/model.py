@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -117,7 +118,7 @@ class PackedModel:
     @property
     def bytes(self) -> int:
         """Memory that its weights take."""
-        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+        return sum(tensor.nbytes for tensor in chain(self.model.parameters(), self.model.buffers()))
 
     def token_seconds(self) -> float:
         """What an image's token takes this GPU at best, by the speed of its products; 0 on a CPU."""

@@ -10,6 +10,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch.nn.functional import gelu, layer_norm, linear, rms_norm, silu
 
+FLOAT8 = torch.float8_e4m3fn  # 4 bits of exponent, 3 of mantissa, no infinity (arXiv 2209.05433)
+FLOAT8_MAX = 448.0
+LEAST_ROW = 1e-12  # a row's largest number counts as no less: a row of zeros has a scale too
+
 Norms = tuple[torch.Tensor, torch.Tensor]  # the RMSNorms' weights of the queries' and of the keys' heads, (D,) each
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -83,6 +87,21 @@ def linear_gelu(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
 def linear_gelu_at_once(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The same by cuBLASLt's epilogue, which writes the product once. Only CUDA's is tanh's form."""
     return torch._addmm_activation(bias, inputs, weight.t(), use_gelu=True)
+
+
+def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
+    """Numbers as 8-bit floats, and what their row is multiplied with again: (…, I) -> float8 (R, I), float32 (R, 1).
+
+    The largest of a row becomes 448, the largest 8-bit float. `activation` comes before it: `gelu`, tanh's form, or
+    `silu_mul`, (…, 2 I) -> (…, I); in float32. NaN stays NaN, and a row with an infinite number becomes NaN.
+    """
+    numbers = rows.flatten(0, -2).float()
+    if activation == "silu_mul":
+        numbers = silu_mul(numbers)
+    elif activation == "gelu":
+        numbers = gelu(numbers, approximate="tanh")
+    scale = numbers.abs().amax(dim=1, keepdim=True).clamp(min=LEAST_ROW) / FLOAT8_MAX
+    return (numbers / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
 
 
 TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu)

@@ -93,13 +93,25 @@ class GatedMLP(nn.Module):
         return self.down_proj(self.operations.silu_mul(self.gate_up(hidden)))
 
 
+class VisionMLP(nn.Module):
+    """transformers' `Qwen3VLVisionMLP`, whose activation is tanh's GELU."""
+
+    def __init__(self, theirs: nn.Module, operations: Operations) -> None:
+        super().__init__()
+        self.linear_fc1, self.linear_fc2, self.operations = theirs.linear_fc1, theirs.linear_fc2, operations
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        first = self.linear_fc1
+        return self.linear_fc2(self.operations.linear_gelu(hidden, first.weight, first.bias))
+
+
 class VisionBlock(nn.Module):
     """transformers' `Qwen3VLVisionBlock` (and its MoE twin), whose activation is tanh's GELU."""
 
     def __init__(self, theirs: nn.Module, operations: Operations) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.attn, self.mlp = theirs.norm1, theirs.norm2, theirs.attn, theirs.mlp
-        self.operations = operations
+        self.norm1, self.norm2, self.attn = theirs.norm1, theirs.norm2, theirs.attn
+        self.mlp, self.operations = VisionMLP(theirs.mlp, operations), operations
 
     def forward(
         self,
@@ -113,9 +125,9 @@ class VisionBlock(nn.Module):
         turning, value = qkv[:, :2].flatten(1, 2), qkv[:, 2]
         query, key = self.operations.rotate(turning, *position_embeddings, None, 0, 0.0).chunk(2, dim=1)
         attended = self.attn.proj(attend(self.attn, query, key, value, context))
-        norm, fc1 = self.norm2, self.mlp.linear_fc1
+        norm = self.norm2
         hidden, normed = self.operations.add_norm(hidden_states, attended, norm.weight, norm.bias, norm.eps)
-        return hidden + self.mlp.linear_fc2(self.operations.linear_gelu(normed, fc1.weight, fc1.bias))
+        return hidden + self.mlp(normed)
 
 
 def attend(
