@@ -15,7 +15,7 @@ from torch.nn.functional import gelu, silu
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options, UnsupportedCheckpoint
 from embedder.checkpoint import open_checkpoint
 from embedder.forward import float8
-from embedder.forward.float8 import Float8Linear, Float8MLP
+from embedder.forward.float8 import Float8Linear, Float8MLP, fewest_rows
 from embedder.forward.hardware import no_float8
 from embedder.forward.operations import FLOAT8, to_float8
 from embedder.parity import LEAST
@@ -89,6 +89,35 @@ def test_a_product_is_that_of_the_rounded_numbers(activation, bias, dtype):
     exact = (rows.double() * scale) @ (ours.weight.double() * ours.scale.t()).t() + (linear.bias if bias else 0)
     assert (out.dtype, out.shape) == (dtype, (1, 7, 48))
     assert (out[0] - exact).norm() / exact.norm() <= (1e-6 if dtype == torch.float32 else 4e-3)
+
+
+@multiplies
+@pytest.mark.parametrize("activation", ["", "silu_mul"])
+def test_few_rows_are_filled_up_where_nothing_multiplies_them(activation, monkeypatch, caplog):
+    """As cuBLAS was seen to refuse few rows of many numbers. Rows that are added change no other."""
+    real = torch._scaled_mm
+
+    def picky(rows, *given, **more):
+        if len(rows) <= 20 and rows.shape[1] == 96:
+            raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        return real(rows, *given, **more)
+
+    linear = Float8Linear(nn.Linear(96, 48).bfloat16().requires_grad_(False))
+    given = draw(1, 7, 192 if activation == "silu_mul" else 96).bfloat16()
+    plain, cpu = linear(given, activation), torch.device("cpu")
+    fewest_rows.cache_clear()
+    assert fewest_rows(48, 96, True, torch.bfloat16, cpu) == 1
+    fewest_rows.cache_clear()
+    monkeypatch.setattr(torch, "_scaled_mm", picky)
+    with pytest.raises(RuntimeError):
+        linear(given, activation)
+    linear.fewest = fewest_rows(48, 96, True, torch.bfloat16, cpu)
+    assert linear.fewest == 21
+    assert "48 × 96, are filled up to 21 rows" in caplog.text
+    assert fewest_rows(96, 48, False, torch.bfloat16, cpu) == 1
+    assert torch.equal(linear(given, activation), plain)
+    assert linear(draw(30, given.shape[-1]).bfloat16(), activation).shape == (30, 48)
+    fewest_rows.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,19 @@ norms, the patch embedding, mergers and attention stay as they are.
 
 import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers import PretrainedConfig, PreTrainedModel
 
 from . import operations
-from .operations import Pair
+from .operations import FLOAT8, Pair
 
 logger = logging.getLogger(__name__)
 
+TRIED = 512  # rows: up to so many each product is tried
 MULTIPLE = 16  # of which both sides of a matrix must be a multiple (torch, aten/src/ATen/native/cuda/ScaledBlas.cpp)
 
 
@@ -36,17 +39,21 @@ class Float8Linear(nn.Module):
         self.register_buffer("scale", scale.t().contiguous())
         self.bias, self.dtype = linear.bias, linear.weight.dtype
         self._to_float8 = rounding(weight.device)
+        self.fewest = 1  # rows of a product; fewer are filled up with zeros
+        if weight.device.type != "cpu":
+            self.fewest = fewest_rows(*weight.shape, self.bias is not None, self.dtype, weight.device)
 
     def forward(self, given: torch.Tensor, activation: str = "") -> torch.Tensor:
         """Of what is given, or of an activation of it (see `operations.to_float8`): (…, I) -> (…, O).
 
         Sums stay in the tensor cores' own registers, `use_fast_accum`: some 14 bits (arXiv 2412.19437, 3.3.2).
         """
-        rows, scale = self._to_float8(given, activation)
-        out = torch._scaled_mm(
-            rows, self.weight.t(), scale, self.scale, self.bias, out_dtype=self.dtype, use_fast_accum=True
-        )
-        return out.unflatten(0, given.shape[:-1])
+        rows = given.flatten(0, -2)
+        count = len(rows)
+        if count < self.fewest:
+            rows = pad(rows, (0, 0, 0, self.fewest - count))
+        out = product(*self._to_float8(rows, activation), self.weight, self.scale, self.bias, self.dtype)
+        return out[:count].unflatten(0, given.shape[:-1])
 
 
 class Float8MLP(nn.Module):
@@ -58,6 +65,39 @@ class Float8MLP(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.second(self.first(hidden), self.activation)
+
+
+def product(
+    rows: torch.Tensor,
+    rows_scale: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """float8 (R, I) and (O, I), float32 (R, 1) and (1, O), (O,) -> (R, O)"""
+    return torch._scaled_mm(rows, weight.t(), rows_scale, scale, bias, out_dtype=dtype, use_fast_accum=True)
+
+
+@cache
+def fewest_rows(outputs: int, inputs: int, bias: bool, dtype: torch.dtype, device: torch.device) -> int:
+    """Rows from which on this device multiplies such a matrix: one more than the most, up to `TRIED`, that it does not.
+
+    cuBLAS may have no product by rows' scales for few rows of many numbers. On an H100 somebody found none for 256 rows
+    of 9,216 and fewer (pytorch/ao issue 4582).
+    """
+    rows, weight = (torch.zeros(each, inputs, dtype=FLOAT8, device=device) for each in (TRIED, outputs))
+    rows_scale, scale = torch.ones(TRIED, 1, device=device), torch.ones(1, outputs, device=device)
+    added = torch.zeros(outputs, dtype=dtype, device=device) if bias else None
+    failed = 0
+    for count in range(1, TRIED + 1):
+        try:
+            product(rows[:count], rows_scale[:count], weight, scale, added, dtype)
+        except RuntimeError:
+            failed = count
+    if failed:
+        logger.warning("products of 8-bit floats, %d × %d, are filled up to %d rows", outputs, inputs, failed + 1)
+    return failed + 1
 
 
 def rounding(device: torch.device) -> Callable[[torch.Tensor, str], Pair]:
