@@ -43,6 +43,13 @@ def png(size=(40, 40), *chunks: bytes, pixels: bytes | None = None) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def without_palette() -> bytes:
+    """Which Pillow reads as shades of grey."""
+    start, end = b"\x89PNG\r\n\x1a\n", chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 40, 8, 3, 0, 0, 0))
+    return start + header + chunk(b"IDAT", zlib.compress(bytes(41 * 40))) + end
+
+
 def tiff(tags: dict[int, int], content: bytes = zlib.compress(bytes(1000))) -> bytes:
     """A grey TIFF of these tags, deflated, whose content lies at byte 8."""
     tags = {256: 40, 257: 40, 258: 8, 259: 8, 262: 1, 277: 1} | tags
@@ -149,6 +156,7 @@ IMAGES: dict[str, tuple[bytes, str | None]] = {
     "jpeg, the same behind half a profile": (no_codes(jpeg(HALF_A_PROFILE, file=PROGRESSIVE)), "bad Huffman code"),
     "webp at half": (encoded(NOISE, "WEBP")[: len(encoded(NOISE, "WEBP")) // 2], DAMAGED),
     "png, a wrong checksum": (PNG[:60] + b"\0" + PNG[61:], "wrong checksum"),
+    "png, a palette that is not there": (without_palette(), "a palette that is not there"),
     "1×1": (png((1, 1)), None),
     "1×200": (png((1, 200)), None),
     "1×201": (png((1, 201)), "at most 200 times"),

@@ -106,6 +106,7 @@ def test_a_warm_up_records_every_bucket_once_and_all_batches_find_one(folder, pl
     use_varlen(monkeypatch)
     monkeypatch.setattr(buckets, "IMAGES", (2, 4))
     monkeypatch.setattr(buckets, "TEXTS", (64, 128, 256))
+    monkeypatch.setattr("embedder.forward.model.WORTH", 100)
     embedder = recording(Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu")))
     capture(embedder, of_every_bucket(embedder, TEXT, SWATCH), 600)
     captured = list(embedder.model.replay.captured)

@@ -77,7 +77,7 @@ def show(browser) -> Show:
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_pixels_that_chromium_shows(show, name):
-    ours = images.decode(FILES[name], 2**24, 10**6)
+    ours = np.asarray(images.decode(FILES[name], 2**24, 10**6))
     theirs = show(FILES[name])
     assert theirs is not None, "Chromium does not show it"
     assert ours.shape == theirs.shape

@@ -1,9 +1,12 @@
 """Decoding: the colour that a viewer shows, whatever the file; what is no single image is refused with a sentence."""
 
+import io
 import json
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from time import thread_time
 
@@ -14,14 +17,15 @@ from transformers import AutoImageProcessor
 
 from embedder.errors import InvalidInput
 from embedder.prepare import images
-from embedder.prepare.images import colour, decoding
+from embedder.prepare.images import colour, decoding, rendering, samples
+from embedder.prepare.images import png as png_reader
 from tests import viewer_files
-from tests.bad_inputs import COLOUR, ENDLESS, IMAGES, LIMIT, NOISE, PNG, animated, encoded, png, solid
+from tests.bad_inputs import COLOUR, ENDLESS, IMAGES, LIMIT, NOISE, PNG, animated, chunk, encoded, png, solid
 from tests.waits import SLOWER
 
 
 def decoded(data: bytes) -> np.ndarray:
-    return images.decode(data, max_bytes=20 * 2**20, max_pixels=LIMIT)
+    return np.asarray(images.decode(data, max_bytes=20 * 2**20, max_pixels=LIMIT))
 
 
 def attempt(data: bytes) -> np.ndarray | str:
@@ -172,6 +176,45 @@ def test_what_takes_too_long_is_given_up(name, monkeypatch):
     with pytest.raises(InvalidInput, match="too long to read"):
         decoded(ENDLESS[name])
     assert thread_time() - started < 0.5 * SLOWER
+
+
+@pytest.mark.parametrize(("depth", "kind"), png_reader.MODES)
+def test_every_kind_of_samples_that_a_png_has(depth, kind):
+    """Each filter, interlaced or not, in several chunks: the samples that Pillow's own reader of the file finds."""
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    random = np.random.default_rng(depth + kind)
+    palette = (
+        chunk(b"PLTE", random.bytes(3 * 2 ** min(depth, 8))) + chunk(b"tRNS", random.bytes(2)) if kind == 3 else b""
+    )
+    for interlaced, passes in ((0, [(21, 19)]), (1, [(3, 3), (3, 3), (6, 2), (5, 5), (11, 5), (10, 10), (21, 9)])):
+        stream = b""
+        for width, height in passes:
+            for row in range(height):
+                stream += bytes([row % 5]) + random.bytes((width * depth * channels + 7) // 8)
+        packed = zlib.compress(stream)
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 21, 19, depth, kind, 0, 0, interlaced))
+        pixels = chunk(b"IDAT", packed[:30]) + chunk(b"IDAT", packed[30:])
+        file = png_reader.MAGIC + header + palette + pixels + chunk(b"IEND", b"")
+        with Image.open(io.BytesIO(file)) as image:
+            theirs = samples.grey(image, 65535) if image.mode.startswith("I") else image.copy()
+        np.testing.assert_array_equal(decoded(file), np.asarray(rendering._on_white(theirs, None)))
+
+
+VIEWED = [
+    file
+    for files in ("PNG_COLOURS", "PNG_PICTURES", "GIFS", "WEBPS", "BMPS", "JPEGS")
+    for file in getattr(viewer_files, files).items()
+]
+
+
+def test_a_small_image_has_the_pixels_of_its_strips(monkeypatch):
+    """What is decoded at once, and what takes a row at a time."""
+    for name, data in VIEWED:
+        at_once = attempt(data)
+        with monkeypatch.context() as patched:
+            patched.setattr(samples, "STRIP", 1)
+            in_rows = attempt(data)
+        np.testing.assert_array_equal(at_once, in_rows, err_msg=name)
 
 
 def test_size_is_checked_before_decoding(monkeypatch):
@@ -340,7 +383,7 @@ for path in sys.argv[1:]:
     data = Path(path).read_bytes()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = kilobytes("VmRSS")
-    shape = images.decode(data, 2**30, 40_000_000).shape
+    shape = np.asarray(images.decode(data, 2**30, 40_000_000)).shape
     print((kilobytes("VmHWM") - before) * 1024 / (shape[0] * shape[1]))
 """
 

@@ -252,6 +252,45 @@ def test_a_few_wait_for_company_while_a_larger_pass_is_under_way(embedder, devic
     assert len(caller.answers) == 11
 
 
+def test_a_pass_leaves_room_for_the_next(embedder, device, monkeypatch):
+    """Half of the capacity: what is beside it would be few, or could not be made ready before it ends."""
+    go, _ = held_back(embedder, monkeypatch)
+    pipeline = Pipeline(embedder, 8)
+    caller = Caller(pipeline)
+    caller.send(0, [RED])
+    until(lambda: not pipeline._ready)  # taken, and held back
+    for n in range(1, 8):
+        caller.send(n, [RED])
+    device.ended = 8
+    go.set()
+    pipeline.close()
+    assert [items for _, items in device.launched] == [1, 4, 3]
+    assert len(caller.answers) == 8
+    assert pipeline._ready_tokens == 0
+
+
+def test_few_tokens_do_not_wait_for_company_that_has_no_room(embedder, device, monkeypatch):
+    """Long texts are under way, and as many short ones are ready: no more can come in before an answer goes out."""
+    go, _ = held_back(embedder, monkeypatch)
+    pipeline = Pipeline(embedder, 4)
+    caller = Caller(pipeline)
+    caller.send(0, [RED])
+    until(lambda: not pipeline._ready)
+    for n in (1, 2):
+        caller.send(n, [EmbedInput(text="a long one " * 20)])
+    device.ended = 1  # the first pass
+    go.set()
+    until(lambda: len(device.launched) == 2)
+    for n in (3, 4):
+        caller.send(n, [RED])
+    until(lambda: len(device.launched) == 3)
+    assert sorted(caller.answers) == [0]
+    device.ended = 3
+    pipeline.close()
+    assert [items for _, items in device.launched] == [1, 2, 2]
+    assert sorted(caller.answers) == [0, 1, 2, 3, 4]
+
+
 def test_a_pass_that_ran_out_of_memory_makes_later_ones_smaller(embedder, monkeypatch, caplog):
     """And everybody gets a vector all the same."""
     monkeypatch.setattr("embedder.embedder.LEAST", 16)

@@ -324,8 +324,8 @@ class Variants:
     def _patches(self, file: bytes, does: Mapping[str, Any]) -> images.Patches:
         config, patch = self.embedder.config, self.embedder.checkpoint.config.vision_config.patch_size
         (before, instead), opened, bounds = does["resize"], does["decoding"], does["pixels"]
-        pixels = opened(file) if opened else images.decode(file, config.max_image_bytes, config.max_image_pixels)
-        pixels = before(pixels) if before else pixels
+        decoded = opened(file) if opened else images.decode(file, config.max_image_bytes, config.max_image_pixels)
+        pixels = before(np.asarray(decoded)) if before else np.asarray(decoded)
         resized = instead(pixels, _sized(pixels, patch, bounds)) if instead else images.resize(pixels, patch, *bounds)
         return images.to_patches(np.ascontiguousarray(resized), patch)
 

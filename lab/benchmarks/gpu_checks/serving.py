@@ -36,6 +36,9 @@ GONE_SECONDS = 5.0  # after the fault, the process must have ended
 
 def pipeline(bench: Bench) -> Iterator[Figure]:
     """Check 10: what Triton would do, without Triton: many requests of one input, answered as they are ready."""
+    started = perf_counter()
+    bench.embedder.warm_up()  # as before it is served
+    yield told("warming up", perf_counter() - started, "s")
     model = bench.embedder.model
     for load, count in bench.sizes.served.items():
         items = LOADS[load](count)

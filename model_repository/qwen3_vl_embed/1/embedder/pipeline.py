@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Condition, Semaphore, Thread
-from time import monotonic
+from time import monotonic, sleep
 
 from .embedder import WORKERS, Answer, Embedder, UnderWay
 from .errors import LOST, Abandoned, EmbedError
@@ -62,14 +62,16 @@ class Pipeline:
     def __init__(self, embedder: Embedder, capacity: int, pass_tokens: int | None = None) -> None:
         """`capacity`: inputs inside at most, being prepared, ready, or on the device; large images wait before that.
 
+        A pass has half of them at most, so that the next one can be made ready beside it.
         `pass_tokens`: of one forward pass, if fewer than the embedder's own.
         """
         self._embedder = embedder
         self._pass_tokens = pass_tokens
-        self._room = Semaphore(capacity)
+        self._capacity, self._room = capacity, Semaphore(capacity)
         self._budget = Budget(embedder.config.max_concurrent_pixels)
         self._large = ThreadPoolExecutor(WORKERS, thread_name_prefix="large")
-        self._ready: deque[Ready] = deque()
+        self._ready: deque[Ready] = deque()  # only the forward thread takes from it
+        self._ready_tokens = 0
         self._changed = Condition()
         self._closing = False
         self._replies = ThreadPoolExecutor(1, thread_name_prefix="reply")
@@ -109,7 +111,7 @@ class Pipeline:
         with self._budget.taken(pixels):
             self._room.acquire()
             if request.given_up():  # asked at the last moment: there is much to save
-                self._answer(request, index, Abandoned())
+                self._answer([(request, index, Abandoned())])
                 return
             with self._changed:
                 self._embedder.counts["decoded_pixels"] += pixels
@@ -118,10 +120,11 @@ class Pipeline:
     def _prepare(self, request: Request, index: int, item: EmbedInput | EmbedError) -> None:
         prepared = Abandoned() if request.abandoned else self._embedder.preparer.attempt(item)
         if not isinstance(prepared, Prepared):  # refused, or a rendering: there is nothing to compute
-            self._answer(request, index, prepared)
+            self._answer([(request, index, prepared)])
             return
         with self._changed:
             self._ready.append(Ready(request, index, prepared))
+            self._ready_tokens += len(prepared.sequence)
             self._changed.notify()
 
     def _run(self) -> None:
@@ -130,11 +133,11 @@ class Pipeline:
             under_way: tuple[list[Ready], UnderWay] | None = None
             while under_way or self._wait():
                 following = None
-                if (under_way is None or self._enough_beside(under_way[1])) and (batch := self._take()):
+                if (under_way is None or self._enough_beside(*under_way)) and (batch := self._take()):
                     following = batch, self._embedder.start([item.prepared for item in batch])
                 if under_way is not None:
-                    for item, answer in zip(under_way[0], under_way[1].answers(), strict=True):
-                        self._answer(item.request, item.index, answer)
+                    answers = zip(under_way[0], under_way[1].answers(), strict=True)
+                    self._answer([(item.request, item.index, answer) for item, answer in answers])
                 under_way = following
         except BaseException:
             logger.exception("the forward thread cannot go on")
@@ -147,17 +150,16 @@ class Pipeline:
             self._changed.wait_for(lambda: self._ready or self._closing)
             return bool(self._ready)
 
-    def _enough_beside(self, under_way: UnderWay) -> bool:
+    def _enough_beside(self, inputs: list[Ready], under_way: UnderWay) -> bool:
         """Wait for the passes under way, or for as much to be ready as they have: then it is launched before they end.
 
-        Less than that is worth waiting for company.
+        Less than that is worth waiting for company, while there is room for any.
         """
         wanted = min(under_way.tokens, self._most)
         while not under_way.there():
-            with self._changed:
-                if sum(len(item.prepared.sequence) for item in self._ready) >= wanted:
-                    return True
-                self._changed.wait(POLL_SECONDS)
+            if self._ready_tokens >= wanted or len(self._ready) + len(inputs) >= self._capacity:
+                return True
+            sleep(POLL_SECONDS)  # not until one more is ready: those who prepare would stop for each
         return False
 
     @property
@@ -169,29 +171,40 @@ class Pipeline:
     def _take(self) -> list[Ready]:
         """What is ready, in the order in which it became so, up to one forward pass; what was given up is left out."""
         batch: list[Ready] = []
-        room = self._most
+        taken, room = 0, self._most
+        while self._ready:
+            item = self._ready[0]
+            tokens = len(item.prepared.sequence)
+            if batch and (tokens > room or len(batch) >= self._capacity // 2):
+                break
+            self._ready.popleft()
+            taken += tokens
+            if item.request.abandoned:
+                self._answer([(item.request, item.index, Abandoned())])
+                continue
+            room -= tokens
+            batch.append(item)
         with self._changed:
-            while self._ready and (not batch or len(self._ready[0].prepared.sequence) <= room):
-                item = self._ready.popleft()
-                if item.request.abandoned:
-                    self._answer(item.request, item.index, Abandoned())
-                    continue
-                room -= len(item.prepared.sequence)
-                batch.append(item)
+            self._ready_tokens -= taken
         return batch
 
-    def _answer(self, request: Request, index: int, answer: Answer) -> None:
-        self._room.release()
+    def _answer(self, answers: list[tuple[Request, int, Answer]]) -> None:
+        """Note each, and hand a request its answers once it has all."""
+        self._room.release(len(answers))
+        complete = []
         with self._changed:
-            request.answers[index] = answer
-            complete = len(request.answers) == len(request.inputs)
+            for request, index, answer in answers:
+                request.answers[index] = answer
+                if len(request.answers) == len(request.inputs):
+                    complete.append(request)
         if complete:
-            self._replies.submit(reply, request)
+            self._replies.submit(reply, complete)
 
 
-def reply(request: Request) -> None:
-    """Deliver a request's answers. One that cannot be delivered harms no other."""
-    try:
-        request.reply([request.answers[index] for index in range(len(request.inputs))])
-    except Exception:
-        logger.exception("an answer could not be handed out")
+def reply(requests: list[Request]) -> None:
+    """Deliver each request's answers. One that cannot be delivered harms no other."""
+    for request in requests:
+        try:
+            request.reply([request.answers[index] for index in range(len(request.inputs))])
+        except Exception:
+            logger.exception("an answer could not be handed out")

@@ -23,6 +23,7 @@ from .recordings import Pass, States
 # Python's lock, and the GPU waits for them (docs/log.md, 2026-11-26).
 TEXTS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096)  # tokens
 IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64)
+WORTH = 2048  # tokens of a pass from which on it gains nothing by company
 LARGEST = 320  # tokens of an image and its prompt
 STEP = 4  # in them
 # Tokens of the longest text. For each block of 128 that a sequence may have, FlashAttention starts 32 programs. Those

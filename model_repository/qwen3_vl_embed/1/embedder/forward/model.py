@@ -18,7 +18,7 @@ from ..prepare.images import MERGE
 from ..prepare.renderer import Tokens
 from ..prepare.sequence import Sequence
 from .attention import PassContext, Prefix, use_packed_attention, varlen_kernel
-from .buckets import Bucket, Kind, Recorded, bucket_of
+from .buckets import WORTH, Bucket, Kind, Recorded, bucket_of
 from .budget import product_rate
 from .device import to_device
 from .fastest import fastest
@@ -98,11 +98,15 @@ class PackedModel:
         return packed
 
     def largest(self, layer: Layer, sequence: Sequence) -> Bucket | None:
-        """The largest captured pass that this input could be part of, on a GPU: in it go others of its kind alone."""
+        """The largest captured pass that this input could be part of, on a GPU: in it go others of its kind alone.
+
+        None where that is too small to be worth parting with other kinds.
+        """
         captured = self.replay.captured if self.replay else {}
         if len(captured) != self._known:
-            buckets = sorted((each for each in captured if isinstance(each, Bucket)), key=lambda each: each.tokens)
-            self._largest, self._known = {each.kind: each for each in buckets}, len(captured)
+            large = [each for each in captured if isinstance(each, Bucket) and each.tokens >= WORTH]
+            self._largest = {each.kind: each for each in sorted(large, key=lambda each: each.tokens)}
+            self._known = len(captured)
         grid = sequence.patches.grid if sequence.patches else None
         return self._largest.get(Kind.of(frozenset([layer]), grid, sequence.prefix, sequence.own))
 

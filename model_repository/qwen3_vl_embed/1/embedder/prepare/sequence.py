@@ -44,13 +44,14 @@ class Sequence:
         The closed form of transformers' `Qwen3VLModel.get_rope_index` for one image or none: text counts up. The image
         keeps its time while its rows and columns count from there. What follows starts after the longer side.
         """
-        spatial = np.tile(np.arange(len(self)), (3, 1))
+        spatial = np.empty((3, len(self)), np.int64)
+        spatial[:] = np.arange(len(self))
         if self.patches is not None:
             assert self.tokens.image is not None
             start, stop = self.tokens.image
             rows, columns = (side // MERGE for side in self.patches.grid)
-            grid = np.stack(np.meshgrid([0], np.arange(rows), np.arange(columns), indexing="ij")).reshape(3, -1)
-            spatial[:, start:stop] = start + grid
+            time, row, column = spatial[:, start:stop].reshape(3, rows, columns)  # a view
+            time[:], row[:], column[:] = start, start + np.arange(rows)[:, None], start + np.arange(columns)
             spatial[:, stop:] += max(rows, columns) - (stop - start)
         return spatial
 

@@ -3,13 +3,11 @@
 import re
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import InvalidInput
 from . import avif, bmp, gif, jpeg, png, tiff, webp
-from .file import File, Picture
+from .file import File, Frame, Picture
 from .rendering import rendered
 
 HEADER_SECONDS, DECODE_SECONDS = 1.0, 4.0  # of CPU, at most; honest headers take milliseconds, 40 megapixels a second
@@ -51,8 +49,10 @@ BRANDS = {  # ISO base media: of the file type box
 }
 
 
-def decode(data: bytes, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]:
-    """The first frame as a viewer shows it: (H, W, 3) uint8 of sRGB, upright, on white (`docs/design.md`, "Colours").
+def decode(data: bytes, max_bytes: int, max_pixels: int) -> Frame:
+    """The first frame as a viewer shows it, upright, on white (`docs/design.md`, "Colours").
+
+    (H, W, 3) uint8 of sRGB, or the same as PIL's "RGB": `np.asarray` makes one of both.
 
     Raises:
         InvalidInput: not an image that is read here, broken, cut, HDR, too thin, or too large (seen before decoding).

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from time import thread_time
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ MAX_RATIO = 200  # qwen-vl-utils' MAX_RATIO
 ORIENTATION, SHORT = 0x0112, 3  # a tag and a type of EXIF's
 
 
+Frame: TypeAlias = Image.Image | NDArray[np.uint8]  # decoded: PIL's, or (H, W, channels)
+
+
 @dataclass(frozen=True)
 class Picture:
     """The first frame of a file.
@@ -32,7 +36,7 @@ class Picture:
     """
 
     size: tuple[int, int]
-    load: Callable[[], Image.Image | NDArray[np.uint8]]
+    load: Callable[[], Frame]
     profile: bytes | None = None
     orientation: int = 1
     corner: tuple[int, int] = (0, 0)

@@ -9,6 +9,8 @@ from PIL import Image
 from qwen_vl_utils.vision_process import smart_resize
 from torch.nn.functional import interpolate
 
+from .file import Frame
+
 MERGE = 2  # patches per side of one token; qwen-vl-utils' SPATIAL_MERGE_SIZE
 
 
@@ -30,25 +32,27 @@ class Patches:
         return len(self.pixels) // MERGE**2
 
 
-def resize(image: NDArray[np.uint8], patch: int, min_pixels: int, max_pixels: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 to multiples of 2 × patch within the pixel bounds: qwen-vl-utils' size, once.
+def resize(image: Frame, patch: int, min_pixels: int, max_pixels: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8, or PIL's, to multiples of 2 × patch within the pixel bounds: qwen-vl-utils' size, once.
 
     Reduced by torch's antialiased bicubic of uint8, as torchvision does; Pillow's differs by 2 levels at most.
     """
-    height, width = image.shape[:2]
+    width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
     size = target_size((width, height), patch * MERGE, min_pixels, max_pixels)
-    if size == (width, height):
-        return image
     if size[0] > width or size[1] > height:  # there torch's is another; such images are small
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    writable = image if image.flags.writeable else image.copy()  # AVIF's is not; torch would warn
+        small = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        return np.asarray(small.resize(size, Image.Resampling.BICUBIC))
+    pixels = np.asarray(image)
+    if size == (width, height):
+        return pixels
+    writable = pixels if pixels.flags.writeable else pixels.copy()  # PIL's and AVIF's are not; torch would warn
     # (1, 3, H, W), channels last in memory; the batch comes first, or torch would not see that and answer in planes.
     planes = torch.from_numpy(writable)[None].permute(0, 3, 1, 2)
     if height - size[1] > 2 * (width - size[0]):  # Pillow 13's rule; what is between the steps is rounded to 8 bits
         planes = interpolate(planes, size=(size[1], width), mode="bicubic", antialias=True)
     resized = interpolate(planes, size=size[::-1], mode="bicubic", antialias=True)
-    pixels: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
-    return pixels
+    reduced: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return reduced
 
 
 def target_size(size: tuple[int, int], factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""PNG: its chunks are read here, and Pillow gets those alone that hold the picture.
+"""PNG: its chunks are read here, and Pillow gets the stream of the picture's samples.
 
 Source: Portable Network Graphics (PNG) Specification, third edition. What it leaves open is as in Chromium 156.
 """
@@ -18,7 +18,24 @@ from . import colour, samples
 from .file import File, Picture, orientation
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
-GREY, RGB, PALETTE = 0, 2, 3  # colour types without alpha
+GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # colour types
+MODES = {  # (bits of a sample, colour type) -> Pillow's mode, and its name for them as they are stored
+    (1, GREY): ("1", "1"),
+    (2, GREY): ("L", "L;2"),
+    (4, GREY): ("L", "L;4"),
+    (8, GREY): ("L", "L"),
+    (16, GREY): ("I;16", "I;16B"),
+    (8, RGB): ("RGB", "RGB"),
+    (16, RGB): ("RGB", "RGB;16B"),
+    (1, PALETTE): ("P", "P;1"),
+    (2, PALETTE): ("P", "P;2"),
+    (4, PALETTE): ("P", "P;4"),
+    (8, PALETTE): ("P", "P"),
+    (8, GREY_ALPHA): ("LA", "LA"),
+    (16, GREY_ALPHA): ("RGBA", "LA;16B"),
+    (8, RGB_ALPHA): ("RGBA", "RGBA"),
+    (16, RGB_ALPHA): ("RGBA", "RGBA;16B"),
+}
 LENGTHS = {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"acTL": 8, b"fcTL": 26}  # any other is void
 PROFILE_BYTES = 2**23  # of an inflated ICC profile
 SRGB_GAMMA = (43182, 47727)  # a gAMA without cHRM within 5 % of 1/2.2 is taken for sRGB, as browsers do
@@ -39,7 +56,7 @@ def read(file: File) -> Picture:
     width, height, x, y = struct.unpack(">4I", frame[4:20]) if frame else (*screen, 0, 0)
     if not width * height or x + width > screen[0] or y + height > screen[1]:
         raise InvalidInput("the PNG image is damaged: its first frame lies outside of the image")
-    load = partial(_load, file, head, (width, height), pixels)
+    load = partial(_load, head, (width, height), pixels)
     return Picture(screen, load, _profile(head), orientation(bytes(head.get(b"eXIf", b""))), (x, y))
 
 
@@ -115,7 +132,9 @@ def _profile(head: Head) -> bytes | None:
 
 def _embedded(head: Head) -> bytes | None:
     """iCCP's profile, if it is whole."""
-    _, _, compressed = bytes(head.get(b"iCCP", b"")).partition(b"\0")
+    if b"iCCP" not in head:
+        return None
+    _, _, compressed = bytes(head[b"iCCP"]).partition(b"\0")
     inflate = zlib.decompressobj()
     try:
         profile = inflate.decompress(compressed[1:], PROFILE_BYTES)
@@ -124,18 +143,24 @@ def _embedded(head: Head) -> bytes | None:
     return profile if inflate.eof else None
 
 
-def _load(file: File, head: Head, size: tuple[int, int], pixels: list[memoryview]) -> Image.Image:
-    """Decoded from a file of nothing but the picture; a colour key is applied here, to samples as they are there."""
-    depth, kind = head[b"IHDR"][8], head[b"IHDR"][9]
-    parts = [MAGIC, *_chunk(b"IHDR", struct.pack(">II", *size), head[b"IHDR"][8:])]
-    for name in (b"PLTE", b"tRNS"):
-        parts += _chunk(name, head[name]) if name in head and kind == PALETTE else []
-    data = b"".join([*parts, *_chunk(b"IDAT", *pixels), *_chunk(b"IEND")])
+def _load(head: Head, size: tuple[int, int], pixels: list[memoryview]) -> Image.Image:
+    """Decoded by Pillow; a colour key is applied here, to samples as they are there."""
+    depth, kind, _, filtering, interlaced = head[b"IHDR"][8:]
+    if filtering:
+        raise ValueError("the PNG specification has one filter method, 0")
+    if kind == PALETTE and b"PLTE" not in head:
+        raise InvalidInput("the PNG image is damaged: its pixels are numbers of a palette that is not there")
+    mode, stored = MODES[depth, kind]
+    decoded = partial(Image.frombytes, mode, size, b"".join(pixels), "zip")
     key, alpha = _key(head, depth, kind), None
     if key and depth == 16 and kind == RGB:  # Pillow keeps the upper bytes; read as little-endian, the lower ones
-        alpha = _keyed(_decoded(file.instead(data), "RGB;16L"), [value & 255 for value in key])
+        alpha = _keyed(decoded("RGB;16L", bool(interlaced)), [value & 255 for value in key])
         key = [value >> 8 for value in key]
-    image = _decoded(file.instead(data))
+    image = decoded(stored, bool(interlaced))
+    if kind == PALETTE:
+        image.putpalette(bytes(head[b"PLTE"]))
+        if b"tRNS" in head:
+            image.info["transparency"] = bytes(head[b"tRNS"])
     if key:
         other = _keyed(image, key)
         alpha = ImageChops.lighter(alpha, other) if alpha else other
@@ -144,22 +169,6 @@ def _load(file: File, head: Head, size: tuple[int, int], pixels: list[memoryview
     if alpha:
         image = image.convert("L") if image.mode == "1" else image
         image.putalpha(alpha)
-    return image
-
-
-def _chunk(kind: bytes, *contents: bytes | memoryview) -> list[bytes | memoryview]:
-    """Its parts, to be joined only once: there may be megabytes of them."""
-    checksum = zlib.crc32(kind)
-    for content in contents:
-        checksum = zlib.crc32(content, checksum)
-    return [struct.pack(">I", sum(map(len, contents))), kind, *contents, struct.pack(">I", checksum)]
-
-
-def _decoded(file: File, raw: str | None = None) -> Image.Image:
-    image = file.opened("PNG")
-    if raw:
-        image.tile = [tile._replace(args=raw) for tile in image.tile]
-    image.load()
     return image
 
 

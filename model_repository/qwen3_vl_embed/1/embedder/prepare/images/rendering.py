@@ -8,20 +8,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from . import colour, samples
-from .file import Picture
+from .file import Frame, Picture
 
 GREY = ("1", "L", "LA", "La")
 TURNED = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (3, False), 7: (3, True), 8: (1, False)}
 
 
-def rendered(picture: Picture) -> NDArray[np.uint8]:
-    """The whole screen, upright: (H, W, 3) uint8."""
+def rendered(picture: Picture) -> Frame:
+    """The whole screen, upright: (H, W, 3) uint8, or a small one as PIL's "RGB", in which most are decoded."""
     frame = picture.load()
     width, height = frame.size if isinstance(frame, Image.Image) else frame.shape[1::-1]
     transform = _transform(frame, picture.profile)
     whole = (width, height) == picture.size and picture.corner == (0, 0)
     if isinstance(frame, np.ndarray) and frame.shape[2] == 3 and transform is None and whole:
         return upright(frame, picture.orientation)
+    if whole and width * height <= samples.STRIP and picture.orientation not in TURNED:
+        ((_, strip),) = samples.strips(frame)
+        return _on_white(strip, transform)
     screen = np.empty((*picture.size[::-1], 3), np.uint8)
     if not whole:
         screen[:] = 255
@@ -33,7 +36,7 @@ def rendered(picture: Picture) -> NDArray[np.uint8]:
     return upright(screen, picture.orientation)
 
 
-def _transform(frame: Image.Image | NDArray[np.uint8], icc: bytes | None) -> ImageCms.ImageCmsTransform | None:
+def _transform(frame: Frame, icc: bytes | None) -> ImageCms.ImageCmsTransform | None:
     if icc is None:
         return None
     mode = frame.mode if isinstance(frame, Image.Image) else "L" if frame.shape[2] == 1 else "RGB"

@@ -8,18 +8,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import InvalidInput
+from .file import Frame
 
 STRIP = 2**18  # pixels
 
 
-def strips(frame: Image.Image | NDArray[np.uint8]) -> Iterator[tuple[int, Image.Image]]:
+def strips(frame: Frame) -> Iterator[tuple[int, Image.Image]]:
     """(first row, some rows) of an image or of (H, W, 1, 3 or 4), so that no step holds the whole twice."""
     width, height = frame.size if isinstance(frame, Image.Image) else frame.shape[1::-1]
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         if isinstance(frame, Image.Image):
-            yield top, frame.crop((0, top, width, bottom))
+            yield top, frame if height <= rows else frame.crop((0, top, width, bottom))
         else:
             yield top, Image.fromarray(frame[top:bottom, :, 0] if frame.shape[2] == 1 else frame[top:bottom])
 
