@@ -66,9 +66,9 @@ def _whole_passes(bench: Bench) -> Iterator[Figure]:
     ):
         work = prepared_pass(embedder, items)
         with eager(embedder.model):
-            ours = device_seconds(work, bench.device, budget=1.0)
+            ours = device_seconds(work, bench.device)
             with _by(bench, without):
-                theirs = device_seconds(work, bench.device, budget=1.0)
+                theirs = device_seconds(work, bench.device)
         assert embedder.model.operations is served
         yield told(f"{what}: a pass by torch's operators, over one as served", theirs / ours, "", "images 1.2 to 1.4")
 
