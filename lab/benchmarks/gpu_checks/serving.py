@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from embedder import Abandoned, Answer, Embedding, EmbedInput
+from embedder.embedder import WORKERS
 from embedder.errors import LOST
 from embedder.forward.model import PackedModel
 from embedder.pipeline import Pipeline, Request
@@ -31,6 +32,7 @@ LOADS: dict[str, Callable[[int], list[EmbedInput]]] = {
     "photos": lambda count: inputs.batch("photos", count),
 }
 BUSY = "swatches: a pass is on the device"  # the figure that targets.py reads
+AHEAD = 1.3  # times the device's rate: what prepares at the same rate makes it wait whenever it is held up
 GONE_SECONDS = 5.0  # after the fault, the process must have ended
 
 
@@ -45,6 +47,8 @@ def pipeline(bench: Bench) -> Iterator[Figure]:
         batch = items[:COMPARED]
         expected = vectors(bench.embedder, batch)
         alone = len(batch) / median(subject.timed(bench.embedder, batch)[1] for _ in range(3))
+        if load == "swatches":
+            yield _prepared(bench, items[: 8 * COMPARED], alone)
         serving = Pipeline(bench.embedder_of(model), CAPACITY)
         try:
             with _busy(bench, model) as busy, gpu.busy(bench.device) as by_nvidia_smi:
@@ -63,6 +67,15 @@ def pipeline(bench: Bench) -> Iterator[Figure]:
         else:
             yield skipped(BUSY.replace("swatches", load))
     yield from _given_up_and_closed(bench)
+
+
+def _prepared(bench: Bench, items: list[EmbedInput], alone: float) -> Figure:
+    """What the preparing threads alone reach, over the forward pass' `alone` items a second."""
+    started = perf_counter()
+    prepared = list(bench.embedder.threads.map(bench.embedder.preparer.attempt, items))
+    rate = len(prepared) / (perf_counter() - started)
+    what = f"swatches: {rate:,.4g} prepared a second by {WORKERS} threads alone, of the forward pass alone"
+    return fast(what, rate / alone, "", least=AHEAD if bench.on_gpu else None)
 
 
 def _drive(serving: Pipeline, items: list[EmbedInput]) -> tuple[float, list[Answer]]:
