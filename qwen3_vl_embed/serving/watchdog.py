@@ -5,7 +5,7 @@ restarts what is unhealthy. So this looks every second. Are the model processes 
 since? If not, does a tiny text of our own come back? A container's restart policy or `serving` does the rest.
 
 No answer is not yet a hang: the probe waits its turn behind everybody's photos. A model process that computes uses CPU
-time. One that waits for its GPU looks at it ten thousand times a second, in its thread `forward`: the kernel counts
+time. One that waits for its GPU looks at it hundreds of times a second, in its thread `forward`: the kernel counts
 how often that wakes. One that is frozen or deadlocked does neither. So an idle silence ends Triton within 10 s.
 A busy one ends it after `BUSY_SECONDS`, or ten times the longest pass that the model showed at its warm-up. A livelock
 cannot be told from a very long pass.

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Condition, Semaphore, Thread
-from time import monotonic, sleep
+from time import monotonic, perf_counter
 
 from .embedder import WORKERS, Answer, Embedder, UnderWay
 from .errors import LOST, Abandoned, EmbedError
-from .forward.device import POLL_SECONDS
+from .forward.device import pause
 from .inputs import EmbedInput
 from .prepare.pixels import SMALL, Budget, cost
 from .prepare.preparer import Prepared
@@ -155,11 +155,11 @@ class Pipeline:
 
         Less than that is worth waiting for company, while there is room for any.
         """
-        wanted = min(under_way.tokens, self._most)
+        wanted, started = min(under_way.tokens, self._most), perf_counter()
         while not under_way.there():
             if self._ready_tokens >= wanted or len(self._ready) + len(inputs) >= self._capacity:
                 return True
-            sleep(POLL_SECONDS)  # not until one more is ready: those who prepare would stop for each
+            pause(started)  # not until one more is ready: those who prepare would stop for each
         return False
 
     @property
