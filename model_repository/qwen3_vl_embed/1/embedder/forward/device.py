@@ -48,8 +48,8 @@ ALIGNED = 16  # bytes: where each of several tensors in one copy starts
 def pause(started: float) -> None:
     """Between two looks at what has been under way since `started` (`perf_counter`): a fiftieth of that time.
 
-    So what is looked for is seen a little late. In exchange it costs some hundredths of a core in place of all of it,
-    and those who prepare the next inputs are not asked for Python's lock thousands of times a second.
+    What is looked for is seen a little late. In exchange it costs some hundredths of a core in place of all of it.
+    Those who prepare the next inputs are not asked for Python's lock thousands of times a second.
     """
     least, most = POLL_SECONDS
     sleep(min(max(least, SHARE * (perf_counter() - started)), most))
@@ -78,8 +78,8 @@ class Moment:
 class Arriving:
     """Rows on their way from the device: float32 (N, D). Others can be sent after them before anybody waits for these.
 
-    The looks of the thread that waits are also the heartbeat by which the watchdog knows a process that waits for its
-    device from one that is frozen (`pipeline.BEATING`).
+    The looks of the thread that waits are also its heartbeat (`pipeline.BEATING`). By it the watchdog knows a process
+    that waits for its device from one that is frozen.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
