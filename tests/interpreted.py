@@ -8,9 +8,12 @@ import itertools
 import torch
 
 from embedder.forward import kernels, operations
+from embedder.forward.attention import Bounds
 from embedder.forward.kernels import FUSED
 from embedder.forward.operations import TORCH
 from tests.test_operations import EPS, ROUNDED, TOKENS, angles, draw, off, text
+
+HALF = {torch.float32: 2e-6, torch.float16: 1e-3}  # as `ROUNDED`: the interpreter multiplies no matrices of bfloat16
 
 
 def samples(dtype: torch.dtype) -> list[tuple[str, tuple]]:
@@ -43,10 +46,24 @@ def main() -> None:
                 assert (mine.dtype, mine.shape) == (dtype, other.shape), name
                 assert off(mine, other) <= most, (name, dtype, off(mine, other))
                 compared += 1
-    compared += float8()
+    compared += among_all() + float8()
     nothing = FUSED.silu_mul(torch.empty(0, 128))
     assert nothing.shape == (0, 64)
     print(f"{compared} compared")
+
+
+def among_all() -> int:
+    """Images of less than a tile, of tiles, and some more. The last one's numbers are none: they are nobody else's."""
+    lengths, last = [1, 5, 64, 65, 200, 130, 2], slice(-2, None)
+    for dtype, most in HALF.items():
+        q, k, v = draw(sum(lengths), 6, 64, dtype=dtype).chunk(3, dim=1)
+        v[last] = torch.inf
+        ours = FUSED.among_all(q, k, v, Bounds.of(lengths), 0.125)
+        exact = TORCH.among_all(q.double(), k.double(), v.double(), Bounds.of(lengths), 0.125)
+        assert (ours.dtype, ours.shape) == (dtype, q.shape)
+        assert not ours[last].isfinite().any()
+        assert off(ours[:-2], exact[:-2]) <= most
+    return len(HALF)
 
 
 def float8() -> int:

@@ -152,7 +152,7 @@ def test_the_kernels_compute_what_torch_does():
     command = [sys.executable, "-m", "tests.interpreted"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "54 compared"
+    assert done.stdout.splitlines()[-1] == "56 compared"
 
 
 @pytest.mark.parametrize("capability", [80, 89, 90, 100])
@@ -170,6 +170,8 @@ def test_the_kernels_compile_for(capability):
     patches = text_heads | {"cosines": "*fp32", "sines": "*fp32"}
     rows = dict.fromkeys(("hidden", "update", "weight", "bias", "total", "normed"), pointer) | {"eps": "fp32"}
     wide = {"WIDTH": 2560, "BLOCK": 4096, "BIAS": False}
+    among_all = dict.fromkeys(("q", "k", "v", "out"), pointer) | {"offsets": "*i32", "scale": "fp32"}
+    among_all |= dict.fromkeys(("q_stride", "k_stride", "v_stride"), number)
     rounded = {"rows": pointer, "out": "*fp8e4nv", "scales": "*fp32", "width": number}
     since_ada = [
         (kernels.to_float8_kernel, rounded, {"BLOCK": block, "ACTIVATION": activation})
@@ -181,6 +183,7 @@ def test_the_kernels_compile_for(capability):
         (kernels.add_norm_kernel, rows, wide),
         (kernels.add_norm_kernel, rows, wide | {"BIAS": True}),
         (kernels.silu_mul_kernel, {"gate_up": pointer, "out": pointer, "width": number}, {"BLOCK": kernels.COLUMNS}),
+        (kernels.attention_kernel, among_all, {"HEADS": 16, "WIDTH": 64, "TILE": kernels.TILE}),
         *(since_ada if capability >= 89 else []),
     ):
         names = kernel.arg_names

@@ -133,6 +133,16 @@ def flash(
     )[0]
 
 
+def within(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float, causal: bool
+) -> torch.Tensor:
+    """Softmax attention within each sequence, by torch's kernels: (T, heads, head_dim) each, and what comes out."""
+    if kernel := varlen_kernel(q.device, q.dtype):
+        return kernel(q, k, v, bounds, bounds, scale, causal)
+    q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
+    return _grouped(q, k, v, bounds.lengths, (None,) * len(bounds.lengths), scale, causal)[0]
+
+
 def _grouped(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from .attention import HALF, Bounds
 from .operations import TORCH, Operations, linear_gelu_at_once
 
 logger = logging.getLogger(__name__)
 
-ROWS = 5  # that are compared
+ROWS, PATCHES = 5, 300  # that are compared; of four images
 # ‖fused − exact‖ / ‖exact‖ at most; exact is torch's in float32. A bfloat16 has 8 bits, and is rounded once or twice.
 ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
@@ -22,6 +23,8 @@ def fastest(model: PreTrainedModel) -> Operations:
     if model.device.type == "cpu" or model.dtype not in ERROR:
         return TORCH
     fused = fused_operations()
+    if not images_by_ours(model):
+        fused = replace(fused, among_all=TORCH.among_all)
     if model.device.type == "meta":
         return fused
     chosen = {name: getattr(fused if agrees(name, fused, model) else TORCH, name) for name in NAMES}
@@ -37,8 +40,15 @@ def fused_operations() -> Operations:
         from .kernels import FUSED
     except ImportError as error:
         logger.warning("no fused kernels: %s; passes will take longer", error)
-        return Operations(TORCH.rotate, TORCH.add_norm, TORCH.silu_mul, linear_gelu_at_once)
+        return replace(TORCH, linear_gelu=linear_gelu_at_once)
     return FUSED
+
+
+def images_by_ours(model: PreTrainedModel) -> bool:
+    """Whether our attention of images was found faster than FlashAttention 2: on Hopper, for heads of 64."""
+    vision = model.config.vision_config
+    capability = (9, 0) if model.device.type == "meta" else torch.cuda.get_device_capability(model.device)
+    return model.dtype in HALF and vision.hidden_size // vision.num_heads == 64 and capability == (9, 0)
 
 
 def agrees(name: str, fused: Operations, model: PreTrainedModel) -> bool:
@@ -73,11 +83,12 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
     heads, keys, width = text.num_attention_heads, text.num_key_value_heads, text.head_dim
     qkv = draw(rows, heads + 2 * keys, width)[:, : heads + keys]
     side, count = vision.hidden_size // vision.num_heads, vision.num_heads
-    patches = draw(rows, 3 * count, side)[:, : 2 * count]
+    patches = draw(max(rows, PATCHES), 3 * count, side)
+    lengths = [len(patches) // 4] * 4
     return {
         "rotate": [
             [qkv, *angles(width, model.dtype), (draw(width), draw(width)), heads, text.rms_norm_eps],
-            [patches, *angles(side, torch.float32), None, 0, 0.0],
+            [patches[:rows, : 2 * count], *angles(side, torch.float32), None, 0, 0.0],
         ],
         "add_norm": [
             [*(draw(1, rows, text.hidden_size) for _ in range(2)), draw(text.hidden_size), None, text.rms_norm_eps],
@@ -90,6 +101,9 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
                 draw(vision.intermediate_size, vision.hidden_size),
                 draw(vision.intermediate_size),
             ]
+        ],
+        "among_all": [
+            [*patches[: sum(lengths)].chunk(3, dim=1), Bounds.of(lengths, model.device), side**-0.5],
         ],
     }[name]
 

@@ -1,4 +1,4 @@
-"""What lies between two matrix products, one kernel each: norm and rotation, sum and norm, SiLU and product.
+"""What lies between two matrix products, one kernel each: norm and rotation, sum and norm, SiLU and product, attention.
 
 The kernels are in Triton's language (which has nothing to do with the server) and are compiled on the machine at the
 first pass. `operations.py` has what they compute and is what runs where they do not: they are compared at start. Each
@@ -8,21 +8,25 @@ and rounded once.
 # ruff: noqa: ANN001, ANN201
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
+import math
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from .attention import Bounds
 from .operations import FLOAT8, Norms, Operations, Pair, linear_gelu_at_once
 
 HEADS = 8  # of a token, in one program
 COLUMNS = 1024  # of an MLP's row, in one program
+TILE = 64  # of attention: queries in one program, and keys at a time
 
 _library = torch.library.Library("qwen3_vl_embed", "DEF")
 _library.define("rotate(Tensor heads, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps) -> Tensor")
 _library.define("add_norm(Tensor hidden, Tensor update, Tensor weight, Tensor? bias, float eps) -> (Tensor, Tensor)")
 _library.define("silu_mul(Tensor gate_up) -> Tensor")
+_library.define("attention(Tensor q, Tensor k, Tensor v, Tensor offsets, int longest, float scale) -> Tensor")
 _library.define("to_float8(Tensor rows, str activation) -> (Tensor, Tensor)")
 
 
@@ -108,6 +112,61 @@ def to_float8_kernel(rows, out, scales, width, BLOCK: tl.constexpr, ACTIVATION: 
     tl.store(scales + row, scale)
 
 
+@triton.jit
+def attend_block(
+    queries, k, v, k_stride, v_stride, first, length, scale, most, total, acc,
+    WIDTH: tl.constexpr, TILE: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The next `TILE` keys, or the last ones of a sequence."""
+    key, column = first + tl.arange(0, TILE), tl.arange(0, WIDTH)
+    k_at, v_at = k + key[:, None] * k_stride + column[None, :], v + key[:, None] * v_stride + column[None, :]
+    if WHOLE:
+        keys, values = tl.load(k_at), tl.load(v_at)
+    else:
+        keys = tl.load(k_at, mask=(key < length)[:, None], other=0.0)
+        values = tl.load(v_at, mask=(key < length)[:, None], other=0.0)
+    scores = tl.dot(queries, keys.T, input_precision="ieee")
+    if not WHOLE:
+        scores = tl.where((key < length)[None, :], scores, float("-inf"))
+    high = tl.maximum(most, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - high[:, None])
+    shrink = tl.exp2(most - high)
+    acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
+    return high, total * shrink + tl.sum(weights, 1), acc
+
+
+@triton.jit
+def attention_kernel(
+    q, k, v, out, offsets, q_stride, k_stride, v_stride, scale,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """One head's next `TILE` queries over all keys of their sequence (FlashAttention 2: arXiv 2307.08691, algorithm 1).
+
+    `scale`: with log2(e), for exp2 in place of exp.
+    """
+    start = tl.load(offsets + tl.program_id(2)).to(tl.int64)
+    length = (tl.load(offsets + tl.program_id(2) + 1) - start).to(tl.int32)
+    row, column = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    if tl.program_id(0) * TILE < length:
+        inside, token = (row < length)[:, None], (start + row)[:, None]
+        queries = tl.load(q + token * q_stride + column[None, :], mask=inside, other=0.0)
+        k += start * k_stride + tl.program_id(1) * WIDTH
+        v += start * v_stride + tl.program_id(1) * WIDTH
+        most = tl.full((TILE,), float("-inf"), tl.float32)
+        total, acc = tl.zeros((TILE,), tl.float32), tl.zeros((TILE, WIDTH), tl.float32)
+        whole = length // TILE * TILE
+        for first in range(0, whole, TILE):
+            most, total, acc = attend_block(
+                queries, k, v, k_stride, v_stride, first, length, scale, most, total, acc, WIDTH, TILE, True
+            )  # fmt: skip
+        if whole < length:
+            most, total, acc = attend_block(
+                queries, k, v, k_stride, v_stride, whole, length, scale, most, total, acc, WIDTH, TILE, False
+            )  # fmt: skip
+        attended = (acc / total[:, None]).to(out.dtype.element_ty)
+        tl.store(out + token * (HEADS * WIDTH) + column[None, :], attended, mask=inside)
+
+
 def _rotate(
     heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: list[torch.Tensor], queries: int, eps: float
 ) -> torch.Tensor:
@@ -154,6 +213,17 @@ def _float8_shapes(rows: torch.Tensor, activation: str) -> Pair:
     return rows.new_empty(count, width, dtype=FLOAT8), rows.new_empty(count, 1, dtype=torch.float32)
 
 
+def _attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float
+) -> torch.Tensor:
+    heads, width = q.shape[1:]
+    out = q.new_empty(q.shape)
+    given = (q, k, v, out, offsets, q.stride(0), k.stride(0), v.stride(0), scale * math.log2(math.e))
+    sizes = {"HEADS": heads, "WIDTH": width, "TILE": TILE, "num_warps": 4, "num_stages": 3}
+    _launch(attention_kernel, (triton.cdiv(longest, TILE), heads, len(offsets) - 1), given, sizes)
+    return out
+
+
 def _launch(kernel: Any, grid: tuple[int, ...], given: tuple[Any, ...], sizes: dict[str, Any]) -> None:
     """On the tensors' own device, which is not always the thread's current one. Nothing for no rows."""
     if grid[0] == 0:
@@ -169,6 +239,7 @@ for _name, _launches, _shapes in (
     ("rotate", _rotate, lambda heads, *_: heads.new_empty(heads.shape)),
     ("add_norm", _add_norm, lambda hidden, *_: (torch.empty_like(hidden), torch.empty_like(hidden))),
     ("silu_mul", _silu_mul, lambda gate_up: gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))),
+    ("attention", _attention, lambda q, *_: q.new_empty(q.shape)),
     ("to_float8", _to_float8, _float8_shapes),
 ):
     _library.impl(_name, _launches, "CUDA")
@@ -191,10 +262,17 @@ def add_norm(
     return both
 
 
+def among_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
+    """See `operations.among_all`; a token's heads lie side by side."""
+    offsets = bounds.offsets.to(q.device)  # elsewhere only in a spread checkpoint
+    out: torch.Tensor = torch.ops.qwen3_vl_embed.attention(q, k, v, offsets, bounds.longest, scale)
+    return out
+
+
 def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
     """See `operations.to_float8`. For GPUs since sm_89: no older one has these numbers."""
     both: Pair = torch.ops.qwen3_vl_embed.to_float8(rows, activation)
     return both
 
 
-FUSED = Operations(rotate, add_norm, torch.ops.qwen3_vl_embed.silu_mul, linear_gelu_at_once)
+FUSED = Operations(rotate, add_norm, torch.ops.qwen3_vl_embed.silu_mul, linear_gelu_at_once, among_all)

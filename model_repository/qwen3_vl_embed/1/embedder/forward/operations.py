@@ -1,7 +1,7 @@
 """What lies between two matrix products, by torch's own operators. `kernels.py` has the same, one kernel each.
 
-Memory traffic is all that these cost on a GPU. By transformers' own code it is a third of an image's time
-(docs/performance.md, "What a pass asks of a GPU").
+Memory traffic is all that these cost on a GPU, but for the images' attention. By transformers' own code it is a third
+of an image's time (docs/performance.md, "What a pass asks of a GPU").
 """
 
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch.nn.functional import gelu, layer_norm, linear, rms_norm, silu
+
+from .attention import Bounds, within
 
 FLOAT8 = torch.float8_e4m3fn  # 4 bits of exponent, 3 of mantissa, no infinity (arXiv 2209.05433)
 FLOAT8_MAX = 448.0
@@ -26,6 +28,7 @@ class Operations:
     add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], Pair]
     silu_mul: Callable[[torch.Tensor], torch.Tensor]
     linear_gelu: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    among_all: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float], torch.Tensor]
 
     @property
     def fused(self) -> list[str]:
@@ -104,4 +107,9 @@ def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
     return (numbers / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
 
 
-TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu)
+def among_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
+    """Softmax attention of every token to all of its sequence: (T, H, D) each, and what comes out."""
+    return within(q, k, v, bounds, scale, causal=False)
+
+
+TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu, among_all)

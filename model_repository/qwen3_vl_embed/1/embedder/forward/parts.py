@@ -124,8 +124,8 @@ class VisionBlock(nn.Module):
         qkv = self.attn.qkv(self.norm1(hidden_states)).unflatten(1, (3, self.attn.num_heads, -1))
         turning, value = qkv[:, :2].flatten(1, 2), qkv[:, 2]
         query, key = self.operations.rotate(turning, *position_embeddings, None, 0, 0.0).chunk(2, dim=1)
-        attended = self.attn.proj(attend(self.attn, query, key, value, context))
-        norm = self.norm2
+        attended = self.operations.among_all(query, key, value, context.bounds, self.attn.scaling)
+        attended, norm = self.attn.proj(attended.flatten(1)), self.norm2
         hidden, normed = self.operations.add_norm(hidden_states, attended, norm.weight, norm.bias, norm.eps)
         return hidden + self.mlp(normed)
 
