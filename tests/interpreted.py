@@ -46,7 +46,7 @@ def main() -> None:
                 assert (mine.dtype, mine.shape) == (dtype, other.shape), name
                 assert off(mine, other) <= most, (name, dtype, off(mine, other))
                 compared += 1
-    compared += among_all() + float8()
+    compared += among_all() + among_few() + float8()
     nothing = FUSED.silu_mul(torch.empty(0, 128))
     assert nothing.shape == (0, 64)
     print(f"{compared} compared")
@@ -64,6 +64,24 @@ def among_all() -> int:
         assert not ours[last].isfinite().any()
         assert off(ours[:-2], exact[:-2]) <= most
     return len(HALF)
+
+
+def among_few() -> int:
+    """A bucket's texts, the last one's values no numbers, and after it sequences of no tokens."""
+    compared = 0
+    for (dtype, most), lengths in itertools.product(HALF.items(), ([1, 5, 12, 3, 22, 7], [60, 50, 7])):
+        tokens = sum(lengths)
+        qkv, turns = draw(tokens, 8 + 2 * 2, 64, dtype=dtype), angles(64, dtype, tokens)
+        norms = 1 + draw(64, dtype=dtype), draw(64, dtype=dtype) - 1
+        qkv[-7:, -2:] = torch.inf
+        ours = FUSED.among_few(qkv, *turns, norms, 8, EPS, Bounds.of([*lengths, 0, 0]), 0.125)
+        cosines, sines, first, second = (each.double() for each in (*turns, *norms))
+        exact = TORCH.among_few(qkv.double(), cosines, sines, (first, second), 8, EPS, Bounds.of(lengths), 0.125)
+        assert (ours.dtype, ours.shape) == (dtype, exact.shape)
+        assert not ours[-7:].isfinite().any()
+        assert off(ours[:-7], exact[:-7]) <= most
+        compared += 1
+    return compared
 
 
 def float8() -> int:

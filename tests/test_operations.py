@@ -41,8 +41,8 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
 
 
-def angles(width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    turned = draw(TOKENS, width // 2).repeat(1, 2) * 100
+def angles(width: int, dtype: torch.dtype, tokens: int = TOKENS) -> tuple[torch.Tensor, torch.Tensor]:
+    turned = draw(tokens, width // 2).repeat(1, 2) * 100
     return turned.cos().to(dtype), turned.sin().to(dtype)
 
 
@@ -152,7 +152,7 @@ def test_the_kernels_compute_what_torch_does():
     command = [sys.executable, "-m", "tests.interpreted"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "56 compared"
+    assert done.stdout.splitlines()[-1] == "60 compared"
 
 
 @pytest.mark.parametrize("capability", [80, 89, 90, 100])
@@ -172,6 +172,10 @@ def test_the_kernels_compile_for(capability):
     wide = {"WIDTH": 2560, "BLOCK": 4096, "BIAS": False}
     among_all = dict.fromkeys(("q", "k", "v", "out"), pointer) | {"offsets": "*i32", "scale": "fp32"}
     among_all |= dict.fromkeys(("q_stride", "k_stride", "v_stride"), number)
+    among_few = dict.fromkeys(("qkv", "cosines", "sines", "query_norm", "key_norm", "out"), pointer)
+    among_few |= dict.fromkeys(("stride", "positions_stride", "tokens", "ends"), number)
+    among_few |= {"offsets": "*i32", "scale": "fp32", "eps": "fp32"}
+    few = {"QUERIES": 32, "KEYS": 8, "HALF": 64, "ROWS": 16, "BLOCK": 64, "BLOCK_ENDS": 8}
     rounded = {"rows": pointer, "out": "*fp8e4nv", "scales": "*fp32", "width": number}
     since_ada = [
         (kernels.to_float8_kernel, rounded, {"BLOCK": block, "ACTIVATION": activation})
@@ -183,6 +187,7 @@ def test_the_kernels_compile_for(capability):
         (kernels.add_norm_kernel, rows, wide),
         (kernels.add_norm_kernel, rows, wide | {"BIAS": True}),
         (kernels.silu_mul_kernel, {"gate_up": pointer, "out": pointer, "width": number}, {"BLOCK": kernels.COLUMNS}),
+        (kernels.few_attention_kernel, among_few, few),
         (kernels.attention_kernel, among_all, {"HEADS": 16, "WIDTH": 64, "TILE": kernels.TILE}),
         *(since_ada if capability >= 89 else []),
     ):

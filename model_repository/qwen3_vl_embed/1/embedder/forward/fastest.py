@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .attention import HALF, Bounds
-from .operations import TORCH, Operations, linear_gelu_at_once
+from .operations import FEW, TORCH, Operations, linear_gelu_at_once
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,17 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
                 draw(rows, vision.hidden_size),
                 draw(vision.intermediate_size, vision.hidden_size),
                 draw(vision.intermediate_size),
+            ]
+        ],
+        "among_few": [
+            [
+                draw(FEW, heads + 2 * keys, width),
+                *(each.repeat(FEW, 1)[:FEW] for each in angles(width, model.dtype)),
+                (draw(width), draw(width)),
+                heads,
+                text.rms_norm_eps,
+                Bounds.of([1, 5, 12, FEW - 18], model.device),
+                width**-0.5,
             ]
         ],
         "among_all": [

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from .attention import Bounds
-from .operations import FLOAT8, Norms, Operations, Pair, linear_gelu_at_once
+from .operations import FEW, FLOAT8, Norms, Operations, Pair, linear_gelu_at_once
 
 HEADS = 8  # of a token, in one program
 COLUMNS = 1024  # of an MLP's row, in one program
@@ -26,6 +26,10 @@ _library = torch.library.Library("qwen3_vl_embed", "DEF")
 _library.define("rotate(Tensor heads, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps) -> Tensor")
 _library.define("add_norm(Tensor hidden, Tensor update, Tensor weight, Tensor? bias, float eps) -> (Tensor, Tensor)")
 _library.define("silu_mul(Tensor gate_up) -> Tensor")
+_library.define(
+    "few_attention(Tensor qkv, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps, Tensor offsets, "
+    "float scale) -> Tensor"
+)
 _library.define("attention(Tensor q, Tensor k, Tensor v, Tensor offsets, int longest, float scale) -> Tensor")
 _library.define("to_float8(Tensor rows, str activation) -> (Tensor, Tensor)")
 
@@ -167,6 +171,58 @@ def attention_kernel(
         tl.store(out + token * (HEADS * WIDTH) + column[None, :], attended, mask=inside)
 
 
+@triton.jit
+def turned(heads, norm, cosines, sines, token, inside, stride, positions_stride, eps, HALF: tl.constexpr):
+    """One head of some tokens, normalised and turned as by `rotate_kernel`: its two halves."""
+    column = tl.arange(0, HALF)
+    place = token[:, None] * stride + column[None, :]
+    a = tl.load(heads + place, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(heads + place + HALF, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+    a = a * scale * tl.load(norm + column).to(tl.float32)[None, :]
+    b = b * scale * tl.load(norm + HALF + column).to(tl.float32)[None, :]
+    angle = token[:, None] * positions_stride + column[None, :]
+    c = tl.load(cosines + angle, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sines + angle, mask=inside, other=0.0).to(tl.float32)
+    return (a * c - b * s).to(heads.dtype.element_ty), (b * c + a * s).to(heads.dtype.element_ty)
+
+
+@triton.jit
+def few_attention_kernel(
+    qkv, cosines, sines, query_norm, key_norm, offsets, out, stride, positions_stride, tokens, ends, scale, eps,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_ENDS: tl.constexpr,
+):  # fmt: skip
+    """One head's next `ROWS` queries over all keys there are, of which each sees its own sequence's.
+
+    What is no number becomes none of another sequence's: 0 times infinity is none. `scale`: with log2(e).
+    """
+    head, first, number = tl.program_id(0), tl.program_id(1) * ROWS, tl.arange(0, BLOCK_ENDS)
+    shared = QUERIES + head // (QUERIES // KEYS)
+    query, key, column = first + tl.arange(0, ROWS), tl.arange(0, BLOCK), tl.arange(0, 2 * HALF)
+    end = tl.load(offsets + number, mask=number < ends, other=tokens)[None, :]
+    of_query, of_key = tl.sum((end <= query[:, None]).to(tl.int32), 1), tl.sum((end <= key[:, None]).to(tl.int32), 1)
+    seen = (of_query[:, None] == of_key[None, :]) & (key[None, :] <= query[:, None])
+    q_in, k_in = (query < tokens)[:, None], (key < tokens)[:, None]
+    q_a, q_b = turned(
+        qkv + head * 2 * HALF, query_norm, cosines, sines, query, q_in, stride, positions_stride, eps, HALF
+    )  # fmt: skip
+    k_a, k_b = turned(
+        qkv + shared * 2 * HALF, key_norm, cosines, sines, key, k_in, stride, positions_stride, eps, HALF
+    )  # fmt: skip
+    place = (shared + KEYS) * 2 * HALF + key[:, None] * stride + column[None, :]
+    values = tl.load(qkv + place, mask=k_in, other=0.0)
+    finite = tl.abs(values.to(tl.float32)) < float("inf")
+    lost = tl.max((seen & (tl.min(finite.to(tl.int32), 1) == 0)[None, :]).to(tl.int32), 1) == 1
+    scores = tl.dot(q_b, k_b.T, tl.dot(q_a, k_a.T, input_precision="ieee"), input_precision="ieee")
+    scores = tl.where(seen, scores * scale, float("-inf"))
+    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    values = tl.where(finite, values, 0.0)
+    attended = tl.dot(weights.to(values.dtype), values, input_precision="ieee") / tl.sum(weights, 1)[:, None]
+    attended = tl.where(lost[:, None], float("nan"), attended).to(out.dtype.element_ty)
+    tl.store(out + query[:, None] * (QUERIES * 2 * HALF) + head * 2 * HALF + column[None, :], attended, mask=q_in)
+
+
 def _rotate(
     heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: list[torch.Tensor], queries: int, eps: float
 ) -> torch.Tensor:
@@ -213,6 +269,27 @@ def _float8_shapes(rows: torch.Tensor, activation: str) -> Pair:
     return rows.new_empty(count, width, dtype=FLOAT8), rows.new_empty(count, 1, dtype=torch.float32)
 
 
+def _few_attention(
+    qkv: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    norms: list[torch.Tensor],
+    queries: int,
+    eps: float,
+    offsets: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    tokens, heads, width = qkv.shape
+    out, block = qkv.new_empty(tokens, queries, width), max(16, triton.next_power_of_2(tokens))
+    rows, warps = (16, 4) if block < FEW else (32, 8)
+    sizes = {"QUERIES": queries, "KEYS": (heads - queries) // 2, "HALF": width // 2, "ROWS": rows, "BLOCK": block}
+    sizes |= {"BLOCK_ENDS": triton.next_power_of_2(len(offsets)), "num_warps": warps}
+    counts = (qkv.stride(0), cosines.stride(0), tokens, len(offsets), scale * math.log2(math.e), eps)
+    given = (qkv, cosines, sines, *norms, offsets, out, *counts)
+    _launch(few_attention_kernel, (queries, triton.cdiv(tokens, rows)), given, sizes)
+    return out
+
+
 def _attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float
 ) -> torch.Tensor:
@@ -239,6 +316,7 @@ for _name, _launches, _shapes in (
     ("rotate", _rotate, lambda heads, *_: heads.new_empty(heads.shape)),
     ("add_norm", _add_norm, lambda hidden, *_: (torch.empty_like(hidden), torch.empty_like(hidden))),
     ("silu_mul", _silu_mul, lambda gate_up: gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))),
+    ("few_attention", _few_attention, lambda qkv, c, s, n, queries, *_: qkv.new_empty(len(qkv), queries, qkv.shape[2])),
     ("attention", _attention, lambda q, *_: q.new_empty(q.shape)),
     ("to_float8", _to_float8, _float8_shapes),
 ):
@@ -269,10 +347,26 @@ def among_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds,
     return out
 
 
+def among_few(
+    qkv: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    norms: Norms,
+    queries: int,
+    eps: float,
+    bounds: Bounds,
+    scale: float,
+) -> torch.Tensor:
+    """See `operations.among_few`."""
+    turning = cosines, sines, list(norms), queries, eps
+    out: torch.Tensor = torch.ops.qwen3_vl_embed.few_attention(qkv, *turning, bounds.offsets.to(qkv.device), scale)
+    return out
+
+
 def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
     """See `operations.to_float8`. For GPUs since sm_89: no older one has these numbers."""
     both: Pair = torch.ops.qwen3_vl_embed.to_float8(rows, activation)
     return both
 
 
-FUSED = Operations(rotate, add_norm, torch.ops.qwen3_vl_embed.silu_mul, linear_gelu_at_once, among_all)
+FUSED = Operations(rotate, add_norm, torch.ops.qwen3_vl_embed.silu_mul, linear_gelu_at_once, among_all, among_few)

@@ -16,6 +16,7 @@ FLOAT8 = torch.float8_e4m3fn  # 4 bits of exponent, 3 of mantissa, no infinity (
 FLOAT8_MAX = 448.0
 LEAST_ROW = 1e-12  # a row's largest number counts as no less: a row of zeros has a scale too
 
+FEW = 128  # tokens whose keys of one head are held at once
 Norms = tuple[torch.Tensor, torch.Tensor]  # the RMSNorms' weights of the queries' and of the keys' heads, (D,) each
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -29,6 +30,7 @@ class Operations:
     silu_mul: Callable[[torch.Tensor], torch.Tensor]
     linear_gelu: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     among_all: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float], torch.Tensor]
+    among_few: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norms, int, float, Bounds, float], torch.Tensor]
 
     @property
     def fused(self) -> list[str]:
@@ -112,4 +114,23 @@ def among_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds,
     return within(q, k, v, bounds, scale, causal=False)
 
 
-TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu, among_all)
+def among_few(
+    qkv: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    norms: Norms,
+    queries: int,
+    eps: float,
+    bounds: Bounds,
+    scale: float,
+) -> torch.Tensor:
+    """`rotate`, and causal softmax attention within each sequence: `FEW` tokens at most.
+
+    `qkv`: (T, H, D), the queries' heads first, then the keys' and as many of the values. Returns (T, queries, D).
+    """
+    keys = (qkv.shape[1] - queries) // 2
+    turned = rotate(qkv[:, : queries + keys], cosines, sines, norms, queries, eps)
+    return within(turned[:, :queries], turned[:, queries:], qkv[:, queries + keys :], bounds, scale, causal=True)
+
+
+TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu, among_all, among_few)

@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .attention import PassContext, packed_attention
-from .operations import Operations
+from .operations import FEW, Operations
 
 
 class StillPatchEmbed(nn.Module):
@@ -73,10 +73,13 @@ class TextAttention(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         """(1, T, D) -> (1, T, D)"""
         qkv = self.qkv(hidden_states[0]).unflatten(1, (-1, self.head_dim))  # (T, heads, head_dim)
-        turning, value = qkv.split([self.queries + self.keys, self.keys], dim=1)
         cosines, sines = (each[0] for each in position_embeddings)
-        norms = self.q_norm.weight, self.k_norm.weight
-        turned = self.operations.rotate(turning, cosines, sines, norms, self.queries, self.q_norm.eps)
+        turning = cosines, sines, (self.q_norm.weight, self.k_norm.weight), self.queries, self.q_norm.eps
+        if len(qkv) <= FEW and context.prefixes is None and context.kept is None:
+            attended = self.operations.among_few(qkv, *turning, context.bounds, self.scaling)
+            return self.o_proj(attended.flatten(1)[None]), None
+        heads, value = qkv.split([self.queries + self.keys, self.keys], dim=1)
+        turned = self.operations.rotate(heads, *turning)
         query, key = turned.split([self.queries, self.keys], dim=1)
         return self.o_proj(attend(self, query, key, value, context)[None]), None
 
