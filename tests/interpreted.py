@@ -27,8 +27,8 @@ def samples(dtype: torch.dtype) -> list[tuple[str, tuple]]:
         ("rotate", (draw(TOKENS, 3, 16, dtype=dtype), *angles(16, dtype), (draw(16, dtype=dtype),) * 2, 2, EPS)),
         ("add_norm", (hidden, update, draw(2560, dtype=dtype), None, EPS)),
         ("add_norm", (*patches, draw(96, dtype=dtype), draw(96, dtype=dtype) + 1, EPS)),
-        ("silu_mul", (draw(1, 3, 2 * 1500, dtype=dtype) * 10,)),
-        ("silu_mul", (draw(1, 128, dtype=dtype),)),
+        ("linear_silu_mul", (draw(1, 33, 16, dtype=dtype), draw(2 * 1500, 16, dtype=dtype))),
+        ("linear_silu_mul", (draw(3, 16, dtype=dtype), draw(128, 16, dtype=dtype))),
     ]
 
 
@@ -46,10 +46,21 @@ def main() -> None:
                 assert (mine.dtype, mine.shape) == (dtype, other.shape), name
                 assert off(mine, other) <= most, (name, dtype, off(mine, other))
                 compared += 1
-    compared += among_all() + among_few() + float8()
-    nothing = FUSED.silu_mul(torch.empty(0, 128))
-    assert nothing.shape == (0, 64)
+    compared += of_few_rows() + among_all() + among_few() + float8()
+    nothing = FUSED.linear_silu_mul(torch.empty(0, 128), torch.empty(256, 128))
+    assert nothing.shape == (0, 128)
     print(f"{compared} compared")
+
+
+def of_few_rows() -> int:
+    """A product, where the kernel takes it: 1 row, some, and the most."""
+    weight, counts = (draw(256, 192) / 14).half(), (1, 18, 32)
+    for rows in counts:
+        x = draw(1, rows, 192).half()
+        ours = FUSED.linear_silu_mul(x, weight)
+        assert (ours.dtype, ours.shape) == (torch.float16, (1, rows, 128))
+        assert off(ours, TORCH.linear_silu_mul(x.double(), weight.double())) <= HALF[torch.float16]
+    return len(counts)
 
 
 def among_all() -> int:

@@ -152,7 +152,7 @@ def test_the_kernels_compute_what_torch_does():
     command = [sys.executable, "-m", "tests.interpreted"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "60 compared"
+    assert done.stdout.splitlines()[-1] == "63 compared"
 
 
 @pytest.mark.parametrize("capability", [80, 89, 90, 100])
@@ -176,6 +176,7 @@ def test_the_kernels_compile_for(capability):
     among_few |= dict.fromkeys(("stride", "positions_stride", "tokens", "ends"), number)
     among_few |= {"offsets": "*i32", "scale": "fp32", "eps": "fp32"}
     few = {"QUERIES": 32, "KEYS": 8, "HALF": 64, "ROWS": 16, "BLOCK": 64, "BLOCK_ENDS": 8}
+    product = dict.fromkeys(("inputs", "weight", "out"), pointer) | dict.fromkeys(("rows", "width"), number)
     rounded = {"rows": pointer, "out": "*fp8e4nv", "scales": "*fp32", "width": number}
     since_ada = [
         (kernels.to_float8_kernel, rounded, {"BLOCK": block, "ACTIVATION": activation})
@@ -187,6 +188,7 @@ def test_the_kernels_compile_for(capability):
         (kernels.add_norm_kernel, rows, wide),
         (kernels.add_norm_kernel, rows, wide | {"BIAS": True}),
         (kernels.silu_mul_kernel, {"gate_up": pointer, "out": pointer, "width": number}, {"BLOCK": kernels.COLUMNS}),
+        (kernels.linear_silu_mul_kernel, product, {"INPUTS": 2560, "ROWS": 32, "OUTPUTS": 64, "STEP": 64}),
         (kernels.few_attention_kernel, among_few, few),
         (kernels.attention_kernel, among_all, {"HEADS": 16, "WIDTH": 64, "TILE": kernels.TILE}),
         *(since_ada if capability >= 89 else []),

@@ -38,7 +38,7 @@ from lab.benchmarks.checkpoints import PUBLISHED
 from lab.benchmarks.results import ResultsOption, Run, console
 
 KINDS = ("products", "attention", "elementwise")
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmv", "_addmm_activation", "linear_gelu")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmv", "_addmm_activation", "linear_gelu", "linear_silu_mul")
 FREE = ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view", "_reshape_alias", "detach", "lift_fresh")
 WHOLE = ("rms_norm",)  # one kernel on CUDA, and several elsewhere
 ROWS = ("embedding", "index_select", "index", "gather")  # read what they take, not the whole table

@@ -19,7 +19,7 @@ LONGEST, NAME = 25, 120  # kernels that a profile names; letters of a name
 PARTS = {
     "attention": ("flash", "fmha", "attention", "softmax"),
     "products": (
-        *("gemm", "cutlass", "cublas", "nvjet", "xmma", "gemv", "splitk"),
+        *("gemm", "cutlass", "cublas", "nvjet", "xmma", "gemv", "splitk", "linear_silu_mul"),
         *("aten::mm", "aten::addmm", "aten::bmm"),
     ),
     "copies": ("memcpy", "memset", "aten::copy_"),

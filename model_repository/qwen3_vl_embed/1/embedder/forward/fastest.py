@@ -94,7 +94,10 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
             [*(draw(1, rows, text.hidden_size) for _ in range(2)), draw(text.hidden_size), None, text.rms_norm_eps],
             [*(draw(rows, vision.hidden_size) for _ in range(2)), *(draw(vision.hidden_size) for _ in range(2)), 1e-6],
         ],
-        "silu_mul": [[draw(1, rows, 2 * text.intermediate_size)]],
+        "linear_silu_mul": [  # few rows, and more
+            [draw(1, some, text.hidden_size), draw(2 * text.intermediate_size, text.hidden_size)]
+            for some in (ROWS, rows + 64)
+        ],
         "linear_gelu": [
             [
                 draw(rows, vision.hidden_size),

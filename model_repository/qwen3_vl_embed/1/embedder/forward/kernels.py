@@ -14,18 +14,22 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.nn.functional import linear
 
-from .attention import Bounds
+from .attention import HALF, Bounds
 from .operations import FEW, FLOAT8, Norms, Operations, Pair, linear_gelu_at_once
 
 HEADS = 8  # of a token, in one program
 COLUMNS = 1024  # of an MLP's row, in one program
+FEW_ROWS = 32  # beyond, cuBLAS' product is taken: more were not measured
+OUTPUTS, STEP = 64, 64  # of a product of few rows: in one program, and inputs at a time
 TILE = 64  # of attention: queries in one program, and keys at a time
 
 _library = torch.library.Library("qwen3_vl_embed", "DEF")
 _library.define("rotate(Tensor heads, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps) -> Tensor")
 _library.define("add_norm(Tensor hidden, Tensor update, Tensor weight, Tensor? bias, float eps) -> (Tensor, Tensor)")
 _library.define("silu_mul(Tensor gate_up) -> Tensor")
+_library.define("linear_silu_mul(Tensor inputs, Tensor weight) -> Tensor")
 _library.define(
     "few_attention(Tensor qkv, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps, Tensor offsets, "
     "float scale) -> Tensor"
@@ -95,6 +99,26 @@ def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr):
     gate = tl.load(gate_up + 2 * row + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + 2 * row + width + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row + column, (gate / (1 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def linear_silu_mul_kernel(
+    inputs, weight, out, rows, width,
+    INPUTS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """`OUTPUTS` of all rows. Weights are the left side: tensor cores take 64 of its rows, and any 8 of the right's."""
+    output, row, step = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS), tl.arange(0, ROWS), tl.arange(0, STEP)
+    gates = weight + output[:, None] * INPUTS + step[None, :]
+    given, inside = inputs + row[None, :] * INPUTS + step[:, None], (row < rows)[None, :]
+    gate, up = tl.zeros((OUTPUTS, ROWS), tl.float32), tl.zeros((OUTPUTS, ROWS), tl.float32)
+    for _ in range(INPUTS // STEP):
+        x = tl.load(given, mask=inside, other=0.0)
+        gate = tl.dot(tl.load(gates), x, gate)
+        up = tl.dot(tl.load(gates + width * INPUTS), x, up)
+        gates += STEP
+        given += STEP
+    gated = gate / (1 + tl.exp(-gate)) * up
+    tl.store(out + row[None, :] * width + output[:, None], gated.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -254,6 +278,16 @@ def _silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def _linear_silu_mul(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    width, count = weight.shape[0] // 2, weight.shape[1]
+    rows = inputs.numel() // count
+    out = inputs.new_empty((*inputs.shape[:-1], width))
+    sizes = {"INPUTS": count, "ROWS": max(16, triton.next_power_of_2(rows)), "OUTPUTS": OUTPUTS, "STEP": STEP}
+    given = (inputs.contiguous(), weight, out, rows, width)
+    _launch(linear_silu_mul_kernel, (width // OUTPUTS,), given, sizes | {"num_warps": 4, "num_stages": 5})
+    return out
+
+
 def _to_float8(rows: torch.Tensor, activation: str) -> Pair:
     out, scales = _float8_shapes(rows, activation)
     width = out.shape[1]
@@ -316,6 +350,7 @@ for _name, _launches, _shapes in (
     ("rotate", _rotate, lambda heads, *_: heads.new_empty(heads.shape)),
     ("add_norm", _add_norm, lambda hidden, *_: (torch.empty_like(hidden), torch.empty_like(hidden))),
     ("silu_mul", _silu_mul, lambda gate_up: gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))),
+    ("linear_silu_mul", _linear_silu_mul, lambda x, weight: x.new_empty((*x.shape[:-1], len(weight) // 2))),
     ("few_attention", _few_attention, lambda qkv, c, s, n, queries, *_: qkv.new_empty(len(qkv), queries, qkv.shape[2])),
     ("attention", _attention, lambda q, *_: q.new_empty(q.shape)),
     ("to_float8", _to_float8, _float8_shapes),
@@ -338,6 +373,16 @@ def add_norm(
     """See `operations.add_norm`."""
     both: Pair = torch.ops.qwen3_vl_embed.add_norm(hidden, update.contiguous(), weight, bias, eps)
     return both
+
+
+def linear_silu_mul(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """See `operations.linear_silu_mul`. With few rows, whose time is that of reading the weights, one kernel."""
+    few = 0 < inputs.numel() <= FEW_ROWS * inputs.shape[-1] and inputs.dtype in HALF
+    if few and weight.shape[0] % (2 * OUTPUTS) == weight.shape[1] % STEP == 0:
+        out: torch.Tensor = torch.ops.qwen3_vl_embed.linear_silu_mul(inputs, weight)
+    else:
+        out = torch.ops.qwen3_vl_embed.silu_mul(linear(inputs, weight))
+    return out
 
 
 def among_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
@@ -369,4 +414,4 @@ def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
     return both
 
 
-FUSED = Operations(rotate, add_norm, torch.ops.qwen3_vl_embed.silu_mul, linear_gelu_at_once, among_all, among_few)
+FUSED = Operations(rotate, add_norm, linear_silu_mul, linear_gelu_at_once, among_all, among_few)

@@ -27,7 +27,7 @@ class Operations:
 
     rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norms | None, int, float], torch.Tensor]
     add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], Pair]
-    silu_mul: Callable[[torch.Tensor], torch.Tensor]
+    linear_silu_mul: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     linear_gelu: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     among_all: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float], torch.Tensor]
     among_few: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norms, int, float, Bounds, float], torch.Tensor]
@@ -84,6 +84,11 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     return silu(gate) * up
 
 
+def linear_silu_mul(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`silu_mul` of a product: (…, I), (2 F, I) -> (…, F)."""
+    return silu_mul(linear(inputs, weight))
+
+
 def linear_gelu(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """GELU in tanh's form (arXiv 1606.08415) of a product and its bias: (R, I), (O, I), (O,) -> (R, O)."""
     return gelu(linear(inputs, weight, bias), approximate="tanh")
@@ -133,4 +138,4 @@ def among_few(
     return within(turned[:, :queries], turned[:, queries:], qkv[:, queries + keys :], bounds, scale, causal=True)
 
 
-TORCH = Operations(rotate, add_norm, silu_mul, linear_gelu, among_all, among_few)
+TORCH = Operations(rotate, add_norm, linear_silu_mul, linear_gelu, among_all, among_few)

@@ -93,7 +93,7 @@ class GatedMLP(nn.Module):
         self.operations = operations
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(self.operations.silu_mul(self.gate_up(hidden)))
+        return self.down_proj(self.operations.linear_silu_mul(hidden, self.gate_up.weight))
 
 
 class VisionMLP(nn.Module):
