@@ -173,9 +173,9 @@ def test_the_kernels_compile_for(capability):
     among_all = dict.fromkeys(("q", "k", "v", "out"), pointer) | {"offsets": "*i32", "scale": "fp32"}
     among_all |= dict.fromkeys(("q_stride", "k_stride", "v_stride"), number)
     among_few = dict.fromkeys(("qkv", "cosines", "sines", "query_norm", "key_norm", "out"), pointer)
-    among_few |= dict.fromkeys(("stride", "positions_stride", "tokens", "ends"), number)
+    among_few |= dict.fromkeys(("stride", "positions_stride", "tokens", "sequences"), number)
     among_few |= {"offsets": "*i32", "scale": "fp32", "eps": "fp32"}
-    few = {"QUERIES": 32, "KEYS": 8, "HALF": 64, "ROWS": 16, "BLOCK": 64, "BLOCK_ENDS": 8}
+    few = {"QUERIES": 32, "KEYS": 8, "HALF": 64, "ROWS": 16, "BLOCK": 64}
     product = dict.fromkeys(("inputs", "weight", "out"), pointer) | dict.fromkeys(("rows", "width"), number)
     rounded = {"rows": pointer, "out": "*fp8e4nv", "scales": "*fp32", "width": number}
     since_ada = [

@@ -22,9 +22,7 @@ def fastest(model: PreTrainedModel) -> Operations:
     """For a model on a GPU; torch's own for one on a CPU. On the meta device, where nothing is computed, a GPU's."""
     if model.device.type == "cpu" or model.dtype not in ERROR:
         return TORCH
-    fused = fused_operations()
-    if not images_by_ours(model):
-        fused = replace(fused, among_all=TORCH.among_all)
+    fused = suited(model, fused_operations())
     if model.device.type == "meta":
         return fused
     chosen = {name: getattr(fused if agrees(name, fused, model) else TORCH, name) for name in NAMES}
@@ -44,11 +42,15 @@ def fused_operations() -> Operations:
     return FUSED
 
 
-def images_by_ours(model: PreTrainedModel) -> bool:
-    """Whether our attention of images was found faster than FlashAttention 2: on Hopper, for heads of 64."""
+def suited(model: PreTrainedModel, fused: Operations) -> Operations:
+    """Without the attention that was not found faster than torch's: found on Hopper, for images' heads of 64."""
     vision = model.config.vision_config
     capability = (9, 0) if model.device.type == "meta" else torch.cuda.get_device_capability(model.device)
-    return model.dtype in HALF and vision.hidden_size // vision.num_heads == 64 and capability == (9, 0)
+    if model.dtype not in HALF:  # without tensor cores
+        return replace(fused, among_all=TORCH.among_all, among_few=TORCH.among_few)
+    if capability != (9, 0) or vision.hidden_size // vision.num_heads != 64:
+        return replace(fused, among_all=TORCH.among_all)
+    return fused
 
 
 def agrees(name: str, fused: Operations, model: PreTrainedModel) -> bool:

@@ -101,7 +101,7 @@ def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr):
     tl.store(out + row + column, (gate / (1 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def linear_silu_mul_kernel(
     inputs, weight, out, rows, width,
     INPUTS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, STEP: tl.constexpr,
@@ -163,7 +163,7 @@ def attend_block(
     return high, total * shrink + tl.sum(weights, 1), acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["offsets"])
 def attention_kernel(
     q, k, v, out, offsets, q_stride, k_stride, v_stride, scale,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
@@ -211,20 +211,19 @@ def turned(heads, norm, cosines, sines, token, inside, stride, positions_stride,
     return (a * c - b * s).to(heads.dtype.element_ty), (b * c + a * s).to(heads.dtype.element_ty)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "sequences"], do_not_specialize_on_alignment=["offsets"])
 def few_attention_kernel(
-    qkv, cosines, sines, query_norm, key_norm, offsets, out, stride, positions_stride, tokens, ends, scale, eps,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_ENDS: tl.constexpr,
+    qkv, cosines, sines, query_norm, key_norm, offsets, out, stride, positions_stride, tokens, sequences, scale, eps,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One head's next `ROWS` queries over all keys there are, of which each sees its own sequence's.
 
     What is no number becomes none of another sequence's: 0 times infinity is none. `scale`: with log2(e).
     """
-    head, first, number = tl.program_id(0), tl.program_id(1) * ROWS, tl.arange(0, BLOCK_ENDS)
+    head, first = tl.program_id(0), tl.program_id(1) * ROWS
     shared = QUERIES + head // (QUERIES // KEYS)
     query, key, column = first + tl.arange(0, ROWS), tl.arange(0, BLOCK), tl.arange(0, 2 * HALF)
-    end = tl.load(offsets + number, mask=number < ends, other=tokens)[None, :]
+    end = tl.load(offsets + 1 + key, mask=key < sequences, other=tokens)[None, :]  # beyond `BLOCK` none has tokens
     of_query, of_key = tl.sum((end <= query[:, None]).to(tl.int32), 1), tl.sum((end <= key[:, None]).to(tl.int32), 1)
     seen = (of_query[:, None] == of_key[None, :]) & (key[None, :] <= query[:, None])
     q_in, k_in = (query < tokens)[:, None], (key < tokens)[:, None]
@@ -317,10 +316,9 @@ def _few_attention(
     out, block = qkv.new_empty(tokens, queries, width), max(16, triton.next_power_of_2(tokens))
     rows, warps = (16, 4) if block < FEW else (32, 8)
     sizes = {"QUERIES": queries, "KEYS": (heads - queries) // 2, "HALF": width // 2, "ROWS": rows, "BLOCK": block}
-    sizes |= {"BLOCK_ENDS": triton.next_power_of_2(len(offsets)), "num_warps": warps}
-    counts = (qkv.stride(0), cosines.stride(0), tokens, len(offsets), scale * math.log2(math.e), eps)
+    counts = (qkv.stride(0), cosines.stride(0), tokens, len(offsets) - 1, scale * math.log2(math.e), eps)
     given = (qkv, cosines, sines, *norms, offsets, out, *counts)
-    _launch(few_attention_kernel, (queries, triton.cdiv(tokens, rows)), given, sizes)
+    _launch(few_attention_kernel, (queries, triton.cdiv(tokens, rows)), given, sizes | {"num_warps": warps})
     return out
 
 
