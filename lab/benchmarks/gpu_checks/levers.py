@@ -115,6 +115,9 @@ def _float8(bench: Bench) -> Iterator[Figure]:
     if bench.on_gpu and (why := no_float8(Card.seen()[0], "bfloat16")):
         yield told("weights as 8-bit floats", f"not here: {why}")
         return
+    if not bench.on_gpu and torch.__version__ < (2, 12):
+        yield told("weights as 8-bit floats", "not here: before torch 2.12 a CPU multiplies them by one scale")
+        return
     yield from _rounding(bench)
     model, (kind, count) = bench.embedder.model, bench.sizes.large
     swatches = f"{bench.sizes.batch} swatches"
