@@ -1,5 +1,7 @@
 """What only a GPU runs: the varlen kernel, CUDA graphs, bfloat16 on the device. Skipped where there is none."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,18 @@ def test_prefixes_in_float32(folder):
     )
     for one, other in zip(ours.embed(batch), reference.embed(batch), strict=True):
         assert cosine(one.vector, other.vector) >= 0.99999
+
+
+def test_a_model_after_another_one_is_captured_too(folder, embedder):
+    """Graphs share a pool of memory, which is gone with the last of them."""
+    expected = embedder.embed(INPUTS[:1])[0].vector
+    for _ in range(2):
+        model = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cuda"))
+        model.warm_up()
+        assert len(model.model.replay.captured) > 20
+        assert cosine(model.embed(INPUTS[:1])[0].vector, expected) >= 0.999
+        del model
+        gc.collect()
 
 
 def test_a_replay_reads_its_own_input(embedder):

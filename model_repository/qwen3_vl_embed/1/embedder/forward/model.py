@@ -70,9 +70,13 @@ class PackedModel:
         if self.device.type == "cpu":
             return Replay(self._forward, Trace, single, self.final_norm)
 
+        first: list[CudaGraph] = []
+
         def record(run: Callable[[], States], packed: Packed) -> CudaGraph:
             constants = packed.images and self._places(packed.images), self._prefixes(packed)  # cached tensors
-            return CudaGraph(run, self.device, constants)
+            graph = CudaGraph(run, self.device, constants, beside=first[0] if first else None)
+            first[:] = first or [graph]
+            return graph
 
         return Replay(self._forward, partial(Recorded, record=record), bucket_of, self.final_norm, fatal=True)
 

@@ -3,8 +3,6 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from typing import Any
 
 import torch
 
@@ -15,24 +13,24 @@ States = dict[Layer, torch.Tensor]
 Pass = Callable[[Packed, frozenset[Layer], torch.Tensor | None], States]
 
 
-@cache
-def shared_memory() -> Any:
-    """The pool that all graphs work in: one is replayed at a time, and what it leaves is read before the next."""
-    return torch.cuda.graph_pool_handle()
-
-
 class CudaGraph:
     """On a GPU: the kernels with their arguments, launched as one. It reads and writes where it did when captured."""
 
-    def __init__(self, run: Callable[[], States], device: torch.device, constants: object) -> None:
-        """`constants`: what `run` reads beside inputs and weights; kept, so that nobody else gets its memory."""
+    def __init__(
+        self, run: Callable[[], States], device: torch.device, constants: object, beside: "CudaGraph | None"
+    ) -> None:
+        """`constants`: what `run` reads beside inputs and weights; kept, so that nobody else gets its memory.
+
+        `beside`: one whose memory it works in too. One is replayed at a time, and what it leaves is read before the
+        next. A pool of memory is gone with its last graph, and torch takes its name for a fault from then on.
+        """
         self._constants, self._device = constants, device  # a thread's current device is the first one, whatever it is
         run()  # what is compiled and cached at a first pass of these sizes is not captured
-        self._graph = torch.cuda.CUDAGraph()
+        self._graph, pool = torch.cuda.CUDAGraph(), beside and beside._graph.pool()
         with (
             torch.cuda.device(device),
             torch.cuda.stream(torch.cuda.current_stream(device)),  # to come back to it from a failed capture
-            torch.cuda.graph(self._graph, pool=shared_memory(), capture_error_mode="thread_local"),
+            torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
         ):
             self._states = run()
         for state in self._states.values():
