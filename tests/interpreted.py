@@ -46,7 +46,7 @@ def main() -> None:
                 assert (mine.dtype, mine.shape) == (dtype, other.shape), name
                 assert off(mine, other) <= most, (name, dtype, off(mine, other))
                 compared += 1
-    compared += of_few_rows() + among_all() + among_few() + float8()
+    compared += of_few_rows() + full_attention() + short_attention() + float8()
     nothing = FUSED.linear_silu_mul(torch.empty(0, 128), torch.empty(256, 128))
     assert nothing.shape == (0, 128)
     print(f"{compared} compared")
@@ -63,21 +63,21 @@ def of_few_rows() -> int:
     return len(counts)
 
 
-def among_all() -> int:
+def full_attention() -> int:
     """Images of less than a tile, of tiles, and some more. The last one's numbers are none: they are nobody else's."""
     lengths, last = [1, 5, 64, 65, 200, 130, 2], slice(-2, None)
     for dtype, most in HALF.items():
         q, k, v = draw(sum(lengths), 6, 64, dtype=dtype).chunk(3, dim=1)
         v[last] = torch.inf
-        ours = FUSED.among_all(q, k, v, Bounds.of(lengths), 0.125)
-        exact = TORCH.among_all(q.double(), k.double(), v.double(), Bounds.of(lengths), 0.125)
+        ours = FUSED.full_attention(q, k, v, Bounds.of(lengths), 0.125)
+        exact = TORCH.full_attention(q.double(), k.double(), v.double(), Bounds.of(lengths), 0.125)
         assert (ours.dtype, ours.shape) == (dtype, q.shape)
         assert not ours[last].isfinite().any()
         assert off(ours[:-2], exact[:-2]) <= most
     return len(HALF)
 
 
-def among_few() -> int:
+def short_attention() -> int:
     """A bucket's texts, the last one's values no numbers, and after it sequences of no tokens."""
     compared = 0
     for (dtype, most), lengths in itertools.product(HALF.items(), ([1, 5, 12, 3, 22, 7], [60, 50, 7])):
@@ -85,9 +85,9 @@ def among_few() -> int:
         qkv, turns = draw(tokens, 8 + 2 * 2, 64, dtype=dtype), angles(64, dtype, tokens)
         norms = 1 + draw(64, dtype=dtype), draw(64, dtype=dtype) - 1
         qkv[-7:, -2:] = torch.inf
-        ours = FUSED.among_few(qkv, *turns, norms, 8, EPS, Bounds.of([*lengths, 0, 0]), 0.125)
+        ours = FUSED.short_attention(qkv, *turns, norms, 8, EPS, Bounds.of([*lengths, 0, 0]), 0.125)
         cosines, sines, first, second = (each.double() for each in (*turns, *norms))
-        exact = TORCH.among_few(qkv.double(), cosines, sines, (first, second), 8, EPS, Bounds.of(lengths), 0.125)
+        exact = TORCH.short_attention(qkv.double(), cosines, sines, (first, second), 8, EPS, Bounds.of(lengths), 0.125)
         assert (ours.dtype, ours.shape) == (dtype, exact.shape)
         assert not ours[-7:].isfinite().any()
         assert off(ours[:-7], exact[:-7]) <= most

@@ -170,11 +170,11 @@ def test_the_kernels_compile_for(capability):
     patches = text_heads | {"cosines": "*fp32", "sines": "*fp32"}
     rows = dict.fromkeys(("hidden", "update", "weight", "bias", "total", "normed"), pointer) | {"eps": "fp32"}
     wide = {"WIDTH": 2560, "BLOCK": 4096, "BIAS": False}
-    among_all = dict.fromkeys(("q", "k", "v", "out"), pointer) | {"offsets": "*i32", "scale": "fp32"}
-    among_all |= dict.fromkeys(("q_stride", "k_stride", "v_stride"), number)
-    among_few = dict.fromkeys(("qkv", "cosines", "sines", "query_norm", "key_norm", "out"), pointer)
-    among_few |= dict.fromkeys(("stride", "positions_stride", "tokens", "sequences"), number)
-    among_few |= {"offsets": "*i32", "scale": "fp32", "eps": "fp32"}
+    full_attention = dict.fromkeys(("q", "k", "v", "out"), pointer) | {"offsets": "*i32", "scale": "fp32"}
+    full_attention |= dict.fromkeys(("q_stride", "k_stride", "v_stride"), number)
+    short_attention = dict.fromkeys(("qkv", "cosines", "sines", "query_norm", "key_norm", "out"), pointer)
+    short_attention |= dict.fromkeys(("stride", "positions_stride", "tokens", "sequences"), number)
+    short_attention |= {"offsets": "*i32", "scale": "fp32", "eps": "fp32"}
     few = {"QUERIES": 32, "KEYS": 8, "HALF": 64, "ROWS": 16, "BLOCK": 64}
     product = dict.fromkeys(("inputs", "weight", "out"), pointer) | dict.fromkeys(("rows", "width"), number)
     rounded = {"rows": pointer, "out": "*fp8e4nv", "scales": "*fp32", "width": number}
@@ -189,8 +189,8 @@ def test_the_kernels_compile_for(capability):
         (kernels.add_norm_kernel, rows, wide | {"BIAS": True}),
         (kernels.silu_mul_kernel, {"gate_up": pointer, "out": pointer, "width": number}, {"BLOCK": kernels.COLUMNS}),
         (kernels.linear_silu_mul_kernel, product, {"INPUTS": 2560, "ROWS": 32, "OUTPUTS": 64, "STEP": 64}),
-        (kernels.few_attention_kernel, among_few, few),
-        (kernels.attention_kernel, among_all, {"HEADS": 16, "WIDTH": 64, "TILE": kernels.TILE}),
+        (kernels.short_attention_kernel, short_attention, few),
+        (kernels.full_attention_kernel, full_attention, {"HEADS": 16, "WIDTH": 64, "TILE": kernels.TILE}),
         *(since_ada if capability >= 89 else []),
     ):
         names = kernel.arg_names

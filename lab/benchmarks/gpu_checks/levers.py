@@ -27,8 +27,8 @@ TIMES = {
     "add_norm": 1.1,
     "linear_silu_mul": 1.02,
     "linear_gelu": 1.05,
-    "among_all": 1.2,
-    "among_few": 1.5,
+    "full_attention": 1.2,
+    "short_attention": 1.5,
 }
 
 

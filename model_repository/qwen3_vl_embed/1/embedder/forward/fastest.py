@@ -47,9 +47,9 @@ def suited(model: PreTrainedModel, fused: Operations) -> Operations:
     vision = model.config.vision_config
     capability = (9, 0) if model.device.type == "meta" else torch.cuda.get_device_capability(model.device)
     if model.dtype not in HALF:  # without tensor cores
-        return replace(fused, among_all=TORCH.among_all, among_few=TORCH.among_few)
+        return replace(fused, full_attention=TORCH.full_attention, short_attention=TORCH.short_attention)
     if capability != (9, 0) or vision.hidden_size // vision.num_heads != 64:
-        return replace(fused, among_all=TORCH.among_all)
+        return replace(fused, full_attention=TORCH.full_attention)
     return fused
 
 
@@ -107,7 +107,7 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
                 draw(vision.intermediate_size),
             ]
         ],
-        "among_few": [
+        "short_attention": [
             [
                 draw(FEW, heads + 2 * keys, width),
                 *(each.repeat(FEW, 1)[:FEW] for each in angles(width, model.dtype)),
@@ -118,7 +118,7 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
                 width**-0.5,
             ]
         ],
-        "among_all": [
+        "full_attention": [
             [*patches[: sum(lengths)].chunk(3, dim=1), Bounds.of(lengths, model.device), side**-0.5],
         ],
     }[name]

@@ -31,10 +31,10 @@ _library.define("add_norm(Tensor hidden, Tensor update, Tensor weight, Tensor? b
 _library.define("silu_mul(Tensor gate_up) -> Tensor")
 _library.define("linear_silu_mul(Tensor inputs, Tensor weight) -> Tensor")
 _library.define(
-    "few_attention(Tensor qkv, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps, Tensor offsets, "
+    "short_attention(Tensor qkv, Tensor cosines, Tensor sines, Tensor[] norms, int queries, float eps, Tensor offsets, "
     "float scale) -> Tensor"
 )
-_library.define("attention(Tensor q, Tensor k, Tensor v, Tensor offsets, int longest, float scale) -> Tensor")
+_library.define("full_attention(Tensor q, Tensor k, Tensor v, Tensor offsets, int longest, float scale) -> Tensor")
 _library.define("to_float8(Tensor rows, str activation) -> (Tensor, Tensor)")
 
 
@@ -164,7 +164,7 @@ def attend_block(
 
 
 @triton.jit(do_not_specialize_on_alignment=["offsets"])
-def attention_kernel(
+def full_attention_kernel(
     q, k, v, out, offsets, q_stride, k_stride, v_stride, scale,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -212,7 +212,7 @@ def turned(heads, norm, cosines, sines, token, inside, stride, positions_stride,
 
 
 @triton.jit(do_not_specialize=["tokens", "sequences"], do_not_specialize_on_alignment=["offsets"])
-def few_attention_kernel(
+def short_attention_kernel(
     qkv, cosines, sines, query_norm, key_norm, offsets, out, stride, positions_stride, tokens, sequences, scale, eps,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -302,7 +302,7 @@ def _float8_shapes(rows: torch.Tensor, activation: str) -> Pair:
     return rows.new_empty(count, width, dtype=FLOAT8), rows.new_empty(count, 1, dtype=torch.float32)
 
 
-def _few_attention(
+def _short_attention(
     qkv: torch.Tensor,
     cosines: torch.Tensor,
     sines: torch.Tensor,
@@ -318,18 +318,18 @@ def _few_attention(
     sizes = {"QUERIES": queries, "KEYS": (heads - queries) // 2, "HALF": width // 2, "ROWS": rows, "BLOCK": block}
     counts = (qkv.stride(0), cosines.stride(0), tokens, len(offsets) - 1, scale * math.log2(math.e), eps)
     given = (qkv, cosines, sines, *norms, offsets, out, *counts)
-    _launch(few_attention_kernel, (queries, triton.cdiv(tokens, rows)), given, sizes | {"num_warps": warps})
+    _launch(short_attention_kernel, (queries, triton.cdiv(tokens, rows)), given, sizes | {"num_warps": warps})
     return out
 
 
-def _attention(
+def _full_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float
 ) -> torch.Tensor:
     heads, width = q.shape[1:]
     out = q.new_empty(q.shape)
     given = (q, k, v, out, offsets, q.stride(0), k.stride(0), v.stride(0), scale * math.log2(math.e))
     sizes = {"HEADS": heads, "WIDTH": width, "TILE": TILE, "num_warps": 4, "num_stages": 3}
-    _launch(attention_kernel, (triton.cdiv(longest, TILE), heads, len(offsets) - 1), given, sizes)
+    _launch(full_attention_kernel, (triton.cdiv(longest, TILE), heads, len(offsets) - 1), given, sizes)
     return out
 
 
@@ -349,8 +349,12 @@ for _name, _launches, _shapes in (
     ("add_norm", _add_norm, lambda hidden, *_: (torch.empty_like(hidden), torch.empty_like(hidden))),
     ("silu_mul", _silu_mul, lambda gate_up: gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))),
     ("linear_silu_mul", _linear_silu_mul, lambda x, weight: x.new_empty((*x.shape[:-1], len(weight) // 2))),
-    ("few_attention", _few_attention, lambda qkv, c, s, n, queries, *_: qkv.new_empty(len(qkv), queries, qkv.shape[2])),
-    ("attention", _attention, lambda q, *_: q.new_empty(q.shape)),
+    (
+        "short_attention",
+        _short_attention,
+        lambda qkv, c, s, n, queries, *_: qkv.new_empty(len(qkv), queries, qkv.shape[2]),
+    ),
+    ("full_attention", _full_attention, lambda q, *_: q.new_empty(q.shape)),
     ("to_float8", _to_float8, _float8_shapes),
 ):
     _library.impl(_name, _launches, "CUDA")
@@ -383,14 +387,14 @@ def linear_silu_mul(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def among_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
-    """See `operations.among_all`; a token's heads lie side by side."""
+def full_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
+    """See `operations.full_attention`; a token's heads lie side by side."""
     offsets = bounds.offsets.to(q.device)  # elsewhere only in a spread checkpoint
-    out: torch.Tensor = torch.ops.qwen3_vl_embed.attention(q, k, v, offsets, bounds.longest, scale)
+    out: torch.Tensor = torch.ops.qwen3_vl_embed.full_attention(q, k, v, offsets, bounds.longest, scale)
     return out
 
 
-def among_few(
+def short_attention(
     qkv: torch.Tensor,
     cosines: torch.Tensor,
     sines: torch.Tensor,
@@ -400,9 +404,9 @@ def among_few(
     bounds: Bounds,
     scale: float,
 ) -> torch.Tensor:
-    """See `operations.among_few`."""
+    """See `operations.short_attention`."""
     turning = cosines, sines, list(norms), queries, eps
-    out: torch.Tensor = torch.ops.qwen3_vl_embed.few_attention(qkv, *turning, bounds.offsets.to(qkv.device), scale)
+    out: torch.Tensor = torch.ops.qwen3_vl_embed.short_attention(qkv, *turning, bounds.offsets.to(qkv.device), scale)
     return out
 
 
@@ -412,4 +416,4 @@ def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
     return both
 
 
-FUSED = Operations(rotate, add_norm, linear_silu_mul, linear_gelu_at_once, among_all, among_few)
+FUSED = Operations(rotate, add_norm, linear_silu_mul, linear_gelu_at_once, full_attention, short_attention)

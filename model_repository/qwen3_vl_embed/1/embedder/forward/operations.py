@@ -29,8 +29,10 @@ class Operations:
     add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], Pair]
     linear_silu_mul: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     linear_gelu: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    among_all: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float], torch.Tensor]
-    among_few: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norms, int, float, Bounds, float], torch.Tensor]
+    full_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bounds, float], torch.Tensor]
+    short_attention: Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor, Norms, int, float, Bounds, float], torch.Tensor
+    ]
 
     @property
     def fused(self) -> list[str]:
@@ -114,12 +116,12 @@ def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
     return (numbers / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
 
 
-def among_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
+def full_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds, scale: float) -> torch.Tensor:
     """Softmax attention of every token to all of its sequence: (T, H, D) each, and what comes out."""
     return within(q, k, v, bounds, scale, causal=False)
 
 
-def among_few(
+def short_attention(
     qkv: torch.Tensor,
     cosines: torch.Tensor,
     sines: torch.Tensor,
@@ -138,4 +140,4 @@ def among_few(
     return within(turned[:, :queries], turned[:, queries:], qkv[:, queries + keys :], bounds, scale, causal=True)
 
 
-TORCH = Operations(rotate, add_norm, linear_silu_mul, linear_gelu, among_all, among_few)
+TORCH = Operations(rotate, add_norm, linear_silu_mul, linear_gelu, full_attention, short_attention)

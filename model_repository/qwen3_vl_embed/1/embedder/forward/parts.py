@@ -76,7 +76,7 @@ class TextAttention(nn.Module):
         cosines, sines = (each[0] for each in position_embeddings)
         turning = cosines, sines, (self.q_norm.weight, self.k_norm.weight), self.queries, self.q_norm.eps
         if len(qkv) <= FEW and context.prefixes is None and context.kept is None:
-            attended = self.operations.among_few(qkv, *turning, context.bounds, self.scaling)
+            attended = self.operations.short_attention(qkv, *turning, context.bounds, self.scaling)
             return self.o_proj(attended.flatten(1)[None]), None
         heads, value = qkv.split([self.queries + self.keys, self.keys], dim=1)
         turned = self.operations.rotate(heads, *turning)
@@ -127,7 +127,7 @@ class VisionBlock(nn.Module):
         qkv = self.attn.qkv(self.norm1(hidden_states)).unflatten(1, (3, self.attn.num_heads, -1))
         turning, value = qkv[:, :2].flatten(1, 2), qkv[:, 2]
         query, key = self.operations.rotate(turning, *position_embeddings, None, 0, 0.0).chunk(2, dim=1)
-        attended = self.operations.among_all(query, key, value, context.bounds, self.attn.scaling)
+        attended = self.operations.full_attention(query, key, value, context.bounds, self.attn.scaling)
         attended, norm = self.attn.proj(attended.flatten(1)), self.norm2
         hidden, normed = self.operations.add_norm(hidden_states, attended, norm.weight, norm.bias, norm.eps)
         return hidden + self.mlp(normed)
