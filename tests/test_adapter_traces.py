@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from threading import Thread
 
 import grpc
@@ -128,12 +129,19 @@ async def test_tritons_spans_are_children_of_the_requests(triton, receiver):
 @pytest.mark.faults
 def test_one_setting_puts_tritons_spans_below_the_adapters(receiver):
     with running(ADAPTER_TRACES_URL=receiver.url) as traced:
-        httpx.post(f"{traced.adapter_url}/txt/embed", json={"input": MARK}, headers=CALLER).raise_for_status()
-        until(lambda: _of_trace(receiver))
+        numbers = count()
+
+        def told() -> bool:  # Triton sends a span once: one that is lost on a busy machine does not come again
+            text = f"{MARK} {next(numbers)}"  # another one each time: what the adapter remembers does not reach Triton
+            httpx.post(f"{traced.adapter_url}/txt/embed", json={"input": text}, headers=CALLER).raise_for_status()
+            return bool(_of_trace(receiver))
+
+        until(told)
         ours = _of_trace(receiver)
-    (adapters,) = [span for span in receiver.spans() if span.trace_id.hex() == TRACE]
-    (whole,) = [span for span in ours if span["name"] == "InferRequest"]
-    assert whole["parentSpanId"] == adapters.span_id.hex()
+    adapters = {span.span_id.hex() for span in receiver.spans() if span.trace_id.hex() == TRACE}
+    wholes = [span for span in ours if span["name"] == "InferRequest"]
+    assert wholes
+    assert {whole["parentSpanId"] for whole in wholes} <= adapters
     assert "compute" in {span["name"] for span in ours}
     assert not any(MARK.encode() in body for body in receiver.bodies)
 

@@ -171,7 +171,7 @@ def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
     """Ctrl-C, `kill`, a closed terminal: of 50,000 lines what came is in the file, whole."""
     lines = "".join(f"line {index} of many\n" for index in range(50_000)).encode()
     path = tmp_path / "v.jsonl"
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+    heeded = partial(signal.signal, number, signal.SIG_DFL)  # a shell's background job ignores one, nohup another
     with subprocess.Popen(
         command("embed", "-", "-o", path), cwd=ROOT, stdin=PIPE, stderr=PIPE, preexec_fn=heeded
     ) as started:
