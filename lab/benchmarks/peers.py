@@ -20,6 +20,7 @@ import numpy as np
 import typer
 
 from embedder import EmbedInput
+from embedder.parity import least_cosine
 from lab.benchmarks import checkpoints, flops, inputs, subject
 from lab.benchmarks.contenders import Contender, Ours, SentenceTransformers, present
 from lab.benchmarks.gpu import is_cuda, synchronize
@@ -43,7 +44,7 @@ def parity(everyone: list[Contender], batch: list[EmbedInput]) -> dict[str, dict
     is_text = np.array([item.text is not None for item in batch])
     kinds = {"texts": is_text, "images": ~is_text}
     return {
-        each.name: {kind: subject.least_cosine(ours[rows], vectors[rows]) for kind, rows in kinds.items()}
+        each.name: {kind: least_cosine(ours[rows], vectors[rows]) for kind, rows in kinds.items()}
         for each, vectors in zip(everyone[1:], peers, strict=True)
     }
 

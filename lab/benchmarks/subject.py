@@ -18,13 +18,6 @@ def vectors(embedder: Embedder, batch: list[EmbedInput]) -> np.ndarray:
     return np.stack([answer.vector for answer in embedder.embed(batch)])
 
 
-def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Of two (N, D), row by row. NaN where a row has no direction."""
-    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return float(((ours * theirs).sum(axis=1) / norms).min())
-
-
 def timed(embedder: Embedder, batch: list[EmbedInput]) -> tuple[float, float]:
     """(seconds of the whole call, seconds of its forward passes)."""
     synchronize(embedder.config.device)

@@ -10,8 +10,8 @@ from time import perf_counter
 
 import numpy as np
 
-from embedder import Embedder
-from lab.benchmarks import gpu, inputs, load, subject
+from embedder import Embedder, parity
+from lab.benchmarks import gpu, inputs, load
 from lab.benchmarks.load import Load, request
 from lab.benchmarks.results import track
 from lab.benchmarks.services import Services
@@ -44,7 +44,7 @@ def least_cosine(services: Services, count: int = 8) -> float:
     requests = half_and_half(count)
     bodies = [load.replay(url, requests) for url in (services.ours, services.plan)]
     ours, theirs = (np.array([json.loads(body)["embedding"] for body in each]) for each in bodies)
-    return subject.least_cosine(ours, theirs)
+    return parity.least_cosine(ours, theirs)
 
 
 def replay(services: Services, count: int) -> dict[str, float]:

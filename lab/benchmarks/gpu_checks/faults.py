@@ -16,12 +16,13 @@ import torch
 
 from embedder import Answer, CaptureFailed, Embedder, EmbedInput
 from embedder.errors import CAPTURE_FAILED
+from embedder.parity import least_cosine
 from embedder.pipeline import Pipeline, Request
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.checkpoints import TINY
 from lab.benchmarks.gpu import is_cuda
 from lab.benchmarks.gpu_checks.bench import eager
-from lab.benchmarks.subject import least_cosine, vectors
+from lab.benchmarks.subject import vectors
 
 BREAKING = "breaking"  # said before the pass that does not come back
 GONE_SECONDS = 30.0  # a process that is still there by then was not ended

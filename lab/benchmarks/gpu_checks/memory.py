@@ -8,12 +8,13 @@ import torch
 
 from embedder import Embedder, EmbedInput
 from embedder.forward.budget import text_bytes, vision_bytes
+from embedder.parity import least_cosine
 from embedder.prepare.images import MERGE
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.gpu import forget_peak, peak_bytes
 from lab.benchmarks.gpu_checks.bench import Bench, full
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
-from lab.benchmarks.subject import least_cosine, vectors
+from lab.benchmarks.subject import vectors
 
 TIMES = 8  # the budget, for the pass that must run out
 

@@ -15,12 +15,13 @@ from embedder.errors import CAPTURE_FAILED
 from embedder.forward.device import to_device
 from embedder.forward.packing import pack
 from embedder.forward.replay import CAPACITY, Replay
+from embedder.parity import least_cosine
 from lab.benchmarks import inputs, subject
 from lab.benchmarks.gpu_checks import faults
 from lab.benchmarks.gpu_checks.bench import Bench, eager
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
 from lab.benchmarks.gpu_checks.timing import Work, device_seconds, host_seconds, profile
-from lab.benchmarks.subject import least_cosine, vectors
+from lab.benchmarks.subject import vectors
 
 INSTRUCTION = Options(instruction="Name the colour of what is shown, in one word.")
 # cuBLAS adds a memset to many of its products, or sums the parts of one that it has split.

@@ -16,12 +16,13 @@ from embedder import Abandoned, Answer, Embedding, EmbedInput
 from embedder.embedder import WORKERS
 from embedder.errors import LOST
 from embedder.forward.model import PackedModel
+from embedder.parity import least_cosine
 from embedder.pipeline import Pipeline, Request
 from lab.benchmarks import gpu, inputs, subject
 from lab.benchmarks.gpu_checks import faults
 from lab.benchmarks.gpu_checks.bench import Bench
 from lab.benchmarks.gpu_checks.figures import Figure, fast, right, skipped, told
-from lab.benchmarks.subject import least_cosine, vectors
+from lab.benchmarks.subject import vectors
 
 CALLERS = 8
 CAPACITY = 128  # as under Triton: twice its largest batch

@@ -10,10 +10,11 @@ from transformers import AutoProcessor, PreTrainedModel
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options
 from embedder.forward.model import PackedModel
+from embedder.parity import least_cosine
 from lab.benchmarks import chat, checkpoints, contenders, inputs
 from lab.benchmarks.gpu_checks.bench import MINI, Bench
 from lab.benchmarks.gpu_checks.figures import Figure, right, told
-from lab.benchmarks.subject import least_cosine, vectors
+from lab.benchmarks.subject import vectors
 
 LEAST = {"float32": 0.99999, "bfloat16": 0.999}
 OPTIONS: dict[str, Options] = {

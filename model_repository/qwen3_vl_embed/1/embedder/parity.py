@@ -1,6 +1,6 @@
 """Whether 8-bit weights give a checkpoint's vectors: asked at start, before anybody is served by them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,8 @@ def vectors(embedder: "Embedder", prepared: list[Prepared], advice: str = "") ->
         raise UnsupportedCheckpoint(f"{embedder.checkpoint.name} fails on its first inputs: {why}{advice}") from failure
 
 
-def least_cosine(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """Of (N, D) each, row by row."""
+def least_cosine(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """Of (N, D) each, row by row. NaN where a row has no direction."""
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     return float(((ours * theirs).sum(axis=1) / norms).min())

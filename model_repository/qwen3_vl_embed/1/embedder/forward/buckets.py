@@ -132,9 +132,8 @@ class Padded:
         _put(self.rows, rows)
         if mine.images is not None and packed.images is not None:
             _put(mine.images.pixels.view(-1), packed.images.pixels.view(-1))
-            _put(
-                mine.images.tokens, packed.images.tokens, self._bucket.tokens - 1
-            )  # of images left over: to where no sequence is
+            nobodys = self._bucket.tokens - 1  # where images are left over, no sequence has the last token
+            _put(mine.images.tokens, packed.images.tokens, nobodys)
         if mine.prefixed is not None and packed.prefixed is not None:
             _put(mine.prefixed.index, packed.prefixed.index)
             _put(mine.prefixed.bounds.offsets, packed.prefixed.bounds.offsets, sum(packed.prefixed.bounds.lengths))

@@ -41,7 +41,7 @@ def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
     return device, dtype
 
 
-POLL_SECONDS, SHARE = (1e-4, 2e-3), 0.02
+LEAST_PAUSE, MOST_PAUSE, SHARE = 1e-4, 2e-3, 0.02  # seconds twice; of the time that was waited
 ALIGNED = 16  # bytes: where each of several tensors in one copy starts
 
 
@@ -51,8 +51,7 @@ def pause(started: float) -> None:
     What is looked for is seen a little late. In exchange it costs some hundredths of a core in place of all of it.
     Those who prepare the next inputs are not asked for Python's lock thousands of times a second.
     """
-    least, most = POLL_SECONDS
-    sleep(min(max(least, SHARE * (perf_counter() - started)), most))
+    sleep(min(max(LEAST_PAUSE, SHARE * (perf_counter() - started)), MOST_PAUSE))
 
 
 class Moment:
