@@ -91,7 +91,7 @@ def test_everyone_gives_the_same_vectors(wide):
     """Of texts and of images that nobody has to resize."""
     batch = [EmbedInput(text="red"), EmbedInput(image=reference.png((64, 96))), EmbedInput(text="a longer sentence")]
     installed = contenders.present()
-    ours, *theirs = (each(str(wide), "cpu").embed(batch) for each in installed)
+    ours, *theirs = (each(str(wide), "cpu", "float32").embed(batch) for each in installed)
     for contender, vectors in zip(installed[1:], theirs, strict=True):
         assert (vectors * ours).sum(axis=1).min() > 0.9999, contender.name
     if contenders.SentenceTransformers not in installed:

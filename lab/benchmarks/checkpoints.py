@@ -1,7 +1,8 @@
 """The checkpoints that are measured, by name; what does not ship is built once into .cache/bench.
 
     tiny   checkpoints/qwen3-vl-color-tiny: no arithmetic to speak of, so what is measured is everything around it
-    100m   106 million random parameters in the 4B's proportions: arithmetic counts, and a CPU can do it
+    100m   106 million random parameters in the 4B's proportions: arithmetic counts, and a CPU can do it; stored in
+           bfloat16, as the release is
     4b     Qwen3-VL-4B-Instruct's own config.json, with random weights made on the device itself (9 GB)
 
 Speed does not depend on what the weights are, as long as they are not zeros. They are drawn so that every layer keeps
@@ -24,6 +25,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from embedder.checkpoint import open_checkpoint
+from embedder.forward.hardware import automatic_dtype
 from lab.training import architecture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,10 +74,15 @@ def folder(name: str, device: str = "cpu") -> Path:
     target = CACHE / name
     if not target.is_dir():
         unfinished = target.with_suffix(".unfinished")
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        drawn(outline(SIZES[name], unfinished), dtype, device).save_pretrained(unfinished)
+        drawn(outline(SIZES[name], unfinished), torch.bfloat16, device).save_pretrained(unfinished)
         unfinished.rename(target)
     return target
+
+
+def dtype(name: str, device: str) -> str:
+    """What the embedder computes in where nobody chooses (EMBED_DTYPE=auto)."""
+    own = "bfloat16" if name in SIZES else open_checkpoint(str(folder(name))).dtype
+    return automatic_dtype(device, own)
 
 
 def config(name: str) -> dict:

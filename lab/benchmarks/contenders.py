@@ -1,4 +1,7 @@
-"""Who is compared: the same checkpoint folder behind one method, `embed`, from files and strings to unit vectors."""
+"""Who is compared: the same checkpoint folder behind one method, `embed`, from files and strings to unit vectors.
+
+`dtype` is what they compute in; `auto`, everyone's own default, is for transformers what the weights are stored in.
+"""
 
 from importlib.util import find_spec
 from typing import Protocol
@@ -10,7 +13,6 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VL
 from embedder import EmbedInput
 from lab.benchmarks import subject
 from lab.benchmarks.chat import Message, conversation, conversations
-from lab.benchmarks.gpu import is_cuda
 
 
 class Contender(Protocol):
@@ -18,15 +20,11 @@ class Contender(Protocol):
 
     name: str
 
-    def __init__(self, folder: str, device: str) -> None: ...
+    def __init__(self, folder: str, device: str, dtype: str) -> None: ...
 
     def embed(self, batch: list[EmbedInput]) -> np.ndarray:
         """Unit vectors, float32 (N, D)."""
         ...
-
-
-def dtype(device: str) -> torch.dtype:
-    return torch.bfloat16 if is_cuda(device) else torch.float32
 
 
 def unit(rows: torch.Tensor) -> np.ndarray:
@@ -51,10 +49,10 @@ class OneByOne:
 
     name = "transformers, one at a time"
 
-    def __init__(self, folder: str, device: str) -> None:
+    def __init__(self, folder: str, device: str, dtype: str) -> None:
         self.device = device
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype(device)).to(device).eval()
+        self.model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).to(device).eval()
 
     @torch.inference_mode()
     def one(self, text: str | None = None, image: bytes | None = None) -> np.ndarray:
@@ -71,11 +69,11 @@ class Padded:
 
     name = "transformers, padded batch"
 
-    def __init__(self, folder: str, device: str) -> None:
+    def __init__(self, folder: str, device: str, dtype: str) -> None:
         self.device = device
         self.processor = AutoProcessor.from_pretrained(folder)
         self.processor.tokenizer.padding_side = "right"
-        self.model = Qwen3VLModel.from_pretrained(folder, dtype=dtype(device)).to(device).eval()
+        self.model = Qwen3VLModel.from_pretrained(folder, dtype=dtype).to(device).eval()
 
     @torch.inference_mode()
     def embed(self, batch: list[EmbedInput]) -> np.ndarray:
@@ -90,12 +88,12 @@ class SentenceTransformers:
 
     name = "sentence-transformers"
 
-    def __init__(self, folder: str, device: str) -> None:
+    def __init__(self, folder: str, device: str, dtype: str) -> None:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
         processing = {"chat_template": {"add_generation_prompt": True}, "text": {"truncation": False}}
-        transformer = Transformer(folder, model_kwargs={"dtype": dtype(device)}, processing_kwargs=processing)
+        transformer = Transformer(folder, model_kwargs={"dtype": dtype}, processing_kwargs=processing)
         pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
         self.model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device)
 
@@ -108,8 +106,8 @@ class Ours:
 
     name = "this project"
 
-    def __init__(self, folder: str, device: str) -> None:
-        self.embedder = subject.load(folder, device)
+    def __init__(self, folder: str, device: str, dtype: str) -> None:
+        self.embedder = subject.load(folder, device, dtype)
 
     def embed(self, batch: list[EmbedInput]) -> np.ndarray:
         return subject.vectors(self.embedder, batch)

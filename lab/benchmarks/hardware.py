@@ -25,11 +25,10 @@ class Ceiling:
     copy_bytes: float  # bytes a second, read and written, of a large copy within the device's memory
 
     @classmethod
-    def measure(cls, device: str, seconds: float = MEASURE_SECONDS) -> "Ceiling":
-        dtype = torch.bfloat16 if is_cuda(device) else torch.float32  # the embedder's own choice (EMBED_DTYPE=auto)
-        products, copies = _matmul(device, dtype, seconds), _copy(device, seconds)
+    def measure(cls, device: str, dtype: str, seconds: float = MEASURE_SECONDS) -> "Ceiling":
+        products, copies = _matmul(device, getattr(torch, dtype), seconds), _copy(device, seconds)
         release(device)
-        return cls(str(dtype).removeprefix("torch."), products, copies)
+        return cls(dtype, products, copies)
 
     def __str__(self) -> str:
         return (

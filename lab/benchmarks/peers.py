@@ -4,9 +4,10 @@
     python -m lab.benchmarks.peers --checkpoint 4b --device cuda --batch 64
 
 Half of a batch are texts (colour names and some of about 500 tokens), half images of many sizes. Everyone decodes the
-same files and says the same prompt (chat.py). The vectors' directions are compared before anything is timed: who
-computes something else is no peer. Then everyone takes turns, A B C D A B C D, and what counts is the ratio of medians.
-So a machine that is busy for a while slows all of them.
+same files and says the same prompt (chat.py). Everyone computes in the dtype of their own default, and where that is
+not ours, also in ours. The vectors' directions are compared before anything is timed: who computes something else is
+no peer. Then everyone takes turns, A B C D A B C D, and what counts is the ratio of medians. So a machine that is busy
+for a while slows all of them.
 
 sentence-transformers is `encode` of the installed release over Transformer, Pooling (last token) and Normalize. "One at
 a time" is what one would write first: the full model with head and `output_hidden_states=True`.
@@ -20,44 +21,51 @@ import numpy as np
 import typer
 
 from embedder import EmbedInput
+from embedder.checkpoint import open_checkpoint
 from embedder.parity import least_cosine
 from lab.benchmarks import checkpoints, flops, inputs, subject
 from lab.benchmarks.contenders import Contender, Ours, SentenceTransformers, present
 from lab.benchmarks.gpu import is_cuda, synchronize
 from lab.benchmarks.results import CheckpointOption, DeviceOption, QuickOption, ResultsOption, Run, console, fail, track
 
-SAME = {"float32": 0.9999, "bfloat16": 0.99}  # least cosine to our vectors; roundings of 36 random layers add up
+SAME = {"float32": 0.9999, "bfloat16": 0.99}  # least cosine where all of it is so; roundings of 36 random layers add up
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-def contenders(folder: str, device: str) -> list[Contender]:
-    """Everyone that is installed, ours first, with the checkpoint loaded."""
+def contenders(folder: str, device: str, dtype: str) -> dict[str, Contender]:
+    """Everyone that is installed, by name, with the checkpoint loaded; ours is the first, and computes in `dtype`."""
     installed = present()
     if SentenceTransformers not in installed:
         console.print("sentence-transformers is not installed and left out: make bench-setup")
-    return [each(folder, device) for each in track(installed, "loading")]
+    ours, *peers = installed
+    who = [(ours.name, ours, dtype), *((each.name, each, "auto") for each in peers)]
+    if dtype != open_checkpoint(folder).dtype:
+        who += [(f"{each.name}, {dtype}", each, dtype) for each in peers]
+    return {name: each(folder, device, its) for name, each, its in track(who, "loading")}
 
 
-def parity(everyone: list[Contender], batch: list[EmbedInput]) -> dict[str, dict[str, float]]:
+def parity(everyone: dict[str, Contender], batch: list[EmbedInput]) -> dict[str, dict[str, float]]:
     """Each one's least cosine to our vectors, of texts and of images; also everyone's warm-up."""
-    ours, *peers = (each.embed(batch) for each in track(everyone, "comparing vectors"))
+    ours, *peers = (each.embed(batch) for each in track(list(everyone.values()), "comparing vectors"))
     is_text = np.array([item.text is not None for item in batch])
     kinds = {"texts": is_text, "images": ~is_text}
     return {
-        each.name: {kind: least_cosine(ours[rows], vectors[rows]) for kind, rows in kinds.items()}
-        for each, vectors in zip(everyone[1:], peers, strict=True)
+        name: {kind: least_cosine(ours[rows], vectors[rows]) for kind, rows in kinds.items()}
+        for name, vectors in zip(list(everyone)[1:], peers, strict=True)
     }
 
 
-def take_turns(everyone: list[Contender], batch: list[EmbedInput], rounds: int, device: str) -> dict[str, list[float]]:
+def take_turns(
+    everyone: dict[str, Contender], batch: list[EmbedInput], rounds: int, device: str
+) -> dict[str, list[float]]:
     """Seconds of each call, by name."""
-    took: dict[str, list[float]] = {each.name: [] for each in everyone}
+    took: dict[str, list[float]] = {name: [] for name in everyone}
     for _ in track(range(rounds), "rounds"):
-        for each in everyone:
+        for name, each in everyone.items():
             synchronize(device)
             started = perf_counter()
             each.embed(batch)
-            took[each.name].append(perf_counter() - started)
+            took[name].append(perf_counter() - started)
     return took
 
 
@@ -83,13 +91,16 @@ def main(
     size, rounds = (8, 1) if quick else (batch or (64 if is_cuda(device) else 16), rounds)
     run = Run("peers", checkpoint, device, quick, results, f"--batch {size} --rounds {rounds}")
     ceiling = run.ceiling()
-    everyone, items = contenders(run.folder, device), inputs.mixed(size)
-    ours = next(each for each in everyone if isinstance(each, Ours))
+    everyone, items = contenders(run.folder, device, ceiling.dtype), inputs.mixed(size)
+    ours = everyone[Ours.name]
+    assert isinstance(ours, Ours)
     shapes = subject.shapes(ours.embedder, items)
     flop = sum(flops.count(checkpoints.config(checkpoint), *each).total for each in shapes)
     console.print(f"at most {size * ceiling.matmul_flops / flop:.3g} inputs/s: {flop / size / 1e9:.3g} GFLOP each")
     cosines = parity(everyone, items)
-    if not all(least >= SAME[ceiling.dtype] for each in cosines.values() for least in each.values()):
+    as_stored = open_checkpoint(run.folder).dtype == ceiling.dtype
+    same = {name: SAME[ceiling.dtype if as_stored or name.endswith(ceiling.dtype) else "bfloat16"] for name in cosines}
+    if any(least < same[name] for name, each in cosines.items() for least in each.values()):
         fail(f"the vectors differ, so a comparison would be of different things: {cosines}")
     found = figures(take_turns(everyone, items, rounds, device), size)
     workload = f"{size} inputs: names, long texts, swatches, photos, 512×512; {rounds} rounds, median"

@@ -32,7 +32,7 @@ class Answer(BaseModel):
 def create_app(folder: str, device: str) -> FastAPI:
     """The application; the model is loaded before it is returned."""
     app = FastAPI()
-    model = OneByOne(folder, device)
+    model = OneByOne(folder, device, checkpoints.dtype(folder, device))
 
     @app.get("/health")
     async def health() -> dict[str, str]:

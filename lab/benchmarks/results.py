@@ -72,7 +72,8 @@ class Run:
 
     def ceiling(self) -> Ceiling:
         """Measure it and say it: the first thing that each program prints."""
-        found = Ceiling.measure(self.device, 0.1 if self.quick else hardware.MEASURE_SECONDS)
+        dtype = checkpoints.dtype(self.checkpoint, self.device)
+        found = Ceiling.measure(self.device, dtype, 0.1 if self.quick else hardware.MEASURE_SECONDS)
         console.print(f"[bold]{self.command}[/]\nceiling: {found}")
         return found
 

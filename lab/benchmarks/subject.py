@@ -8,9 +8,9 @@ from embedder import Embedder, EmbedderConfig, EmbedInput
 from lab.benchmarks.gpu import synchronize
 
 
-def load(folder: str, device: str) -> Embedder:
+def load(folder: str, device: str, dtype: str = "auto") -> Embedder:
     """The embedder with its default settings."""
-    return Embedder.load(EmbedderConfig(checkpoint=folder, device=device))
+    return Embedder.load(EmbedderConfig.model_validate({"checkpoint": folder, "device": device, "dtype": dtype}))
 
 
 def vectors(embedder: Embedder, batch: list[EmbedInput]) -> np.ndarray:

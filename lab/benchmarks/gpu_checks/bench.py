@@ -122,7 +122,7 @@ class Bench:
 
     @cached_property
     def ceiling(self) -> Ceiling:
-        measured = Ceiling.measure(self.device, 1.0 if self.on_gpu else 0.1)
+        measured = Ceiling.measure(self.device, str(self.dtype).removeprefix("torch."), 1.0 if self.on_gpu else 0.1)
         self.found["ceiling"] = asdict(measured)
         return measured
 

@@ -26,8 +26,8 @@ class EmbedderConfig(BaseSettings, ImageOptions):
     revision: str | None = Field(None, description="the hub revision: a branch, a tag or (best) a commit")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the arithmetic; auto: bfloat16 on CUDA, and of weights stored so on a CPU with AVX512-BF16 or "
-        "AMX; else float32",
+        description="of the arithmetic; auto: bfloat16 on CUDA, and of weights stored so on a CPU with AMX or AMD's "
+        "AVX512-BF16; else float32",
     )
     weights: Literal["auto", "float8"] = Field(
         "auto",

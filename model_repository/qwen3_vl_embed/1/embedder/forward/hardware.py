@@ -10,9 +10,6 @@ from pathlib import Path
 import torch
 
 BFLOAT16_FROM = (8, 0)  # Ampere: tensor cores and FlashAttention compute in it (CUDA C++ Programming Guide, 5.3)
-# What a CPU says of itself when it multiplies bfloat16 in hardware (Linux, arch/x86: AVX512-BF16 and AMX). Without it
-# oneDNN widens every number, and float32 is faster.
-CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 CPUINFO = Path("/proc/cpuinfo")
 FLOAT8_FROM = (8, 9)  # Ada: tensor cores multiply 8-bit floats (CUDA C++ Programming Guide, 5.3)
 OTHERWISE = "or set EMBED_DEVICE=cpu"
@@ -124,15 +121,20 @@ def driver() -> tuple[int | None, int]:
     return version.value, count.value
 
 
-def multiplies_bfloat16(cpuinfo: str) -> bool:
-    """Whether a CPU multiplies bfloat16 in hardware; `cpuinfo`: the text of Linux's /proc/cpuinfo."""
-    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split()
-    return any(flag in flags for flag in CPU_BFLOAT16)
+def bfloat16_is_faster(cpuinfo: str) -> bool:
+    """Whether a CPU multiplies bfloat16 faster than float32; `cpuinfo`: the text of Linux's /proc/cpuinfo.
+
+    With AMX it does, and AMD's with AVX512-BF16 (since Zen 4). Intel's AVX512-BF16 has half the rate of float32: seen
+    where a hypervisor hides AMX (docs/log.md, 2026-11-26). Without either oneDNN widens every number.
+    """
+    about = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in cpuinfo.splitlines())}
+    flags = about.get("flags", [])
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and about.get("vendor_id") == ["AuthenticAMD"])
 
 
 def automatic_dtype(device: str, own: str) -> str:
     """What EMBED_DTYPE=auto means; `own`: the dtype that the weights are stored in."""
     if device != "cpu":
         return "bfloat16"
-    quick = CPUINFO.is_file() and multiplies_bfloat16(CPUINFO.read_text(errors="replace"))
-    return "bfloat16" if own == "bfloat16" and quick else "float32"
+    faster = CPUINFO.is_file() and bfloat16_is_faster(CPUINFO.read_text(errors="replace"))
+    return "bfloat16" if own == "bfloat16" and faster else "float32"
