@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from PIL import Image
 from .checkpoint import Checkpoint, line, load_tokenizer, open_checkpoint
 from .config import EmbedderConfig
 from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
-from .forward import float8
+from .forward import cgroup, float8
 from .forward.buckets import Bucket
 from .forward.budget import free_bytes, token_budget
 from .forward.device import Arriving, Moment, usable
@@ -51,7 +50,7 @@ COUNTS = {
     "recordings": "Passes that were recorded, to be replayed.",
     "replayed_passes": "Passes that were replayed.",
 }
-WORKERS = min(8, os.cpu_count() or 1)  # threads that prepare: each holds a decoded image, and a few feed a GPU
+WORKERS = min(8, cgroup.cores())  # threads that prepare: each holds a decoded image, and a few feed a GPU
 
 LEAST = 1024  # tokens, to which the budget shrinks when memory runs out
 
@@ -84,7 +83,8 @@ class Embedder:
         config = self.config
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
         self._device = Lock()  # one pass at a time is launched, and on a CPU computed
-        self._threads = torch.get_num_threads()
+        # More than the quota allows spend it waiting for each other, and then all of them are stopped.
+        self._threads = min(torch.get_num_threads(), cgroup.cores())
         self._devices = model.devices
         self.batch_tokens = config.max_batch_tokens or token_budget(
             model.model.config, model.model.dtype.itemsize, min(map(free_bytes, self._devices)), model.token_seconds()

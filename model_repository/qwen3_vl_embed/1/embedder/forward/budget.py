@@ -7,7 +7,6 @@ vision block for the four patches that become one token. Photos take a little le
 """
 
 import os
-from pathlib import Path
 from time import perf_counter
 
 import psutil
@@ -15,11 +14,11 @@ import torch
 from transformers import PretrainedConfig
 
 from ..prepare.images import MERGE
+from . import cgroup
 
 SHARE = 0.5  # of the free memory: the rest is for images being decoded, CUDA graphs and fragmentation
 MOST = 16384  # tokens; a longer pass is no faster, and the next caller waits for it
 FEWEST, PASS_SECONDS = 2048, 0.25  # on a GPU a pass need not take longer, and shorter ones than the former are slower
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def token_budget(config: PretrainedConfig, item_bytes: int, free_bytes: int, seconds: float = 0.0) -> int:
@@ -64,7 +63,11 @@ def free_bytes(device: torch.device) -> int:
     """What a pass on this device could still take: the GPU's, or the machine's within the container's limit."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    limit = CGROUP / "memory.max"
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    machine: int = psutil.virtual_memory().available
-    return machine if text == "max" else min(machine, int(text) - int(psutil.Process(os.getpid()).memory_info().rss))
+    limit, machine = cgroup.memory(), int(psutil.virtual_memory().available)
+    return machine if limit is None else min(machine, limit - int(psutil.Process(os.getpid()).memory_info().rss))
+
+
+def memory() -> int:
+    """Bytes of the machine, within the container's limit, and of what it swaps to."""
+    total = int(psutil.virtual_memory().total)
+    return min(total, cgroup.memory() or total) + int(psutil.swap_memory().total)

@@ -93,6 +93,17 @@ def too_little(size: int, cards: list[Card]) -> str | None:
     )
 
 
+def too_large(size: int, dtype: str, memory: int) -> str | None:
+    """Why `size` bytes of weights in this dtype do not fit into `memory` bytes of a CPU's; None where they do."""
+    if size <= 0.9 * memory:
+        return None
+    half = "set EMBED_DTYPE=bfloat16, which takes half, or " if dtype == "float32" else ""
+    return (
+        f"its weights take {size / 1e9:.3g} GB in {dtype}, and there are {memory / 1e9:.3g} GB of memory here, of the "
+        f"machine or by its container's limit: {half}give it more"
+    )
+
+
 def outdated(driver: int | None, devices: int, built: str | None) -> str | None:
     """Why torch sees no GPU though the driver has some; None for another reason.
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from ..checkpoint import ADAPTER, ADAPTER_CONFIG, MODELS, Checkpoint, line, listed
 from ..errors import UnsupportedCheckpoint
-from .hardware import Card, too_little
+from .budget import memory
+from .hardware import Card, too_large, too_little
 
 HEAD = "lm_head."  # the language-model head: the only part of a checkpoint that an embedding has no use for
 EMBEDDINGS = ("language_model", "embed_tokens")  # ends of the names of what holds the token embeddings
@@ -54,7 +55,8 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTr
     _check_dtypes(checkpoint, stored, scales)
     size = sum(tensor.numel() for tensor in stored.values()) * dtype.itemsize
     cards = Card.seen() if device.startswith("cuda") else []
-    if cards and (why := too_little(size, cards)):
+    name = str(dtype).removeprefix("torch.")
+    if why := too_little(size, cards) if cards else too_large(size, name, memory()):
         raise UnsupportedCheckpoint(f"{checkpoint.name}: {why}")
     model = _load(
         checkpoint, stored, dtype, placement(size, device, torch.cuda.mem_get_info(device)[0] if cards else None)
