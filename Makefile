@@ -23,19 +23,15 @@ AIPERF = $(UVX) --from aiperf==0.13.0 aiperf profile -m qwen3-vl-color-tiny -u h
 EXTRAS = $(foreach extra,parquet bulk search lancedb evaluation local lora,--extra $(extra))
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
-# Here the embedder is `embedder`, as for Triton; in the wheel it is `qwen3_vl_embed.embedder`.
-define EMBEDDER
-import pathlib, sysconfig
-path = pathlib.Path("model_repository/qwen3_vl_embed/1").resolve()
-pathlib.Path(sysconfig.get_path("purelib"), "embedder.pth").write_text(f"{path}\n", "utf-8")
+# `$(BIN)/python -c "$$FINDS" FOLDER NAME`: that Python finds what lies in FOLDER, by NAME.pth among its packages. The
+# file is ASCII whatever the path is: Triton's stub reads it with a locale of ASCII, and does not start otherwise.
+define FINDS
+import os, pathlib, sys, sysconfig
+path, name = os.fsencode(pathlib.Path(sys.argv[1]).resolve()), f"{sys.argv[2]}.pth"
+line = f"import os, sys; sys.path.append(os.fsdecode({path}))\n"
+pathlib.Path(sysconfig.get_path("purelib"), name).write_text(line, "ascii")
 endef
-export EMBEDDER
-
-define BESIDE
-import pathlib, sys, sysconfig
-pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text(f"{sys.argv[1]}\n", "utf-8")
-endef
-export BESIDE
+export FINDS
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
@@ -48,7 +44,7 @@ $(STAMP): requirements/dev.txt requirements/tritonserver.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tritonserver.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -c "$$EMBEDDER"
+	@$(BIN)/python -c "$$FINDS" model_repository/qwen3_vl_embed/1 embedder  # in the wheel: qwen3_vl_embed.embedder
 	@touch $@
 
 serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=… another, SERVE_PORT=… elsewhere)
@@ -164,7 +160,7 @@ $(FUZZ_STAMP): $(STAMP) requirements/fuzz.txt
 # mteb's environment has the project's packages too, so that torch is there once; only pip looks there.
 .cache/clients/mteb/.installed: requirements/clients-mteb.txt $(STAMP)
 	@test -x .cache/clients/mteb/bin/pip || $(BIN)/python -m venv .cache/clients/mteb
-	@.cache/clients/mteb/bin/python -c "$$BESIDE" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@.cache/clients/mteb/bin/python -c "$$FINDS" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" project
 	@.cache/clients/mteb/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -180,13 +181,37 @@ def served(folder: Path, **environment: str):
             process.communicate(timeout=60)
 
 
-@pytest.mark.faults
-def test_a_checkout_in_any_folder_serves_what_is_written_in_any_language(stack, tmp_path):
-    """The folder's name holds words of a shell, the linker and Rich, and more than ASCII; so does what it serves."""
+@pytest.fixture
+def checkout(tmp_path):
+    """One with an environment of its own, as `make setup` leaves it.
+
+    The folder's name holds words of a shell, the linker and Rich, and more than ASCII.
+    """
     folder = tmp_path / "größe [/red] $(touch ran) 'a \"b;touch ran;"
     for part in ("qwen3_vl_embed", "client", "model_repository"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / ".venv").symlink_to(sys.prefix)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    print_it = ["make", "--no-print-directory", "--eval", "finds: ; @printf '%s' \"$$FINDS\"", "finds"]
+    finds = subprocess.run(print_it, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for place, name in ((sysconfig.get_path("purelib"), "packages"), ("model_repository/qwen3_vl_embed/1", "embedder")):
+        subprocess.run([folder / ".venv" / "bin" / "python", "-c", finds, place, name], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.faults
+def test_a_model_process_whose_python_does_not_start_ends_the_start(checkout):
+    """A file of packages' places that ASCII cannot read: the stub dies before it says anything, and Triton waits."""
+    [packages] = (checkout / ".venv" / "lib").glob("python3.*/site-packages")
+    (packages / "mine.pth").write_text("größe\n", "utf-8")
+    told = {"SERVE_PORT": str(lone_port()), "CHECKPOINT": str(CHECKPOINT)}
+    said = "triton did not start: Failed to import the site module"
+    with pytest.raises(AssertionError, match=said), served(checkout, **told):
+        pass
+
+
+@pytest.mark.faults
+def test_a_checkout_in_any_folder_serves_what_is_written_in_any_language(stack, checkout, tmp_path):
+    folder = checkout
     checkpoint = folder / "modèle"
     shutil.copytree(CHECKPOINT, checkpoint)
     config = checkpoint / "config.json"

@@ -153,6 +153,7 @@ class Seen:
         self.whole: bool | None = True
         self.lone = self.longest = 0.0
         self.used, self.count, self.others, self.cpu = 0.0, 0, 0, {7: 0.0}
+        self.dead = False
 
     def embeds(self, seconds: float, body: str = watchdog.LIGHT) -> bool | None:
         if body == watchdog.WHOLE:
@@ -167,6 +168,9 @@ class Seen:
 
     def workers(self) -> dict[int, float]:
         return dict(self.cpu)
+
+    def stillborn(self) -> bool:
+        return self.dead
 
 
 @pytest.fixture
@@ -189,6 +193,18 @@ def looks(watch, times: int) -> list[str | None]:
 def test_loading_is_never_a_hang(seen):
     seen.probe = False
     assert looks(watchdog.Watch(seen), 100) == [None] * 100
+
+
+def test_a_model_process_that_died_before_it_said_anything_ends_triton(seen, monkeypatch):
+    """Triton 2.51 waits for it for ever. Any other death ends it by itself, and says more, so it is left some time."""
+    seen.probe, seen.dead = False, True
+    watch = watchdog.Watch(seen)
+    assert looks(watch, 3) == [None] * 3
+    later = watchdog.monotonic() + watchdog.STILLBORN_SECONDS + 1
+    monkeypatch.setattr(watchdog, "monotonic", lambda: later)
+    assert watch.look() == "a model process died as it started, and the log says why"
+    seen.dead = False
+    assert watch.look() is None
 
 
 @pytest.mark.parametrize(("probe", "used"), [(None, 0.0), (False, 0.0), (False, 2.0)])

@@ -12,6 +12,7 @@ NOISE = re.compile(
 )
 GLOG = re.compile(r'^(?P<level>[IWEF])\d{4} \S+ +\d+ (?P<where>[^\]]+)\] *"?(?P<message>.*?)"?$')
 REASON = re.compile(r"failed to load '[^']+' version \d+: (?:\w+: )?(.*)")
+WHAT = re.compile(r"  what\(\): +(.*)")  # of an exception that ended a process of C++, as the model's begins
 
 
 def quiet(line: str) -> str | None:
@@ -20,7 +21,7 @@ def quiet(line: str) -> str | None:
         return None
     parsed = GLOG.match(line)
     if parsed is None:
-        return line if not line.startswith(("  ", "Loading weights")) else None
+        return line if WHAT.match(line) or not line.startswith(("  ", "Loading weights")) else None
     if parsed["level"] == "I" and not parsed["where"].startswith("model.py"):
         return None
     return parsed["message"].split("\\n")[0]
@@ -33,7 +34,7 @@ def everything(line: str) -> str | None:
 def load_failure(lines: list[str]) -> str:
     """The sentence with which the model refused to load, or the log's last error, or its last line."""
     for line in lines:
-        if found := REASON.search(line):
+        if found := REASON.search(line) or WHAT.match(line):
             reason = found[1].split("\\n\\nAt:")[0].split("\\nAt:")[0].rstrip('"')
             return reason.replace("\\n", "\n").removeprefix("TritonModelException: ")
     errors = [line for line in lines if line.startswith(("E", "F", "error")) and not NOISE.search(line)]

@@ -37,6 +37,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from glob import glob
 from http.client import HTTPConnection, HTTPException
@@ -58,6 +59,7 @@ PROBE_SECONDS = 2.5
 STRIKES = 2  # a process that was frozen for a moment fails once
 WORKING = 0.02  # of one core; an idle model process uses a tenth of that
 BEATING, BEAT = b"forward", 1e-3  # the thread that waits for a GPU; what one look of it is worth, in seconds of CPU
+STILLBORN_SECONDS = 20  # Triton ends by itself within a few of a death, but where the process had said nothing before
 BUSY_SECONDS = 300  # at least; a batch of 64 photos on a slow CPU takes a minute or two
 BUSY_PASSES = 10  # times the longest pass of short inputs: others may be long
 RARE = 100  # a text through all layers is sent after so many times what one takes
@@ -108,7 +110,18 @@ class Triton:
 
     def workers(self) -> dict[int, float]:
         """What each living model process has done: the CPU seconds that it used, and its beats at a thousandth each."""
-        found = {}
+        return {
+            process: (int(fields[9]) + int(fields[10])) / TICKS + BEAT * beats(process)  # utime and stime
+            for process, state, fields in self._children()
+            if state not in b"ZX"
+        }
+
+    def stillborn(self) -> bool:
+        """Whether a model process has died and Triton has not noticed."""
+        return any(state == b"Z" for _, state, _ in self._children())
+
+    def _children(self) -> Iterator[tuple[int, bytes, list[bytes]]]:
+        """Its processes: pid, state, and what follows in proc(5)'s stat after the parent's pid."""
         for path in glob("/proc/[0-9]*/stat"):
             try:
                 with open(path, "rb") as file:  # anybody's process may have any name
@@ -116,10 +129,8 @@ class Triton:
             except OSError:
                 continue  # it ended just now
             state, parent, *fields = rest.split()
-            if int(parent) == self.pid and state not in b"ZX":
-                process = int(head.split()[0])
-                found[process] = (int(fields[9]) + int(fields[10])) / TICKS + BEAT * beats(process)  # utime and stime
-        return found
+            if int(parent) == self.pid:
+                yield int(head.split()[0]), state, fields
 
     def _learn(self, seconds: float) -> None:
         """What the model says of itself, once: in one tritonserver it stays the same."""
@@ -170,7 +181,7 @@ class Whole(Thread):
 
 
 class Watch:
-    """What has been seen of it so far. Judges nothing before the first answer: loading may take as long as it takes."""
+    """What has been seen of it so far. Before the first answer only deaths count: loading may take any time."""
 
     def __init__(self, triton: Triton) -> None:
         self._triton = triton
@@ -179,13 +190,17 @@ class Watch:
         self._workers: set[int] = set()
         self._count = -1
         self._strikes = 0
-        self._answered_at = monotonic()
+        self._answered_at = self._alive_at = monotonic()
 
     def look(self) -> str | None:
         """Why Triton must end, or None."""
         before = self._triton.workers()
         if self._up and self._workers - before.keys():
             return "a model process died"
+        if self._up or not self._triton.stillborn():
+            self._alive_at = monotonic()
+        elif monotonic() - self._alive_at > STILLBORN_SECONDS:
+            return "a model process died as it started, and the log says why"
         count = self._triton.answered()
         answer = True if self._up and count > self._count >= 0 else self._triton.embeds(PROBE_SECONDS)
         self._count = max(self._triton.answered(), count + 1) if answer else count  # it may not have counted ours yet
