@@ -15,6 +15,7 @@ from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.app import app, from_checkout, installed, option, sentences
 from qwen3_vl_embed.cli.recipe import chosen, with_flags
 from qwen3_vl_embed.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
+from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.settings import BATCH, DEFAULT_URL, RETRY_FOR_S, URL
 
 if TYPE_CHECKING:
@@ -186,15 +187,15 @@ def report(
 
 @app.command()
 def size(
-    rate: Annotated[float, option("Items a second, each a request that comes at random.", min=0.001)],
-    p99: Annotated[float, option("Seconds within which 99 of 100 are to be answered.", min=0.001)] = 1.0,
+    rate: Annotated[float, option("Items a second, each a request that comes at random.", min=0.001, max=1e9)],
+    p99: Annotated[float, option("Seconds within which 99 of 100 are to be answered.", min=0.001, max=86400)] = 1.0,
     side: Annotated[int, option("Of the pictures that are sent, in pixels.", min=32, max=4096)] = 244,
-    words: Annotated[int, option("Send texts of so many words instead.", min=0)] = 0,
-    total: Annotated[float, option("Items in all: how long do they take?", min=0)] = 0,
-    seconds: Annotated[float, option("To measure each number of callers for.", min=0.1)] = 5.0,
+    words: Annotated[int, option("Send texts of so many words instead.", min=0, max=1_000_000)] = 0,
+    total: Annotated[float, option("Items in all: how long do they take?", min=0, max=1e15)] = 0,
+    seconds: Annotated[float, option("To measure each number of callers for.", min=0.1, max=3600)] = 5.0,
     passes: Annotated[str | None, option("Seconds of a pass by its items, as measured before; asks no server.")] = None,
-    delay: Annotated[float, option("Seconds of a request beside its pass, with --passes.", min=0)] = 0.0,
-    seed: Annotated[int, option("The same seed gives the same arrivals.")] = 0,
+    delay: Annotated[float, option("Seconds of a request beside its pass, with --passes.", min=0, max=86400)] = 0.0,
+    seed: Annotated[int, option("The same seed gives the same arrivals.", min=0)] = 0,
     url: Url = DEFAULT_URL,
 ) -> None:
     """How many GPUs for so many items a second? Measures a server that has one and nothing else to do, and simulates.
@@ -212,11 +213,14 @@ def size(
         from qwen3_vl_embed.cli import size as sizing
         from qwen3_vl_embed.sizing import needed
 
-        if passes:
+        if passes is not None:
             times = sizing.read(passes, delay)
         else:
             times = asyncio.run(sizing.measure(url, sizing.items(side, words), seconds))
-        fleets = needed(times, rate, p99, seed)
+        try:
+            fleets = needed(times, rate, p99, seed)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
         sizing.show_times(times)
         sizing.show(times, fleets, rate, p99)
         if total:
