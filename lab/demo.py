@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from lab.benchmarks import services
 from lab.benchmarks.checkpoints import ROOT, TINY
+from qwen3_vl_embed.cli.app import sentences
 from qwen3_vl_embed.cli.collection import bulk, search
 from qwen3_vl_embed.cli.search import make_index
 from qwen3_vl_embed.evaluation.colours import Palette, xkcd
@@ -67,7 +68,7 @@ def main(port: Annotated[int, typer.Option(help="Where the page is.")] = 8009, o
     palette = xkcd()
     pictures(PLACE / "pictures", palette)
     (PLACE / "names.txt").write_text("".join(f"{name}\n" for name in palette.names))
-    with services.running(str(TINY), "auto") as server:
+    with sentences(), services.running(str(TINY), "auto") as server:
         for source in ("pictures", "names.txt"):
             try:
                 bulk(str(PLACE / source), PLACE / f"vectors of {source}", url=[server.ours])

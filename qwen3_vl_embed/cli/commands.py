@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.cli.app import app, from_checkout, installed, option, sentences
+from qwen3_vl_embed.cli.app import app, from_checkout, installed, option
 from qwen3_vl_embed.cli.recipe import chosen, with_flags
 from qwen3_vl_embed.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
 from qwen3_vl_embed.files.errors import SourceError
@@ -62,7 +62,7 @@ def serve(checkpoint: Checkpoint = None, port: Port = None) -> None:
       qwen3-vl-embed serve
       qwen3-vl-embed serve --checkpoint Qwen/Qwen3-VL-4B-Instruct --port 9001
     """
-    with sentences(), from_checkout("serve"):
+    with from_checkout("serve"):
         from qwen3_vl_embed.serving.__main__ import main
     for name, value in {"CHECKPOINT": checkpoint, "SERVE_PORT": port}.items():
         if value is not None:
@@ -101,7 +101,7 @@ def embed(
       qwen3-vl-embed embed --csv colours.csv --column name -o colours.npz
       qwen3-vl-embed embed red --prompt colour --layer -2
     """
-    with sentences(), connected(url, retry_seconds) as client:
+    with connected(url, retry_seconds) as client:
         from qwen3_vl_embed.cli import embed as embedding
         from qwen3_vl_embed.cli import job
         from qwen3_vl_embed.files.vectors import check_writable
@@ -130,7 +130,7 @@ def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed validate
       qwen3-vl-embed validate --strict --url http://gpu-box:8001
     """
-    with sentences(), connected(url) as client:
+    with connected(url) as client:
         from qwen3_vl_embed.cli.tables import show_validation
         from qwen3_vl_embed.cli.validation import validate as validate_server
 
@@ -165,23 +165,22 @@ def report(
       qwen3-vl-embed report --images photos/ --pooling mean -o photos-mean
       qwen3-vl-embed report --vectors report-qwen3-vl-color-tiny/vectors.npz
     """
-    with sentences():
-        with installed("report", "evaluation"):
-            from qwen3_vl_embed.cli import report as evaluation
-            from qwen3_vl_embed.files.vectors import check_folder
+    with installed("report", "evaluation"):
+        from qwen3_vl_embed.cli import report as evaluation
+        from qwen3_vl_embed.files.vectors import check_folder
 
-        options = chosen(flags, option)
-        if vectors:
-            pairs = evaluation.saved_pairs(vectors, colours or images or options)
-        else:
-            endpoints = Endpoints(text_path, image_path, input_field, output_field)
-            with connected(url, endpoints=endpoints) as client:
-                subject = evaluation.subject(colours, images)
-                check_folder(output or Path())
-                pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size)
-        name = name or evaluation.name_of(pairs)
-        folder = output or Path(f"report-{name}")
-        evaluation.show(evaluation.write(pairs, name, folder))
+    options = chosen(flags, option)
+    if vectors:
+        pairs = evaluation.saved_pairs(vectors, colours or images or options)
+    else:
+        endpoints = Endpoints(text_path, image_path, input_field, output_field)
+        with connected(url, endpoints=endpoints) as client:
+            subject = evaluation.subject(colours, images)
+            check_folder(output or Path())
+            pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size)
+    name = name or evaluation.name_of(pairs)
+    folder = output or Path(f"report-{name}")
+    evaluation.show(evaluation.write(pairs, name, folder))
     terminal.remark(f"Written to {folder}: open {folder / 'report.html'} in a browser.")
 
 
@@ -207,24 +206,23 @@ def size(
       qwen3-vl-embed size --rate 20 --p99 2 --side 1024 --total 1e9 --url http://gpu-box:8001
       qwen3-vl-embed size --rate 500 --p99 0.5 --passes 1:0.005,64:0.126
     """
-    with sentences():
-        import asyncio
+    import asyncio
 
-        from qwen3_vl_embed.cli import size as sizing
-        from qwen3_vl_embed.sizing import needed
+    from qwen3_vl_embed.cli import size as sizing
+    from qwen3_vl_embed.sizing import needed
 
-        if passes is not None:
-            times = sizing.read(passes, delay)
-        else:
-            times = asyncio.run(sizing.measure(url, sizing.items(side, words), seconds))
-        try:
-            fleets = needed(times, rate, p99, seed)
-        except ValueError as error:
-            raise SourceError(str(error)) from None
-        sizing.show_times(times)
-        sizing.show(times, fleets, rate, p99)
-        if total:
-            sizing.show_total(times, total, fleets[-1].gpus if fleets else 1)
+    if passes is not None:
+        times = sizing.read(passes, delay)
+    else:
+        times = asyncio.run(sizing.measure(url, sizing.items(side, words), seconds))
+    try:
+        fleets = needed(times, rate, p99, seed)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    sizing.show_times(times)
+    sizing.show(times, fleets, rate, p99)
+    if total:
+        sizing.show_total(times, total, fleets[-1].gpus if fleets else 1)
     raise typer.Exit(0 if fleets else 1)
 
 
@@ -236,7 +234,7 @@ def info(url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed info
       qwen3-vl-embed info | jq .model.dimension
     """
-    with sentences(), connected(url) as client:
+    with connected(url) as client:
         described: Mapping[str, Any] = client.info()
     if sys.stdout.isatty():
         terminal.show_info(described)
