@@ -136,7 +136,7 @@ class Index:
         if root is None or self.kinds[row] != "image" or "\0" in item:
             return None
         path = Path(os.path.realpath(Path(root, item)))
-        return path if path.is_relative_to(os.path.realpath(root)) and path.is_file() else None
+        return path if path.is_relative_to(os.path.realpath(root)) and os.path.isfile(path) else None
 
     def cosines(self, query: Vector, rows: NDArray[np.intp] | slice = slice(None), centred: bool = False) -> Vector:
         """float32 (N,), or of `rows` alone. `centred`: of what is left without the kind's mean, as `query` is."""
