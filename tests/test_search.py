@@ -1,5 +1,6 @@
 """Indexes and queries: exact is exact, a percentile is what it says, exports hold the same, one recipe an index."""
 
+import errno
 import resource
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from qwen3_vl_embed import AdapterError, Client
 from qwen3_vl_embed.cli.validation import NAMES, swatch
-from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.search import index as module
 from qwen3_vl_embed.search.index import Index, build, to_faiss, to_lancedb
 from qwen3_vl_embed.search.queries import Query, Searcher
@@ -216,6 +217,44 @@ def test_exports_find_what_we_find(both, tmp_path):
     found = table.search(query).distance_type("cosine").limit(10).to_arrow()
     assert found["id"].to_pylist() == [both.rows["id"][row].as_py() for row in ours]
     assert table.count_rows() == len(both)
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["check_room", "_write_faiss", "np.savez"])
+def test_a_disk_that_is_full_leaves_the_earlier_index_and_nothing_else(tmp_path, step, monkeypatch):
+    folder = tmp_path / "index"
+    build([write(tmp_path / "a.parquet", spread(30, 8))], folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = write(tmp_path / "b.parquet", spread(300, 8, 1))
+    monkeypatch.setattr(f"qwen3_vl_embed.search.index.{step}", lambda *_, **__: full())
+    with pytest.raises(VectorFileError, match=r"index cannot be written \(No space left on device\)"):
+        build([other], folder, ann_from=100)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_export_that_cannot_be_written_is_a_sentence(both, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VectorFileError, match="lance cannot be written"):
+        to_lancedb(both, tmp_path / "file" / "lance")
+    earlier = tmp_path / "flat.faiss"
+    earlier.write_text("an earlier one")
+    monkeypatch.setattr(module, "_write_faiss", lambda index, file: (file.write(b"half of it"), full()))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(VectorFileError, match=r"flat.faiss cannot be written"):
+        to_faiss(both, earlier)
+    assert (sorted(tmp_path.iterdir()), earlier.read_text()) == (before, "an earlier one")
+
+
+def test_a_part_whose_bytes_are_broken_is_named(tmp_path):
+    good, bad = (write(tmp_path / f"{name}.parquet", spread(3000, 8)) for name in ("good", "bad"))
+    content = bytearray(bad.read_bytes())
+    content[200 : len(content) // 2 : 20] = bytes(len(content[200 : len(content) // 2 : 20]))
+    bad.write_bytes(content)
+    with pytest.raises(SourceError, match=r"bad\.parquet cannot be indexed"):
+        build([good, bad], tmp_path / "index")
 
 
 def test_duplicates_are_groups_of_one_kind(tmp_path):

@@ -290,18 +290,21 @@ def _reserve(file: io.BufferedWriter, size: int) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, size: int = 0) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when the block ends well: an interrupted run leaves the old one.
 
     It lies beside `path`, is new and has a name that nobody knows before. A link at `path` is replaced, not followed.
     In a folder where others may write, their link must not lead our bytes to another file of ours.
 
+    `size`: bytes that it takes, about. A ZipFile that meets a full disk prints a traceback when it is thrown away.
+
     Raises:
-        VectorFileError: it cannot be written.
+        VectorFileError: it cannot be written, or the disk has no room for it.
     """
     fresh = path.with_name(f".{token_hex(8)}")
     try:
         with told(path):
+            check_room(path.absolute().parent, size)
             with fresh.open("xb") as file:
                 yield file
             fresh.replace(path)
