@@ -154,7 +154,7 @@ def test_an_index_that_a_disk_has_no_room_for_is_an_error(tmp_path):
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000 * 32, before[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(VectorFileError, match="File too large"):
             build([path], tmp_path / "index")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
