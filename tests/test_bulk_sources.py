@@ -422,6 +422,18 @@ def test_a_folder_that_cannot_be_read_is_a_row_that_failed(photos, monkeypatch):
         opened(str(photos), Columns())
 
 
+def test_what_a_file_system_raises_of_its_own_is_a_sentence(monkeypatch):
+    class Odd(Exception):
+        pass
+
+    def find(*_):
+        raise Odd("no route")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", find)
+    with pytest.raises(SourceError, match=r"hf://datasets/x cannot be read \(no route\)"):
+        opened("hf://datasets/x", Columns(text="name"))
+
+
 def test_a_folder_of_tables_of_which_some_cannot_be_read_is_refused(tmp_path, monkeypatch):
     for place in (tmp_path, tmp_path / "closed"):
         place.mkdir(exist_ok=True)

@@ -271,6 +271,8 @@ def test_version(run):
         (["red", "-o", "v.txt"], "v.txt must end in one of"),
         (["red", "-o", "missing/v.npz"], "there is no folder missing"),
         (["red", "-o", "/proc/v.npz"], "/proc/v.npz cannot be written"),
+        (["red", "-o", f"{'x' * 252}.npz"], "cannot be written (File name too long)"),
+        (["red", "-o", f"{'x' * 250}.npy"], ".npy.json cannot be written (File name too long)"),
         (["red", "--batch-size", "100000"], "The server takes at most"),
     ],
 )

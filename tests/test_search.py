@@ -1,6 +1,7 @@
 """Indexes and queries: exact is exact, a percentile is what it says, exports hold the same, one recipe an index."""
 
 import errno
+import os
 import resource
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qwen3_vl_embed import AdapterError, Client
+from qwen3_vl_embed.bulk.parts import Folder
 from qwen3_vl_embed.cli.validation import NAMES, swatch
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.search import index as module
@@ -246,6 +248,19 @@ def test_an_export_that_cannot_be_written_is_a_sentence(both, tmp_path, monkeypa
     with pytest.raises(VectorFileError, match=r"flat.faiss cannot be written"):
         to_faiss(both, earlier)
     assert (sorted(tmp_path.iterdir()), earlier.read_text()) == (before, "an earlier one")
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    """Which no table's writer takes."""
+    odd = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(VectorFileError, match="its name is not UTF-8"):
+        build([write(tmp_path / "a.parquet", spread(3, 8))], odd)
+    with pytest.raises(VectorFileError, match="its name is not UTF-8"), Folder(odd).locked():
+        pass
+    odd.mkdir()
+    (tmp_path / "a.parquet").rename(odd / "part-0.parquet")
+    with pytest.raises(SourceError, match="cannot be read"):
+        build([odd], tmp_path / "index")
 
 
 def test_a_part_whose_bytes_are_broken_is_named(tmp_path):

@@ -463,7 +463,7 @@ def opened(spec: str, columns: Columns) -> Source:
             paths = [path] if is_there else []
         start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", unsigned(path))[0])
         beside = below if is_folder else [] if start.startswith(HTTP) else _logs(system, start)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # each file system raises its own library's
         raise SourceError(f"{spec} cannot be read ({error}).") from None
     for log, format in LOGS.items() if columns.content else ():
         if any(PurePosixPath(each).match(log) for each in beside):

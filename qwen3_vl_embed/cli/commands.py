@@ -179,7 +179,7 @@ def report(
             check_folder(output or Path())
             pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size)
     name = name or evaluation.name_of(pairs)
-    folder = output or Path(f"report-{name}")
+    folder = output or Path(f"report-{name.replace('/', '-')}")
     evaluation.show(evaluation.write(pairs, name, folder))
     terminal.remark(f"Written to {folder}: open {folder / 'report.html'} in a browser.")
 

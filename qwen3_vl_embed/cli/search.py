@@ -94,7 +94,9 @@ def serve(searcher: Searcher, host: str, port: int) -> None:
     try:
         server = Server((host, port), Page(searcher))
     except OSError as error:
-        raise SourceError(f"{host}:{port} cannot be listened at ({error.strerror}): name another --port.") from None
+        raise SourceError(
+            f"{host}:{port} cannot be listened at ({error.strerror}): name another --port or --host."
+        ) from None
     with server:
         terminal.remark(f"Searching {len(searcher.index):,} rows at {server.url} (stop: Ctrl-C)")
         try:

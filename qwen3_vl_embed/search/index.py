@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
-from qwen3_vl_embed.files.vectors import check_room, replacing, told
+from qwen3_vl_embed.files.vectors import check_name, check_room, replacing, told
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, Kind] = ("text", "image")
@@ -46,6 +46,7 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
         SourceError: there is nothing to index, it is not ours, or two of them are of different models or recipes.
         VectorFileError: the folder cannot be written.
     """
+    check_name(folder)
     files = [file for source in sources for file in _files(source)]
     abouts = [_about(file) for file in files]
     for file, about in zip(files, abouts, strict=True):
@@ -286,7 +287,7 @@ def _files(source: Path) -> list[Path]:
 def _about(file: Path) -> dict[str, Any]:
     try:
         held = pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # the second of a name that is not UTF-8
         raise SourceError(f"{file} cannot be read ({error}).") from None
     if "embedding" not in held.names or not _is_vector(held.field("embedding").type):
         raise SourceError(f"{file} has no vectors in a column `embedding`, as `bulk` and `embed` write them.")
