@@ -3,9 +3,11 @@
 Example: python -m lab.demo [--port 8009] [--no-open]   (`make demo`)
 """
 
+import os
 import webbrowser
 from pathlib import Path
 from shutil import rmtree
+from socket import create_server
 from threading import Timer
 from typing import Annotated
 
@@ -15,9 +17,11 @@ from PIL import Image, ImageDraw
 
 from lab.benchmarks import services
 from lab.benchmarks.checkpoints import ROOT, TINY
+from qwen3_vl_embed.cli.app import sentences
 from qwen3_vl_embed.cli.collection import bulk, search
 from qwen3_vl_embed.cli.search import make_index
 from qwen3_vl_embed.evaluation.colours import Palette, xkcd
+from qwen3_vl_embed.files.errors import SourceError
 
 PLACE = ROOT / ".cache" / "demo"
 SIDE, PICTURES = 244, 400
@@ -60,24 +64,38 @@ def pictures(folder: Path, palette: Palette) -> None:
 
 
 @app.command()
-def main(port: Annotated[int, typer.Option(help="Where the page is.")] = 8009, open: bool = True) -> None:
+def main(
+    port: Annotated[int, typer.Option(help="Where the page is.", min=1, max=65535)] = 8009, open: bool = True
+) -> None:
     """Draw, embed, index, and serve the page until Ctrl-C."""
-    rmtree(PLACE, ignore_errors=True)
-    (PLACE / "pictures").mkdir(parents=True)
+    with sentences():
+        serve(port, open)
+
+
+def serve(port: int, open: bool) -> None:
+    """Raises SourceError where the port is taken: before another demo's files are."""
+    try:
+        create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        told = f"127.0.0.1:{port} cannot be listened at ({os.strerror(error.errno or 0)})"
+        raise SourceError(f"{told}: name another port, as in `python -m lab.demo --port 8010`.") from None
+    place = PLACE / str(port)
+    rmtree(place, ignore_errors=True)
+    (place / "pictures").mkdir(parents=True)
     palette = xkcd()
-    pictures(PLACE / "pictures", palette)
-    (PLACE / "names.txt").write_text("".join(f"{name}\n" for name in palette.names))
+    pictures(place / "pictures", palette)
+    (place / "names.txt").write_text("".join(f"{name}\n" for name in palette.names))
     with services.running(str(TINY), "auto") as server:
         for source in ("pictures", "names.txt"):
             try:
-                bulk(str(PLACE / source), PLACE / f"vectors of {source}", url=[server.ours])
+                bulk(str(place / source), place / f"vectors of {source}", url=[server.ours])
             except typer.Exit as ended:
                 if ended.exit_code:
                     raise
-        make_index([PLACE / "vectors of pictures", PLACE / "vectors of names.txt"], PLACE / "index", None, None)
+        make_index([place / "vectors of pictures", place / "vectors of names.txt"], place / "index", None, None)
         if open:
             Timer(1, webbrowser.open, (f"http://127.0.0.1:{port}/?text=dusty+teal",)).start()
-        search(index=PLACE / "index", page=True, port=port, url=server.ours)
+        search(index=place / "index", page=True, port=port, url=server.ours)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """One thing to embed, and its vector."""
 
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Item:
     def size(self) -> int:
         """Bytes that it puts into a request, about; 0 for a file that is gone (reading it then says so)."""
         if self.path is not None:
-            return self.path.stat().st_size if self.path.is_file() else 0
+            return os.path.getsize(self.path) if os.path.isfile(self.path) else 0
         if self.content is None:
             return len(self.name)
         return len(self.content) if isinstance(self.content, bytes) else pictures.size(self.content)

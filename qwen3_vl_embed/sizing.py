@@ -23,6 +23,8 @@ SIZES = (1, 4, 16, 64)  # items of the passes that are measured; 64 is config.pb
 WARM_UP = 0.1  # share of the arrivals that fill the queue and are not counted
 FULL = 0.95  # share of the capacity beyond which the length of a queue is chance
 LEAST_REQUESTS, SPAN = 20_000, 50  # simulated: at least so many, and for so many times the longest of pass and p99
+MOST_STEPS = 10**9  # requests times GPUs, and a hundred more: a minute or so for each fleet
+ROUNDING = 1 + 1e-9  # a p99 may be what one item alone takes
 
 Seconds = NDArray[np.float64]  # (N,), one for each request
 
@@ -142,13 +144,22 @@ def needed(times: Times, rate: float, p99: float, seed: int = 0) -> list[Fleet]:
     """Fleets of growing size, the last of them the smallest whose p99 is at most so many seconds at that rate.
 
     `rate`: items a second, which arrive one by one. Empty where a lone item takes longer than that on an idle GPU.
+
+    Raises:
+        ValueError: it would not end in minutes.
     """
-    if times.delay + times.seconds(1) > p99:
+    if times.delay + times.seconds(1) > ROUNDING * p99:
         return []
-    count = max(LEAST_REQUESTS, int(SPAN * rate * max(p99, times.seconds(times.most))))
-    came, gpus = arrivals(rate, count, seed), ceil(rate / (FULL * times.capacity))
+    count = max(LEAST_REQUESTS, ceil(SPAN * rate * max(p99, times.seconds(times.most))))
+    gpus = ceil(rate / (FULL * times.capacity))
+    if count * (gpus + 100) > MOST_STEPS:
+        raise ValueError(
+            f"{count:,} requests on {gpus:,} GPUs or more are too many to simulate: "
+            "ask for a tenth of --rate and take ten times its GPUs, or for a smaller --p99."
+        )
+    came = arrivals(rate, count, seed)
     tried = [Fleet(gpus, simulate(times, came, gpus))]
-    while tried[-1].found.percentile(99) > p99:
+    while tried[-1].found.percentile(99) > ROUNDING * p99:
         gpus += max(1, gpus // 50)
         tried.append(Fleet(gpus, simulate(times, came, gpus)))
     return tried

@@ -1,10 +1,13 @@
 """The real stack, started once: tritonserver with the tiny checkpoint and the adapter in front, on free ports."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -110,3 +113,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker("stack")
     items.sort(key=lambda item: (bool(item.get_closest_marker("containers")), bool(item.get_closest_marker("stack"))))
+
+
+def deny(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As if its rights kept us out, which those of a folder never do with root."""
+    scandir = os.scandir
+
+    def denied(path: str | Path = ".") -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)

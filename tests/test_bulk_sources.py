@@ -35,6 +35,7 @@ from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.files.sources import Skipped
 from qwen3_vl_embed.files.vectors import Origin
 from qwen3_vl_embed.items import Embedded
+from tests.conftest import deny
 
 NAMES = ["blue", "green", "red"]
 PICTURES = {name: swatch(name) for name in NAMES}
@@ -408,6 +409,50 @@ def test_what_lies_beside_images_is_told(photos):
     (photos / "notes.md").write_text("no image")
     found = list(opened(str(photos), Columns()).rows())
     assert [each.reason for each in found if isinstance(each, Skipped)] == ["no image that can be read"]
+
+
+def test_a_folder_that_cannot_be_read_is_a_row_that_failed(photos, monkeypatch):
+    (photos / "closed").mkdir()
+    deny(monkeypatch, photos / "closed")
+    [row] = [row for row in opened(str(photos), Columns()).rows() if row.id == "closed"]
+    with pytest.raises(ItemError, match=r"closed: the folder cannot be read \(Permission denied\)"):
+        row.item.read()
+    deny(monkeypatch, photos)
+    with pytest.raises(PermissionError):
+        opened(str(photos), Columns())
+
+
+def test_what_a_file_system_raises_of_its_own_is_a_sentence(monkeypatch):
+    class Odd(Exception):
+        pass
+
+    def find(*_):
+        raise Odd("no route")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", find)
+    with pytest.raises(SourceError, match=r"hf://datasets/x cannot be read \(no route\)"):
+        opened("hf://datasets/x", Columns(text="name"))
+
+
+def test_a_folder_of_tables_of_which_some_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    for place in (tmp_path, tmp_path / "closed"):
+        place.mkdir(exist_ok=True)
+        (place / "a.csv").write_text("name\nred\n")
+    deny(monkeypatch, tmp_path / "closed")
+    with pytest.raises(SourceError, match="Permission denied"):
+        opened(str(tmp_path), Columns(text="name"))
+
+
+@pytest.mark.parametrize("columns", [Columns(), Columns(text="name")])
+def test_a_source_is_the_same_by_every_spelling(photos, columns, monkeypatch):
+    (photos / "a.csv").write_text("name\nred\n")
+    (photos / "below").mkdir()
+    (photos.parent / "link").symlink_to(photos)
+    monkeypatch.chdir(photos / "below")
+    spellings = [str(photos), f"{photos}/", "..", "../", "../below/..", str(photos.parent / "link")]
+    sources = [opened(each, columns) for each in spellings]
+    assert {(each.name, each.root) for each in sources} == {(sources[0].name, str(photos))}
+    assert len({tuple(row.id for row in each.rows() if isinstance(row, Row)) for each in sources}) == 1
 
 
 NOT_UTF8 = pa.Array.from_buffers(

@@ -226,12 +226,25 @@ def test_a_reader_that_has_enough_ends_it_quietly(run):
     assert orjson.loads(done.stdout)["item"] == "red"
 
 
-def test_an_output_device_that_is_full_is_a_sentence(run):
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command("embed", "red"), cwd=ROOT, stdout=full, stderr=PIPE, text=True)
+def in_shell(words: list[str], redirection: str) -> subprocess.CompletedProcess[str]:
+    told = f"{shlex.join(command(*words))} {redirection}"
+    return subprocess.run(["bash", "-c", told], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", [["embed", "red"], ["info"], ["size", "--rate=1", "--passes=1:0.1"], ["--help"]])
+@pytest.mark.parametrize(("to", "why"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")])
+def test_an_output_that_takes_nothing_is_a_sentence(run, words, to, why):
+    done = in_shell(words, to)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: Standard output cannot be written (No space left on device).")
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert why in done.stderr
+    assert len(done.stderr.splitlines()) <= 2  # "Nothing was written."
+
+
+def test_a_closed_input_holds_nothing(run):
+    done = in_shell(["embed", "-"], "<&-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: There is nothing to embed.")
 
 
 def test_names_that_no_terminal_takes(run, photos):
@@ -258,6 +271,8 @@ def test_version(run):
         (["red", "-o", "v.txt"], "v.txt must end in one of"),
         (["red", "-o", "missing/v.npz"], "there is no folder missing"),
         (["red", "-o", "/proc/v.npz"], "/proc/v.npz cannot be written"),
+        (["red", "-o", f"{'x' * 252}.npz"], "cannot be written (File name too long)"),
+        (["red", "-o", f"{'x' * 250}.npy"], ".npy.json cannot be written (File name too long)"),
         (["red", "--batch-size", "100000"], "The server takes at most"),
     ],
 )

@@ -1,8 +1,10 @@
 """The simulation of a fleet agrees with what queueing theory knows, and `size` with a real server."""
 
+import asyncio
 import json
 from itertools import islice
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from lab.benchmarks import checkpoints, sizing
 from qwen3_vl_embed.cli import size
 from qwen3_vl_embed.cli.__main__ import app
+from qwen3_vl_embed.errors import AdapterError
 from qwen3_vl_embed.sizing import Times, arrivals, needed, rate, simulate
 
 GPU = Times({1: 0.005, 64: 0.126}, 0.002)  # seconds, about those of an H100 with swatches
@@ -60,6 +63,17 @@ def test_a_fleet_is_as_small_as_may_be():
     assert needed(GPU, 1, 0.006) == []  # not even alone
 
 
+def test_a_p99_of_what_one_item_takes_is_reached():
+    assert needed(GPU, 100, GPU.delay + GPU.seconds(1))[-1].gpus > 1
+    assert needed(Times({1: 0.1}, 0.2), 1, 0.3)  # 0.1 + 0.2 is more than 0.3
+
+
+@pytest.mark.parametrize(("rate", "p99"), [(1e9, 1), (500, 86400), (1e9, 0.0071)])
+def test_more_than_can_be_simulated_is_refused(rate, p99):
+    with pytest.raises(ValueError, match="too many to simulate"):
+        needed(GPU, rate, p99)
+
+
 def test_the_same_seed_is_the_same_answer():
     first, again, other = (needed(GPU, 300, 0.1, seed)[-1].found.percentile(99) for seed in (1, 1, 2))
     assert first == again != other
@@ -84,15 +98,57 @@ def test_size_without_a_server():
     assert "547 GPU-hours; 182 h on 3" in result.stdout  # 10⁹ × 0.126 / 64 s
 
 
+@pytest.mark.parametrize("option", ["--rate", "--p99", "--delay", "--total", "--seconds", "--seed", "--words"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_a_number_that_is_none_is_refused(option, value):
+    result = run("--rate", "1", "--passes", "1:0.005", option, value)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"'{option}'" in result.stderr
+
+
+class Short:
+    """A server for `measure`: one more caller than `room` is told to come again, or the model starts anew meanwhile."""
+
+    def __init__(self, room: int = 1000, starts: int = 1):
+        self.room, self.starts, self.inside, self.asked = room, starts, 0, 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/info":
+            self.asked += 1
+            warm_up = {"batch": 4, "text": min(self.asked, self.starts)}
+            model = {"id": "m", "device": "cpu", "warm_up": warm_up, "limits": {"max_image_bytes": 1}}
+            return httpx.Response(200, json={"adapter": {"limits": {"max_items": 4}}, "model": model})
+        if self.inside == self.room:
+            return httpx.Response(429, headers={"Retry-After": "1"}, json={"error": {"message": "Too many."}})
+        self.inside += 1
+        await asyncio.sleep(0.01)
+        self.inside -= 1
+        one = [1.0] if isinstance(json.loads(request.content)["input"], str) else [[1.0]]
+        return httpx.Response(200, headers={"x-model": "m"}, json={"embedding": one})
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [(Short(room=4), "room for 8 items"), (Short(starts=1000), "started anew meanwhile: measure again")],
+)
+def test_what_was_not_passes_alone_is_no_measurement(server, said, monkeypatch):
+    transport = httpx.MockTransport(server)
+    monkeypatch.setattr(httpx.AsyncClient, "_init_transport", lambda *args, **kwargs: transport)
+    with pytest.raises(AdapterError, match=said):
+        asyncio.run(size.measure("http://gpu-box", size.items(32, 1), 0.1))
+
+
 def test_size_says_when_no_number_is_enough():
     result = run("--rate", "1", "--p99", "0.004", "--passes", "1:0.005,64:0.126")
     assert result.exit_code == 1
     assert "one item alone takes 0.005 s, not 0.004 s" in result.stdout
 
 
-@pytest.mark.parametrize("passes", ["", "5", "64:0.1", "1:0.005,64:x", "1:-1", "1:nan", "0:1,1:1"])
+@pytest.mark.parametrize(
+    "passes", ["", "5", "64:0.1", "1:0.005,64:x", "1:-1", "1:nan", "0:1,1:1", "1:1,1:2", "1:1,1000000000:2"]
+)
 def test_passes_that_are_none_are_a_sentence(passes):
-    result = run("--rate", "1", "--passes", passes or ",")
+    result = run("--rate", "1", "--passes", passes)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "is not like 1:0.005,64:0.126" in result.stderr
 

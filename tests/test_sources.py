@@ -1,5 +1,6 @@
 """What a word, a folder, standard input or a CSV file turns into, and what is refused rather than guessed."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from qwen3_vl_embed.files.sources import (
     from_lines,
     from_word,
 )
+from tests.conftest import deny
 
 
 @pytest.fixture
@@ -132,6 +134,24 @@ def test_what_lies_in_folders(folder):
     assert skipped == ["._b.png", "fifo.png", "notes.txt"]
     with pytest.raises(SourceError, match="neither a file nor a folder"):
         from_word(str(photos / "fifo.png"))
+
+
+def test_a_folder_that_cannot_be_read_fails_by_name(folder, monkeypatch):
+    """Nobody knows which images are in it, so not everything is embedded."""
+    deny(monkeypatch, folder / "photos" / "below")
+    [closed] = [each for each in from_folder(folder / "photos") if each.name.endswith("below")]
+    with pytest.raises(ItemError, match=r"below: the folder cannot be read \(Permission denied\)"):
+        closed.read()
+
+
+def test_an_image_behind_a_closed_door_is_not_said_to_be_missing(monkeypatch):
+    def stat(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for find in (from_word, from_image):
+        with pytest.raises(SourceError, match=r"The image red.png cannot be read \(Permission denied\)"):
+            find("red.png")
 
 
 def test_a_file_above_the_limit_is_not_read(tmp_path):

@@ -25,7 +25,7 @@ from qwen3_vl_embed.bulk.sources import Row, unsigned
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.sources import Skipped
-from qwen3_vl_embed.files.vectors import Origin, check_room, told
+from qwen3_vl_embed.files.vectors import Origin, check_name, check_room, told
 from qwen3_vl_embed.items import Embedded, Item, writable
 
 Result: TypeAlias = Embedded | ItemError
@@ -102,6 +102,7 @@ class Folder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """For one job at a time; what a killed one was writing is thrown away. Raises SourceError, VectorFileError."""
+        check_name(self.path)
         with told(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)

@@ -174,7 +174,7 @@ class Folder(File):
                 yield found
             else:
                 name = writable(path.relative_to(self.path).as_posix())
-                yield Row(name, Item("image", name, found.origin, path))
+                yield Row(name, replace(found, name=name))
 
 
 @dataclass(frozen=True)
@@ -442,13 +442,18 @@ def opened(spec: str, columns: Columns) -> Source:
     if not spec:
         raise SourceError("The source has no name: it is an empty string.")  # which is this folder to others
     if os.path.isdir(spec) and not columns.content:
-        root = str(Path(spec).absolute())
+        with os.scandir(spec):  # or an OSError
+            root = os.path.realpath(spec)
         return Source((Folder(spec, ""),), root, pa.schema([]), root)
     try:
         system, path = fsspec.core.url_to_fs(spec)
+        here = "file" in system.protocol
+        path = os.path.realpath(path) if here else path
         marks = "*" if path.startswith(HTTP) else "*?["  # where ? begins a query
         is_folder, is_there = system.isdir(path), system.exists(path)
         if is_folder:
+            for _ in os.walk(path, onerror=_raise) if here else ():  # fsspec passes over a folder that it cannot read
+                pass
             wanted = _is_table if columns.content else _is_image
             below = sorted(system.find(path))
             paths = [each for each in below if wanted(each.removeprefix(path))]
@@ -458,7 +463,7 @@ def opened(spec: str, columns: Columns) -> Source:
             paths = [path] if is_there else []
         start = path if is_folder else os.path.dirname(re.split(r"[*?\[]", unsigned(path))[0])
         beside = below if is_folder else [] if start.startswith(HTTP) else _logs(system, start)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # each file system raises its own library's
         raise SourceError(f"{spec} cannot be read ({error}).") from None
     for log, format in LOGS.items() if columns.content else ():
         if any(PurePosixPath(each).match(log) for each in beside):
@@ -467,7 +472,6 @@ def opened(spec: str, columns: Columns) -> Source:
     if not paths:
         what = "table" if columns.content else "image"
         raise SourceError(f"There is no {spec}." if not is_folder else f"{spec} holds no {what}.")
-    here = "file" in system.protocol
     urls = paths if here else list(map(system.unstrip_protocol, paths))
     names = [unsigned(each).removeprefix(start).lstrip("/") for each in paths]
     files = [_file(url, name, columns) for url, name in zip(urls, names, strict=True)]
@@ -479,6 +483,10 @@ def opened(spec: str, columns: Columns) -> Source:
     place = start if here else system.unstrip_protocol(start)
     name = " ".join([place, *(f"--{flag} {each}" for flag, each in asked.items() if each)])
     return Source(tuple(replace(each, columns=known) for each in files), start if here else None, schema, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _logs(system: Any, folder: str) -> list[str]:

@@ -1,6 +1,8 @@
 """The application that the commands belong to, and how their errors are told."""
 
 import errno
+import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as version_of
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.errors import AdapterError
@@ -15,7 +18,48 @@ from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 
 CHECKOUT = Path(__file__).resolve().parents[2] / "model_repository"
 
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """The one place where errors become a sentence on stderr: exit code 2 for what was typed, 1 for what happened."""
+    try:
+        yield
+    except (SourceError, VectorFileError) as error:
+        terminal.complain(str(error))
+        raise SystemExit(2) from None
+    except AdapterError as error:
+        terminal.complain(str(error))
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        terminal.complain(f"{error.filename or 'The output'}: {error.strerror}.")
+        raise SystemExit(1) from None
+
+
+class Closed(io.RawIOBase):
+    """Where nothing can be written."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: object) -> int:
+        raise OSError(errno.EBADF, "it is closed", "Standard output")
+
+
+class Commands(TyperGroup):
+    """All of them, and their help: none ends in a traceback for what is not a bug."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As typer's, for which `| head` is no error."""
+        sys.stdin = sys.stdin or io.TextIOWrapper(io.BytesIO())  # None where the shell closed it: `<&-`
+        sys.stdout = sys.stdout or io.TextIOWrapper(Closed(), write_through=True)
+        with sentences():
+            return super().main(*args, **kwargs)
+
+
 app = typer.Typer(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -41,24 +85,6 @@ def main(
 
 def option(help: str, *names: str, panel: str | None = None, **settings: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """The one place where errors become a sentence on stderr: exit code 2 for what was typed, 1 for what happened."""
-    try:
-        yield
-    except (SourceError, VectorFileError) as error:
-        terminal.complain(str(error))
-        raise typer.Exit(2) from None
-    except AdapterError as error:
-        terminal.complain(str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno in (None, errno.EPIPE):  # `| head` is no error
-            raise
-        terminal.complain(f"{error.filename or 'The output'}: {error.strerror}.")
-        raise typer.Exit(1) from None
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def run(checkpoint: str, method: str, options: bytes, output: Path, console: Con
             about, arrays = calibrate(embedder, default_texts(), default_images(), asked, method)
     except (EmbedError, ValueError) as error:
         raise SourceError(str(error)) from None
-    with replacing(output) as file:
+    with replacing(output, sum(each.nbytes for each in arrays.values())) as file:
         save(file, about, arrays)
     console.print(
         f"{output}: {method} of {about['samples']['text']} texts and {about['samples']['image']} images", soft_wrap=True

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qwen3_vl_embed.cli.app import app, installed, option, sentences
+from qwen3_vl_embed.cli.app import app, installed, option
 from qwen3_vl_embed.cli.commands import RECIPE, AnyOption, BatchSize, RetrySeconds, connected
 from qwen3_vl_embed.cli.recipe import chosen, with_flags
 from qwen3_vl_embed.files.errors import SourceError
@@ -82,26 +82,25 @@ def bulk(
       qwen3-vl-embed bulk s3://bucket/captions.jsonl --text caption -o vectors/
       qwen3-vl-embed bulk photos/ -o vectors/ --ray auto --url http://a:8001 --url http://b:8001
     """
-    with sentences():
-        with installed("bulk", "bulk"):
-            from qwen3_vl_embed.bulk.job import Means
-            from qwen3_vl_embed.bulk.sources import Columns, opened
-            from qwen3_vl_embed.cli import bulk as bulk_job
-            from qwen3_vl_embed.cli import job
-        if ray and not find_spec("ray"):
-            raise SourceError("`bulk --ray` needs ray: pip install 'qwen3-vl-embed[ray]'.")
-        if local_model:
-            with installed("bulk --local-model", "local"):
-                from qwen3_vl_embed.bulk import local  # noqa: F401
-        if dtype not in ("float32", "float16"):
-            raise SourceError(f"--dtype {dtype} is neither float32 nor float16.")
-        if text and image:
-            raise SourceError("Either --text or --image: a row has one vector.")
-        if len(url) > 1 and not ray:
-            raise SourceError("Several servers are asked by Ray: --ray local.")
-        means = Means(tuple(url), local_model, retry_seconds, batch_size, in_flight, chosen(flags, option))
-        columns = Columns(text, image, id)
-        job.leave(bulk_job.run(opened(source, columns), output, means, dtype, retry_failed, ray, workers))
+    with installed("bulk", "bulk"):
+        from qwen3_vl_embed.bulk.job import Means
+        from qwen3_vl_embed.bulk.sources import Columns, opened
+        from qwen3_vl_embed.cli import bulk as bulk_job
+        from qwen3_vl_embed.cli import job
+    if ray and not find_spec("ray"):
+        raise SourceError("`bulk --ray` needs ray: pip install 'qwen3-vl-embed[ray]'.")
+    if local_model:
+        with installed("bulk --local-model", "local"):
+            from qwen3_vl_embed.bulk import local  # noqa: F401
+    if dtype not in ("float32", "float16"):
+        raise SourceError(f"--dtype {dtype} is neither float32 nor float16.")
+    if text and image:
+        raise SourceError("Either --text or --image: a row has one vector.")
+    if len(url) > 1 and not ray:
+        raise SourceError("Several servers are asked by Ray: --ray local.")
+    means = Means(tuple(url), local_model, retry_seconds, batch_size, in_flight, chosen(flags, option))
+    columns = Columns(text, image, id)
+    job.leave(bulk_job.run(opened(source, columns), output, means, dtype, retry_failed, ray, workers))
 
 
 @app.command()
@@ -112,11 +111,10 @@ def index(sources: Sources, output: IndexFolder = Path("index"), faiss: Faiss = 
       qwen3-vl-embed index vectors/
       qwen3-vl-embed index photos/ captions.parquet -o both --lancedb both.lancedb
     """
-    with sentences():
-        with installed("index", "search"):
-            from qwen3_vl_embed.cli.search import make_index
+    with installed("index", "search"):
+        from qwen3_vl_embed.cli.search import make_index
 
-        make_index(sources, output, faiss, lancedb)
+    make_index(sources, output, faiss, lancedb)
 
 
 @app.command()
@@ -147,18 +145,17 @@ def search(
       qwen3-vl-embed search "a beach" --image photo.jpg --words 0.3 --not people
       qwen3-vl-embed search --page
     """
-    with sentences():
-        with installed("search", "search"):
-            from qwen3_vl_embed.cli import search as searching
-            from qwen3_vl_embed.search.index import Index
-            from qwen3_vl_embed.search.queries import Searcher
+    with installed("search", "search"):
+        from qwen3_vl_embed.cli import search as searching
+        from qwen3_vl_embed.search.index import Index
+        from qwen3_vl_embed.search.queries import Searcher
 
-        with connected(url, retry_seconds) as client:
-            searcher = Searcher(Index(index), client)
-            if page:
-                searching.serve(searcher, host, port)
-            elif duplicates is not None:
-                searching.show_duplicates(searcher.index, duplicates)
-            else:
-                query = searching.query(searcher.index, text, image, colour, like, without, words, centred)
-                searching.show(searcher, query, count, exact)
+    with connected(url, retry_seconds) as client:
+        searcher = Searcher(Index(index), client)
+        if page:
+            searching.serve(searcher, host, port)
+        elif duplicates is not None:
+            searching.show_duplicates(searcher.index, duplicates)
+        else:
+            query = searching.query(searcher.index, text, image, colour, like, without, words, centred)
+            searching.show(searcher, query, count, exact)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.cli.app import app, from_checkout, installed, option, sentences
+from qwen3_vl_embed.cli.app import app, from_checkout, installed, option
 from qwen3_vl_embed.cli.recipe import chosen, with_flags
 from qwen3_vl_embed.contract import IMAGE_PATH, INPUT_FIELD, OUTPUT_FIELD, TEXT_PATH, Endpoints
+from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.settings import BATCH, DEFAULT_URL, RETRY_FOR_S, URL
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def serve(checkpoint: Checkpoint = None, port: Port = None) -> None:
       qwen3-vl-embed serve
       qwen3-vl-embed serve --checkpoint Qwen/Qwen3-VL-4B-Instruct --port 9001
     """
-    with sentences(), from_checkout("serve"):
+    with from_checkout("serve"):
         from qwen3_vl_embed.serving.__main__ import main
     for name, value in {"CHECKPOINT": checkpoint, "SERVE_PORT": port}.items():
         if value is not None:
@@ -100,7 +101,7 @@ def embed(
       qwen3-vl-embed embed --csv colours.csv --column name -o colours.npz
       qwen3-vl-embed embed red --prompt colour --layer -2
     """
-    with sentences(), connected(url, retry_seconds) as client:
+    with connected(url, retry_seconds) as client:
         from qwen3_vl_embed.cli import embed as embedding
         from qwen3_vl_embed.cli import job
         from qwen3_vl_embed.files.vectors import check_writable
@@ -129,7 +130,7 @@ def validate(strict: Strict = False, url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed validate
       qwen3-vl-embed validate --strict --url http://gpu-box:8001
     """
-    with sentences(), connected(url) as client:
+    with connected(url) as client:
         from qwen3_vl_embed.cli.tables import show_validation
         from qwen3_vl_embed.cli.validation import validate as validate_server
 
@@ -164,37 +165,36 @@ def report(
       qwen3-vl-embed report --images photos/ --pooling mean -o photos-mean
       qwen3-vl-embed report --vectors report-qwen3-vl-color-tiny/vectors.npz
     """
-    with sentences():
-        with installed("report", "evaluation"):
-            from qwen3_vl_embed.cli import report as evaluation
-            from qwen3_vl_embed.files.vectors import check_folder
+    with installed("report", "evaluation"):
+        from qwen3_vl_embed.cli import report as evaluation
+        from qwen3_vl_embed.files.vectors import check_folder
 
-        options = chosen(flags, option)
-        if vectors:
-            pairs = evaluation.saved_pairs(vectors, colours or images or options)
-        else:
-            endpoints = Endpoints(text_path, image_path, input_field, output_field)
-            with connected(url, endpoints=endpoints) as client:
-                subject = evaluation.subject(colours, images)
-                check_folder(output or Path())
-                pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size)
-        name = name or evaluation.name_of(pairs)
-        folder = output or Path(f"report-{name}")
-        evaluation.show(evaluation.write(pairs, name, folder))
+    options = chosen(flags, option)
+    if vectors:
+        pairs = evaluation.saved_pairs(vectors, colours or images or options)
+    else:
+        endpoints = Endpoints(text_path, image_path, input_field, output_field)
+        with connected(url, endpoints=endpoints) as client:
+            subject = evaluation.subject(colours, images)
+            check_folder(output or Path())
+            pairs = evaluation.embed_pairs(client, endpoints, subject, options, batch_size)
+    name = name or evaluation.name_of(pairs)
+    folder = output or Path(f"report-{name.replace('/', '-')}")
+    evaluation.show(evaluation.write(pairs, name, folder))
     terminal.remark(f"Written to {folder}: open {folder / 'report.html'} in a browser.")
 
 
 @app.command()
 def size(
-    rate: Annotated[float, option("Items a second, each a request that comes at random.", min=0.001)],
-    p99: Annotated[float, option("Seconds within which 99 of 100 are to be answered.", min=0.001)] = 1.0,
+    rate: Annotated[float, option("Items a second, each a request that comes at random.", min=0.001, max=1e9)],
+    p99: Annotated[float, option("Seconds within which 99 of 100 are to be answered.", min=0.001, max=86400)] = 1.0,
     side: Annotated[int, option("Of the pictures that are sent, in pixels.", min=32, max=4096)] = 244,
-    words: Annotated[int, option("Send texts of so many words instead.", min=0)] = 0,
-    total: Annotated[float, option("Items in all: how long do they take?", min=0)] = 0,
-    seconds: Annotated[float, option("To measure each number of callers for.", min=0.1)] = 5.0,
+    words: Annotated[int, option("Send texts of so many words instead.", min=0, max=1_000_000)] = 0,
+    total: Annotated[float, option("Items in all: how long do they take?", min=0, max=1e15)] = 0,
+    seconds: Annotated[float, option("To measure each number of callers for.", min=0.1, max=3600)] = 5.0,
     passes: Annotated[str | None, option("Seconds of a pass by its items, as measured before; asks no server.")] = None,
-    delay: Annotated[float, option("Seconds of a request beside its pass, with --passes.", min=0)] = 0.0,
-    seed: Annotated[int, option("The same seed gives the same arrivals.")] = 0,
+    delay: Annotated[float, option("Seconds of a request beside its pass, with --passes.", min=0, max=86400)] = 0.0,
+    seed: Annotated[int, option("The same seed gives the same arrivals.", min=0)] = 0,
     url: Url = DEFAULT_URL,
 ) -> None:
     """How many GPUs for so many items a second? Measures a server that has one and nothing else to do, and simulates.
@@ -206,21 +206,23 @@ def size(
       qwen3-vl-embed size --rate 20 --p99 2 --side 1024 --total 1e9 --url http://gpu-box:8001
       qwen3-vl-embed size --rate 500 --p99 0.5 --passes 1:0.005,64:0.126
     """
-    with sentences():
-        import asyncio
+    import asyncio
 
-        from qwen3_vl_embed.cli import size as sizing
-        from qwen3_vl_embed.sizing import needed
+    from qwen3_vl_embed.cli import size as sizing
+    from qwen3_vl_embed.sizing import needed
 
-        if passes:
-            times = sizing.read(passes, delay)
-        else:
-            times = asyncio.run(sizing.measure(url, sizing.items(side, words), seconds))
+    if passes is not None:
+        times = sizing.read(passes, delay)
+    else:
+        times = asyncio.run(sizing.measure(url, sizing.items(side, words), seconds))
+    try:
         fleets = needed(times, rate, p99, seed)
-        sizing.show_times(times)
-        sizing.show(times, fleets, rate, p99)
-        if total:
-            sizing.show_total(times, total, fleets[-1].gpus if fleets else 1)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    sizing.show_times(times)
+    sizing.show(times, fleets, rate, p99)
+    if total:
+        sizing.show_total(times, total, fleets[-1].gpus if fleets else 1)
     raise typer.Exit(0 if fleets else 1)
 
 
@@ -232,7 +234,7 @@ def info(url: Url = DEFAULT_URL) -> None:
       qwen3-vl-embed info
       qwen3-vl-embed info | jq .model.dimension
     """
-    with sentences(), connected(url) as client:
+    with connected(url) as client:
         described: Mapping[str, Any] = client.info()
     if sys.stdout.isatty():
         terminal.show_info(described)

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from qwen3_vl_embed.cli import terminal
-from qwen3_vl_embed.cli.app import app, from_checkout, installed, option, sentences
+from qwen3_vl_embed.cli.app import app, from_checkout, installed, option
 from qwen3_vl_embed.cli.recipe import chosen
 from qwen3_vl_embed.files.errors import SourceError
 
@@ -69,27 +69,26 @@ def compare(
       qwen3-vl-embed compare --checkpoint folder --url transformers:folder
       qwen3-vl-embed compare --url http://localhost:8001 --url sentence-transformers:folder --json
     """
-    with sentences():
-        from qwen3_vl_embed.compare.inputs import own, standard
-        from qwen3_vl_embed.compare.verdict import compare as compared
+    from qwen3_vl_embed.compare.inputs import own, standard
+    from qwen3_vl_embed.compare.verdict import compare as compared
 
-        if len(url) > 2 or (len(url) == 1 and not checkpoint):
-            raise SourceError("Give two of --url; or one, and the --checkpoint to compare it with.")
-        inputs = own(texts, images) if texts or images else standard()
-        with installed("compare", "local"):
-            variants = None
-            if checkpoint:
-                with from_checkout("compare --checkpoint"):
-                    variants = _variants(checkpoint, prompt or [])
-            ours = [None] * (2 - len(url))
-            places = [*(f"embedder:{checkpoint}" for _ in ours), *url]
-            schemas, keys = ([*ours, *(given or []), None, None][:2] for given in (schema, key))
-            fields = (chosen({}, a), chosen({}, b))
-            sides = [
-                _side(place, schema, key, given, variants)
-                for place, schema, key, given in zip(places, schemas, keys, fields, strict=True)
-            ]
-        found = compared((sides[0], sides[1]), inputs, least, variants, terminal.track)
+    if len(url) > 2 or (len(url) == 1 and not checkpoint):
+        raise SourceError("Give two of --url; or one, and the --checkpoint to compare it with.")
+    inputs = own(texts, images) if texts or images else standard()
+    with installed("compare", "local"):
+        variants = None
+        if checkpoint:
+            with from_checkout("compare --checkpoint"):
+                variants = _variants(checkpoint, prompt or [])
+        ours = [None] * (2 - len(url))
+        places = [*(f"embedder:{checkpoint}" for _ in ours), *url]
+        schemas, keys = ([*ours, *(given or []), None, None][:2] for given in (schema, key))
+        fields = (chosen({}, a), chosen({}, b))
+        sides = [
+            _side(place, schema, key, given, variants)
+            for place, schema, key, given in zip(places, schemas, keys, fields, strict=True)
+        ]
+    found = compared((sides[0], sides[1]), inputs, least, variants, terminal.track)
     if json:
         import orjson
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from qwen3_vl_embed.cli.app import app, from_checkout, option, sentences
+from qwen3_vl_embed.cli.app import app, from_checkout, option
 from qwen3_vl_embed.serving.console import Console
 
 Checkpoint = Annotated[str | None, option("A folder, or a hub id; left out, what serve serves.", envvar="CHECKPOINT")]
@@ -41,13 +41,12 @@ def sweep(
       qwen3-vl-embed sweep --prompt eol --prompt "{content}\\nColour name:" --colours 100
       qwen3-vl-embed sweep --images photos/ -o sweep-photos
     """
-    with sentences():
-        with from_checkout("sweep"):
-            from qwen3_vl_embed.cli.sweep import run, subject
-            from qwen3_vl_embed.serving.settings import checkpoint as served
+    with from_checkout("sweep"):
+        from qwen3_vl_embed.cli.sweep import run, subject
+        from qwen3_vl_embed.serving.settings import checkpoint as served
 
-        what = subject(colours, images)
-        run(checkpoint or served(), prompt or PROMPTS, max_pixels or [], what, output, Console())
+    what = subject(colours, images)
+    run(checkpoint or served(), prompt or PROMPTS, max_pixels or [], what, output, Console())
 
 
 @app.command()
@@ -67,13 +66,12 @@ def calibrate(
       qwen3-vl-embed calibrate --method zca-0.1 --option layer=-2 --option prompt=colour -o colour-2.npz
       EMBED_CALIBRATION=calibration.npz make serve
     """
-    with sentences():
-        with from_checkout("calibrate"):
-            import orjson
+    with from_checkout("calibrate"):
+        import orjson
 
-            from qwen3_vl_embed.cli.calibrate import run
-            from qwen3_vl_embed.cli.recipe import chosen
-            from qwen3_vl_embed.serving.settings import checkpoint as served
+        from qwen3_vl_embed.cli.calibrate import run
+        from qwen3_vl_embed.cli.recipe import chosen
+        from qwen3_vl_embed.serving.settings import checkpoint as served
 
-        options = orjson.dumps(chosen({}, option))
-        run(checkpoint or served(), method, options, output, Console())
+    options = orjson.dumps(chosen({}, option))
+    run(checkpoint or served(), method, options, output, Console())

@@ -103,7 +103,7 @@ def write(pairs: Pairs, name: str, folder: Path) -> Report:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VectorFileError(f"{folder} cannot be written ({error.strerror or error}).") from None
-    with replacing(folder / "vectors.npz") as file:
+    with replacing(folder / "vectors.npz", pairs.text.nbytes + pairs.image.nbytes) as file:
         pairs.save(file)  # first: they took longest
     found = report(pairs, name)
     written = {

@@ -15,6 +15,7 @@ from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.cli.app import installed
 from qwen3_vl_embed.errors import ItemError
 from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.vectors import check_folder, check_place
 from qwen3_vl_embed.items import Item
 from qwen3_vl_embed.search.index import Index, build, to_faiss, to_lancedb
 from qwen3_vl_embed.search.page import Page, Server
@@ -22,7 +23,12 @@ from qwen3_vl_embed.search.queries import Query, Searcher, swatch
 
 
 def make_index(sources: Sequence[Path], output: Path, faiss: Path | None, lancedb: Path | None) -> None:
-    """Raises SourceError, of what is no source, and of what an export needs."""
+    """Raises SourceError, of what is no source, and of what an export needs; VectorFileError."""
+    check_folder(output)
+    if faiss:
+        check_place(faiss)
+    if lancedb:
+        check_folder(lancedb)
     with terminal.err.status("indexing …"), installed("index", "search"):
         index = build(sources, output)
     how = f"approximate, recall of the first ten {index.ann['recall']:.3f}" if index.ann else "exact"
@@ -88,7 +94,9 @@ def serve(searcher: Searcher, host: str, port: int) -> None:
     try:
         server = Server((host, port), Page(searcher))
     except OSError as error:
-        raise SourceError(f"{host}:{port} cannot be listened at ({error.strerror}): name another --port.") from None
+        raise SourceError(
+            f"{host}:{port} cannot be listened at ({error.strerror}): name another --port or --host."
+        ) from None
     with server:
         terminal.remark(f"Searching {len(searcher.index):,} rows at {server.url} (stop: Ctrl-C)")
         try:

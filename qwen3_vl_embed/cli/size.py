@@ -12,13 +12,14 @@ from PIL import Image
 
 from qwen3_vl_embed.cli import terminal
 from qwen3_vl_embed.client import AsyncClient
-from qwen3_vl_embed.errors import ItemError
+from qwen3_vl_embed.errors import AdapterError, ItemError, NotNow
 from qwen3_vl_embed.files.errors import SourceError
 from qwen3_vl_embed.items import Item
 from qwen3_vl_embed.sizing import Fleet, Times, rate, sizes
 
 SHOWN = 6  # fleets
 KEPT = 16  # callers of one client: httpx keeps 20 connections
+MOST_ITEMS = 10_000  # in a pass that is simulated
 BUSY_CLIENT = 0.8  # of a core, beyond which it is this program that is slow
 
 
@@ -43,9 +44,12 @@ def read(passes: str, delay: float) -> Times:
         pairs = [each.split(":") for each in passes.split(",")]
         found = {int(items): float(seconds) for items, seconds in pairs}
     except ValueError:
-        found = {}
-    if 1 not in found or min(found) < 1 or not all(0 < seconds < np.inf for seconds in found.values()):
-        raise SourceError(f"--passes {passes} is not like 1:0.005,64:0.126: items and seconds, and 1 among them.")
+        pairs, found = [], {}
+    good = all(1 <= items <= MOST_ITEMS and 1e-9 <= seconds < np.inf for items, seconds in found.items())
+    if 1 not in found or len(found) < len(pairs) or not good:
+        raise SourceError(
+            f"--passes {passes} is not like 1:0.005,64:0.126: items, each number once, and seconds; 1 among them."
+        )
     return Times(dict(sorted(found.items())), delay)
 
 
@@ -53,9 +57,9 @@ async def measure(url: str, given: Iterator[Item], seconds: float) -> Times:
     """Closed loops of so many seconds each, from 1 caller up to two full passes.
 
     Raises:
-        AdapterError: there is no server, or it does not embed these.
+        AdapterError: there is no server, it does not embed these, or what it took is not what its passes take.
     """
-    async with AsyncClient(url) as client:
+    async with AsyncClient(url, notify=terminal.remark) as client:
         model = await client.model()
         most = int(model["warm_up"]["batch"])
         async for [first] in client.embed_each([next(given)]):
@@ -63,13 +67,24 @@ async def measure(url: str, given: Iterator[Item], seconds: float) -> Times:
                 raise first
             if model["device"] != "cpu" and first.tokens:  # a CPU answers together what it took in together
                 most = max(1, min(most, model["batch_tokens"] // first.tokens))
-    callers = [1, *(2 * size for size in sizes(most))]
-    rates = {number: await closed(url, given, number, seconds) for number in terminal.track(callers, "Measuring")}
+        callers = [1, *(2 * size for size in sizes(most))]
+        try:
+            rates = {each: await closed(url, given, each, seconds) for each in terminal.track(callers, "Measuring")}
+        except NotNow as error:
+            raise AdapterError(
+                f"{error} What was measured is not what passes take: measure a server that has nothing else to do and "
+                f"room for {callers[-1]} items (ADAPTER_MAX_PENDING_ITEMS)."
+            ) from None
+        if (await client.model())["warm_up"] != model["warm_up"]:
+            raise AdapterError(f"The model of {client.url} started anew meanwhile: measure again.")
     return Times.of(rates, most)
 
 
 async def closed(url: str, given: Iterator[Item], callers: int, seconds: float) -> float:
-    """Items a second that so many callers get, each with one request at a time; from when each has had an answer."""
+    """Items a second that so many callers get, each with one request at a time; from when each has had an answer.
+
+    Raises NotNow from a server that is busy or away: to ask again would be part of what is measured.
+    """
     ends: list[float] = []
     started, cpu = perf_counter(), process_time()
 
@@ -80,7 +95,8 @@ async def closed(url: str, given: Iterator[Item], callers: int, seconds: float) 
             ends.append(perf_counter())
 
     async with AsyncExitStack() as stack:
-        opened = [await stack.enter_async_context(AsyncClient(url)) for _ in range(0, callers, KEPT)]
+        clients = (AsyncClient(url, retry_for_s=0) for _ in range(0, callers, KEPT))
+        opened = [await stack.enter_async_context(each) for each in clients]
         await asyncio.gather(*(caller(opened[number // KEPT]) for number in range(callers)))
     until = max(started + seconds, ends[2 * callers - 1])  # later ones are of passes that grow smaller
     if process_time() - cpu > BUSY_CLIENT * (ends[-1] - started):
@@ -94,11 +110,11 @@ def show(times: Times, fleets: list[Fleet], rate: float, p99: float) -> None:
     for name in ("GPUs", "of their best", "items a pass", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right")
     for gpus, found in fleets[-SHOWN:]:
-        p50, last = (f"{1e3 * found.percentile(share):,.3g}" for share in (50, 99))
+        p50, last = (_written(1e3 * found.percentile(share)) for share in (50, 99))
         share = f"{rate / gpus / times.capacity:.0%}"
         table.add_row(str(gpus), share, f"{np.mean(found.passes):.3g}", p50, last)
-    terminal.out.print(table)
     if fleets:
+        terminal.out.print(table)
         terminal.out.print(f"GPUs for {rate:g} a second with a p99 of at most {p99:g} s: {fleets[-1].gpus}.")
     else:
         alone = times.delay + times.seconds(1)
@@ -115,4 +131,10 @@ def show_times(times: Times) -> None:
 def show_total(times: Times, total: float, gpus: int) -> None:
     """How long so many items take that need not be answered soon."""
     hours = total / times.capacity / 3600
-    terminal.out.print(f"{total:,.0f} in all, in full passes: {hours:,.3g} GPU-hours; {hours / gpus:,.3g} h on {gpus}.")
+    told = f"{_written(hours)} GPU-hours; {_written(hours / gpus)} h on {gpus}"
+    terminal.out.print(f"{total:,.0f} in all, in full passes: {told}.")
+
+
+def _written(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -104,7 +104,7 @@ def _lines(group: Mapping[str, Any], indent: int = 0) -> Iterator[tuple[int, str
 def _said(value: Any) -> str:
     """A JSON value as a person would write it."""
     match value:
-        case None | "":
+        case None | "" | []:
             return "none"
         case bool():
             return "yes" if value else "no"

@@ -56,14 +56,24 @@ def from_word(word: str) -> list[Item | Skipped]:
     if os.path.exists(word):
         raise SourceError(f"{word} is neither a file nor a folder. To embed these words as a text, write --text.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise SourceError(f"There is no image {word}. To embed these words as a text, write --text before them.")
+        raise SourceError(f"{_no_image(word)}. To embed these words as a text, write --text before them.")
     return [Item.text(word)]
 
 
 def from_image(path: Path) -> Item:
-    if not path.is_file():
-        raise SourceError(f"There is no image {path}.")
+    if not os.path.isfile(path):
+        raise SourceError(f"{_no_image(path)}.")
     return Item.image(path)
+
+
+def _no_image(path: Path | str) -> str:
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        return f"The image {path} cannot be read ({error.strerror})"
+    except (OSError, ValueError):
+        pass
+    return f"There is no image {path}"
 
 
 def from_folder(folder: Path) -> list[Item | Skipped]:
@@ -75,7 +85,10 @@ def from_folder(folder: Path) -> list[Item | Skipped]:
 
 
 def below(folder: Path) -> Iterator[tuple[Path, Item | Skipped]]:
-    """The same folder by folder, as they are read, with their paths; and what is no image, with why."""
+    """The same folder by folder, as they are read, with their paths; and what is no image, with why.
+
+    A folder that cannot be read is an item that fails: nobody knows what is in it.
+    """
     unreadable: list[OSError] = []
     entered: set[tuple[int, int]] = set()  # a link may lead back to where it lies
     for name, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
@@ -88,12 +101,12 @@ def below(folder: Path) -> Iterator[tuple[Path, Item | Skipped]]:
         yield from ((path := Path(name, file), _item(path)) for file in sorted(files))
     for error in unreadable:
         path = Path(error.filename)
-        yield path, Skipped(writable(path), error.strerror or str(error))
+        yield path, failing("image", writable(path), f"the folder cannot be read ({error.strerror}).")
 
 
 def _item(path: Path) -> Item | Skipped:
     looks = path.suffix.lower() in IMAGE_SUFFIXES
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         return Skipped(writable(path), "no file")  # to open a FIFO is to wait for its other end
     if path.name.startswith("._"):  # macOS's notes on another file, under a name like its own
         looks = False

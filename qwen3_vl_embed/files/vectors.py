@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from qwen3_vl_embed.files.errors import VectorFileError
-from qwen3_vl_embed.items import Embedded
+from qwen3_vl_embed.items import Embedded, writable
 
 ROW_GROUP = 4096  # rows of Parquet that are held and written together: what reads them wants thousands
 SPARE = 4 * 2**20  # bytes that stay free on the disk: a Parquet file without its footer cannot be read
@@ -182,6 +182,8 @@ def check_writable(path: Path) -> None:
     if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
         raise VectorFileError(f"{path} needs pyarrow: pip install 'qwen3-vl-embed[parquet]'.")
     check_place(path)
+    if path.suffix.lower() == ".npy":
+        check_place(_beside(path))
 
 
 def check_place(path: Path) -> None:
@@ -196,6 +198,19 @@ def check_place(path: Path) -> None:
         raise VectorFileError(f"{path} cannot be written: it is write-protected.")
     with told(path):
         _try(path.parent)
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # its name may be too long
+
+
+def check_name(path: Path) -> None:
+    """The same for what pyarrow writes, whose names are UTF-8."""
+    if writable(path) != str(path):
+        raise VectorFileError(f"{writable(path)} cannot be written: its name is not UTF-8.")
+
+
+def _beside(path: Path) -> Path:
+    """What says of a .npy file what made it."""
+    return path.with_name(f"{path.name}.json")
 
 
 def check_folder(folder: Path) -> None:
@@ -268,7 +283,7 @@ class VectorFile:
             with told(self._path):
                 self.kept = self.kept.replace(self._path)
         if self.kept and isinstance(self._writer, _Npy):
-            with replacing(self.kept.with_name(self.kept.name + ".json")) as beside:
+            with replacing(_beside(self.kept)) as beside:
                 beside.write(self._writer.about())
 
 
@@ -290,18 +305,21 @@ def _reserve(file: io.BufferedWriter, size: int) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, size: int = 0) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when the block ends well: an interrupted run leaves the old one.
 
     It lies beside `path`, is new and has a name that nobody knows before. A link at `path` is replaced, not followed.
     In a folder where others may write, their link must not lead our bytes to another file of ours.
 
+    `size`: bytes that it takes, about. A ZipFile that meets a full disk prints a traceback when it is thrown away.
+
     Raises:
-        VectorFileError: it cannot be written.
+        VectorFileError: it cannot be written, or the disk has no room for it.
     """
     fresh = path.with_name(f".{token_hex(8)}")
     try:
         with told(path):
+            check_room(path.absolute().parent, size)
             with fresh.open("xb") as file:
                 yield file
             fresh.replace(path)

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from qwen3_vl_embed.files.errors import SourceError
+from qwen3_vl_embed.files.errors import SourceError, VectorFileError
+from qwen3_vl_embed.files.vectors import check_name, check_room, replacing, told
 
 Kind = Literal["text", "image"]
 KINDS: tuple[Kind, Kind] = ("text", "image")
@@ -43,7 +44,9 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
 
     Raises:
         SourceError: there is nothing to index, it is not ours, or two of them are of different models or recipes.
+        VectorFileError: the folder cannot be written.
     """
+    check_name(folder)
     files = [file for source in sources for file in _files(source)]
     abouts = [_about(file) for file in files]
     for file, about in zip(files, abouts, strict=True):
@@ -53,7 +56,7 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
                     f"{files[0]} and {file} differ in their {what} ({first}, {other}): make an index of each."
                 )
     starts = list(accumulate((_rows(file) for file in files), initial=0))
-    if not (count := starts.pop()):
+    if not starts[-1]:
         raise SourceError(f"{', '.join(map(str, sources))}: there is no vector in it.")
     dimensions = [pq.read_schema(file).field("embedding").type.list_size for file in files]
     for file, dimension in zip(files, dimensions, strict=True):
@@ -61,18 +64,41 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
             raise SourceError(f"{files[0]} has vectors of {dimensions[0]} numbers, and {file} of {dimension}.")
     fresh = folder / ".fresh"  # an earlier index stays until this one is whole, and a page that has it open keeps it
     rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    vectors: Matrix = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        fresh / "vectors.npy", "w+", np.float32, (count, dimensions[0])
-    )
-    with (fresh / "vectors.npy").open("r+b") as reserved:  # a full disk is an error here, and in a mapping SIGBUS
-        os.posix_fallocate(reserved.fileno(), 0, (fresh / "vectors.npy").stat().st_size)
     try:
-        rows = [_copy(file, vectors, start) for file, start in zip(files, starts, strict=True)]
+        with told(folder):
+            fresh.mkdir(parents=True)
+            _write(fresh, files, starts, dimensions[0], abouts[0], ann_from)
+            for name in ("index.json", "ann.faiss"):
+                (folder / name).unlink(missing_ok=True)
+            for path in sorted(fresh.iterdir(), key=lambda path: path.name == "index.json"):
+                path.replace(folder / path.name)
+    finally:
+        rmtree(fresh, ignore_errors=True)
+    return Index(folder)
+
+
+def _write(
+    folder: Path, files: Sequence[Path], starts: list[int], dimension: int, about: dict[str, Any], ann_from: int
+) -> None:
+    """All files of an index. `starts`: of each file's rows, and how many they all are. Raises SourceError, OSError."""
+    count = starts[-1]
+    vectors: Matrix = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        folder / "vectors.npy", "w+", np.float32, (count, dimension)
+    )
+    with (folder / "vectors.npy").open("r+b") as reserved:  # a full disk is an error here, and in a mapping SIGBUS
+        os.posix_fallocate(reserved.fileno(), 0, (folder / "vectors.npy").stat().st_size)
+    check_room(folder, 0)
+    rows: list[pa.Table] = []
+    for file, start in zip(files, starts, strict=False):
+        try:
+            rows.append(_copy(file, vectors, start))
+        except (OSError, pa.ArrowException) as error:
+            raise SourceError(f"{file} cannot be indexed ({error}).") from None
+    try:
         table = pa.concat_tables(rows, promote_options="default")
     except pa.ArrowException as error:
-        raise SourceError(f"{', '.join(map(str, sources))} cannot be indexed together ({error}).") from None
-    pq.write_table(table, fresh / "rows.parquet", compression="zstd")
+        raise SourceError(f"{files[0]} and what is beside it cannot be indexed together ({error}).") from None
+    pq.write_table(table, folder / "rows.parquet", compression="zstd")
     kinds = np.array(table["kind"].to_pylist())
     blocks = [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
     means: dict[str, NDArray[np.float64]] = {}
@@ -82,17 +108,11 @@ def build(sources: Sequence[Path], folder: Path, ann_from: int = ANN_FROM) -> "I
     norms = np.empty(count, np.float32)
     for block in blocks:
         norms[block] = np.linalg.norm(vectors[block] - np.array([means[k] for k in kinds[block]], np.float32), axis=1)
-    np.savez(fresh / "centres.npz", norms=norms, **{kind: mean.astype(np.float32) for kind, mean in means.items()})
-    told = {"model": abouts[0].get("model", {}), "options": abouts[0].get("options", {}), "ann": None}
+    np.savez(folder / "centres.npz", norms=norms, **{kind: mean.astype(np.float32) for kind, mean in means.items()})
+    known = {"model": about.get("model", {}), "options": about.get("options", {}), "ann": None}
     if count >= ann_from:
-        told["ann"] = _build_ann(vectors, fresh / "ann.faiss")
-    (fresh / "index.json").write_text(json.dumps(told, indent=2))
-    for name in ("index.json", "ann.faiss"):
-        (folder / name).unlink(missing_ok=True)
-    for path in sorted(fresh.iterdir(), key=lambda path: path.name == "index.json"):
-        path.replace(folder / path.name)
-    fresh.rmdir()
-    return Index(folder)
+        known["ann"] = _build_ann(vectors, folder / "ann.faiss")
+    (folder / "index.json").write_text(json.dumps(known, indent=2))
 
 
 @dataclass(frozen=True)
@@ -136,7 +156,7 @@ class Index:
         if root is None or self.kinds[row] != "image" or "\0" in item:
             return None
         path = Path(os.path.realpath(Path(root, item)))
-        return path if path.is_relative_to(os.path.realpath(root)) and path.is_file() else None
+        return path if path.is_relative_to(os.path.realpath(root)) and os.path.isfile(path) else None
 
     def cosines(self, query: Vector, rows: NDArray[np.intp] | slice = slice(None), centred: bool = False) -> Vector:
         """float32 (N,), or of `rows` alone. `centred`: of what is left without the kind's mean, as `query` is."""
@@ -213,18 +233,28 @@ class Index:
 
 
 def to_faiss(index: Index, path: Path) -> None:
-    """A flat FAISS index of inner products, which are cosines; row i is row i of rows.parquet."""
+    """A flat FAISS index of inner products, which are cosines; row i is row i of rows.parquet.
+
+    Raises VectorFileError.
+    """
     import faiss
 
     flat = faiss.IndexFlatIP(index.dimension)
     for block in _blocks(index.vectors):
         flat.add(block)
-    with path.open("wb") as file:  # whose errors are sentences
-        faiss.write_index(flat, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+    with replacing(path) as file:
+        _write_faiss(flat, file)
+
+
+def _write_faiss(index: Any, file: IO[bytes]) -> None:
+    """Whose errors are OSErrors; FAISS's own are sentences about its source."""
+    import faiss
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def to_lancedb(index: Index, path: Path, table: str = "vectors") -> None:
-    """A LanceDB table with the column `vector` and all columns of the rows."""
+    """A LanceDB table with the column `vector` and all columns of the rows. Raises VectorFileError."""
     import lancedb
 
     vector = pa.list_(pa.float32(), index.dimension)
@@ -236,7 +266,10 @@ def to_lancedb(index: Index, path: Path, table: str = "vectors") -> None:
             lists = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), index.dimension)
             yield from rows.append_column("vector", lists).cast(columns).to_batches()
 
-    lancedb.connect(path).create_table(table, batches(), schema=columns, mode="overwrite")
+    try:
+        lancedb.connect(path).create_table(table, batches(), schema=columns, mode="overwrite")
+    except (OSError, RuntimeError, ValueError) as error:  # it raises all three for a disk that is full or closed
+        raise VectorFileError(f"{path} cannot be written ({error}).") from None
 
 
 def _blocks(vectors: Matrix) -> Iterator[Matrix]:
@@ -254,7 +287,7 @@ def _files(source: Path) -> list[Path]:
 def _about(file: Path) -> dict[str, Any]:
     try:
         held = pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # the second of a name that is not UTF-8
         raise SourceError(f"{file} cannot be read ({error}).") from None
     if "embedding" not in held.names or not _is_vector(held.field("embedding").type):
         raise SourceError(f"{file} has no vectors in a column `embedding`, as `bulk` and `embed` write them.")
@@ -339,7 +372,8 @@ def _build_ann(vectors: Matrix, path: Path) -> dict[str, Any]:
     for block in _blocks(vectors):
         fast.add(block)
     faiss.ParameterSpace().set_index_parameter(fast, "efSearch", CANDIDATES)  # its own 16 misses half of them
-    faiss.write_index(fast, str(path))
+    with path.open("wb") as file:
+        _write_faiss(fast, file)
     found = 0
     queries = np.array(vectors[np.sort(rng.choice(count, 50, replace=False))])
     truth = np.argpartition(-(vectors @ queries.T), 10, axis=0)[:10]
