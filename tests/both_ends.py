@@ -1,6 +1,6 @@
 """A plugin for pytest-xdist (`-n 2 -p tests.both_ends`): whole files to two processes, of which one has the stack.
 
-The first takes the next file, the second the last one, where `conftest.py` puts those that need the stack. They meet.
+One takes the next file, the other the last one, where `conftest.py` puts those that need the stack. They meet.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from xdist.workermanage import WorkerController
 
 class FromBothEnds(LoadFileScheduling):
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if node is not self.nodes[0]:
+        if node is self.nodes[-1]:
             self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
         super()._assign_work_unit(node)
 

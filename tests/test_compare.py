@@ -100,7 +100,7 @@ OTHERS = {
 }
 
 
-LONG = {"no final norm", "no generation prompt", "other resize", *OTHERS}  # these take longest
+LONG = {"no final norm", "no generation prompt", "other resize", "other template", *OTHERS}  # these take longest
 
 
 @pytest.mark.parametrize(
