@@ -7,8 +7,8 @@ FUZZ_STAMP := .cache/fuzz/.installed
 SBOM := .cache/sbom/bin/cyclonedx-py
 CLIENTS := sdks llama-index aiperf mteb
 BENCH_STAMP := .venv/.bench-installed
-# Tests start hundreds of Pythons: without bytecode each would compile everything anew. A file's tests go to one process.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 2 --dist loadfile
+# Hundreds of Pythons are started: without bytecode each would compile everything. Threads of BLAS would wait for each other.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p tests.both_ends
 PERF_ANALYZER := .cache/perf_analyzer/bin/perf_analyzer
 BENCH_PYTHON ?= $(BIN)/python
 BENCH = $(BENCH_PYTHON) -m lab.benchmarks

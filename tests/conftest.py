@@ -1,6 +1,7 @@
 """The real stack, started once: tritonserver with the tiny checkpoint and the adapter in front, on free ports."""
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -104,15 +105,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", "default::pytest.PytestUnraisableExceptionWarning")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: those that need the stack after those that do not, the containers last.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays: no collection of garbage has to go through its million objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
-    `make test` hands whole files to its two processes (`--dist loadfile`), so that a file's fixtures are made once.
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Files of fast tests first: those that need the stack after those that do not, the containers last.
+
+    `make test` hands whole files to its two processes (`both_ends.py`), so that a file's fixtures are made once.
     """
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker("stack")
-    items.sort(key=lambda item: (bool(item.get_closest_marker("containers")), bool(item.get_closest_marker("stack"))))
+    yield  # what `-m` leaves: a test of another target makes no file a slow one
+    served = {item.path for item in items if item.get_closest_marker("stack")}
+    items.sort(key=lambda item: (bool(item.get_closest_marker("containers")), item.path in served))
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

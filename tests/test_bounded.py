@@ -13,6 +13,7 @@ from tests.conftest import CHECKPOINT
 from tests.waits import SLOWER
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+LARGE = "{{ ('a' * 10 ** 11) | length }}"  # refused at once, where the others take their second
 DOUBLING = "{% set ns = namespace(a='a') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}"
 
 
@@ -26,10 +27,10 @@ def tokenizer():
     [
         LOOP,
         "{{ 9 ** (9 ** 9) }}",  # one call into C, which no signal handler and no tracer interrupts
-        "{{ ('a' * 10 ** 11) | length }}",
+        LARGE,
         DOUBLING,
-        f"{{% if messages | length > 1 %}}{LOOP}{{% endif %}}",
-        f"{{% if messages[0].content | length == 4 %}}{LOOP}{{% endif %}}",  # words, image, text, words
+        f"{{% if messages | length > 1 %}}{LARGE}{{% endif %}}",
+        f"{{% if messages[0].content | length == 4 %}}{LARGE}{{% endif %}}",  # words, image, text, words
     ],
 )
 def test_a_template_without_end_is_refused_by_name(tokenizer, template, monkeypatch):

@@ -17,6 +17,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any, BinaryIO, ClassVar, Literal
 
 import fsspec
@@ -247,7 +248,9 @@ class Odd(NoRanges):
 
 def test_an_image_at_an_address_is_whole_or_its_row_failed(tmp_path, monkeypatch):
     """However it comes. What has come so far is no image."""
+    waited: list[float] = []
     monkeypatch.setattr(sources, "URL_SECONDS", 1.0)
+    monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=time.monotonic, sleep=waited.append))
     with served(tmp_path, Odd) as address:
         whole = ["whole", "redirect", "gzip", "busy", "failing"]
         failed = {
@@ -264,6 +267,7 @@ def test_an_image_at_an_address_is_whole_or_its_row_failed(tmp_path, monkeypatch
     for what, told in zip(failed.values(), found[len(whole) : -1], strict=True):
         assert what in told
     assert (Odd.asked["busy"], Odd.asked["down"]) == (2, sources.TRIES)
+    assert waited == [1.0] * (2 + sources.TRIES - 1)
 
 
 class CutShort(NoRanges):

@@ -100,7 +100,7 @@ OTHERS = {
 }
 
 
-LONG = {"no final norm", "no generation prompt", "other resize", *OTHERS}  # these take longest
+LONG = {"no final norm", "no generation prompt", "other resize", "other template", *OTHERS}  # these take longest
 
 
 @pytest.mark.parametrize(
@@ -256,13 +256,16 @@ def test_what_the_inputs_cannot_tell_apart_is_told(ours, variants, model):
     assert {"65,536…16,777,216", "4,096…16,777,216"} <= set(b)
 
 
-def test_who_is_too_busy_is_asked_again(model):
+def test_who_is_too_busy_is_asked_again(model, monkeypatch):
     """When it says, or in a second."""
+    waited: list[float] = []
+    monkeypatch.setattr("qwen3_vl_embed.compare.sides.sleep", waited.append)
     busy = iter([429, 429])
     with serving(partial(model.embed, settings=Settings()), busy=busy) as url:
         other = Server(url, "messages", None, {})
         assert [type(got) for got in other.vectors(TEXTS[:1], False)] == [np.ndarray]
     assert next(busy, None) is None
+    assert waited == [1.0, 1.0]
 
 
 def test_what_is_no_vector_is_told_as_it_is(ours):

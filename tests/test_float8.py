@@ -159,6 +159,7 @@ def test_vectors_stay_and_every_layers_matrices_are_rounded(embedder):
 def test_it_is_a_setting(embedder, monkeypatch):
     """From the setting to a replayed pass, but for what refuses a CPU."""
     monkeypatch.setattr("embedder.embedder.usable", lambda *_: ("cpu", "bfloat16"))
+    monkeypatch.setattr("embedder.warmup.WORDS", 2)
     ours = Embedder.load(EmbedderConfig(checkpoint=str(CHECKPOINT), weights="float8"))
     assert (ours.info["dtype"], ours.info["weights"]) == ("bfloat16", "float8_e4m3fn")
     assert LEAST <= ours.info["weights_cosine"] < 1

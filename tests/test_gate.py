@@ -5,9 +5,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+
+from tests import both_ends
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,3 +64,40 @@ def test_extras_and_groups_of_one_name_are_the_same():
     extras, groups = settings["project"]["optional-dependencies"], settings["dependency-groups"]
     assert set(extras) == {"parquet", "bulk", "search", "lancedb", "ray", "evaluation", "local", "lora"}
     assert (extras["local"], extras["lora"]) == (groups["server"], groups["lora"])
+
+
+class Process:
+    """What pytest-xdist knows of one."""
+
+    shutting_down = False
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+        self.gateway = SimpleNamespace(id="")
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        self.given += indices
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+def test_one_process_takes_the_next_file_and_another_the_last():
+    """Every test runs once, beside those of its file. A private method of pytest-xdist's is overridden for it."""
+    config = SimpleNamespace(option=SimpleNamespace(), getvalue=lambda name: ["popen", "popen"])
+    shared = both_ends.pytest_xdist_make_scheduler(config, None)
+    tests = [f"test_{file}.py::test_{number}" for file in "abcde" for number in range(3)]
+    first, last = processes = Process(), Process()
+    for process in processes:
+        shared.add_node(process)
+        shared.add_node_collection(process, tests)
+    shared.schedule()
+    for turn in range(len(tests)):
+        for process in processes:
+            if turn < len(process.given):
+                shared.mark_test_complete(process, process.given[turn])
+    assert [tests[index][5] for index in first.given[::3]] == ["a", "b", "c"]
+    assert [tests[index][5] for index in last.given[::3]] == ["e", "d"]
+    assert sorted(first.given + last.given) == list(range(len(tests)))
+    assert first.shutting_down
+    assert last.shutting_down

@@ -155,7 +155,9 @@ def test_the_kernels_compute_what_torch_does():
     assert done.stdout.splitlines()[-1] == "63 compared"
 
 
-@pytest.mark.parametrize("capability", [80, 89, 90, 100])
+@pytest.mark.parametrize(
+    "capability", [80, 90, *(pytest.param(each, marks=pytest.mark.benchmarks) for each in (89, 100))]
+)
 def test_the_kernels_compile_for(capability):
     """By the compiler and the assembler that torch brings: from Triton's language to machine code."""
     compiler = pytest.importorskip("triton.compiler")

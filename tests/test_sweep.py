@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def run(folder, output, prompts, subject):
     return file, *load(file), shown.getvalue()
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without the picture, which takes as long as all else."""
+    monkeypatch.setattr(sweeping, "draw", lambda rows, file: None)
+
+
 @pytest.fixture(scope="module")
 def swept(folder, subject, tmp_path_factory):
     return run(folder, tmp_path_factory.mktemp("sweep"), ["eol"], subject)
@@ -142,12 +149,13 @@ def test_the_vision_towers_stages_are_transformers_own(folder, embedder):
     assert cosine(merged[0, "mean", False][0], found["merger"][0]) >= 0.99999  # which is what the first layer reads
 
 
-def test_it_is_resumed_where_it_stopped(folder, swept, subject):
-    file, first, stages, _ = swept
+def test_it_is_resumed_where_it_stopped(folder, swept, subject, tmp_path):
+    whole, first, stages, _ = swept
+    file = Path(shutil.copy(whole, tmp_path))
     assert len(first) == RECIPES
     assert len(stages) == 4 + 3 + 1  # blocks, levels of DeepStack, the merger
     before = file.read_text()
-    _, both, same, _ = run(folder, file.parent, ["eol", "chat"], subject)
+    _, both, same, _ = run(folder, tmp_path, ["eol", "chat"], subject)
     assert len(both) == 2 * len(first)
     assert same == stages  # which no prompt changes
     assert file.read_text().startswith(before)
@@ -155,9 +163,10 @@ def test_it_is_resumed_where_it_stopped(folder, swept, subject):
     assert (file.parent / "sweep.png").stat().st_size > 10_000
 
 
-def test_a_disk_that_is_full_leaves_whole_blocks(folder, subject, tmp_path):
+def test_a_disk_that_is_full_leaves_whole_blocks(folder, swept, subject, tmp_path, undrawn):
     """A block of which a part was written was taken for all of it, and its last line for none."""
-    file, first, *_ = run(folder, tmp_path, ["eol"], subject)
+    whole, first, *_ = swept
+    file = Path(shutil.copy(whole, tmp_path))
     before = file.read_bytes()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -172,7 +181,7 @@ def test_a_disk_that_is_full_leaves_whole_blocks(folder, subject, tmp_path):
     assert len(run(folder, tmp_path, ["eol", "chat"], subject)[1]) == 2 * len(first)
 
 
-def test_other_settings_are_another_file(folder, subject, tmp_path, monkeypatch):
+def test_other_settings_are_another_file(folder, subject, tmp_path, monkeypatch, undrawn):
     """With another dtype, the rows of the first one were shown again."""
     few = Subject(subject.names[:12], subject.images[:12], subject.rgb[:12])
     run(folder, tmp_path, ["eol"], few)
@@ -204,7 +213,7 @@ def test_recommendations_are_options_of_a_request(swept, embedder):
         assert json.dumps(row.options()) in shown
 
 
-def test_a_prompt_for_texts_alone_leaves_the_images_theirs(folder, palette, tmp_path, embedder):
+def test_a_prompt_for_texts_alone_leaves_the_images_theirs(folder, palette, tmp_path, embedder, undrawn):
     few = colours(Palette(palette.names[:12], palette.rgb[:12]))
     *_, shown = run(folder, tmp_path, ["echo"], few)
     of_texts, of_images = (row_options(shown, kind) for kind in ("texts", "images"))
