@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from client.errors import InvalidInput, TooLarge
-from client.http.images import decode_image, pixels
+from client.http.images import decode_image, pixels, text_pixels
 from client.items import EmbedInput
 
 Part = str | bytes  # a text, or an image's file
@@ -51,9 +51,11 @@ class Content:
                 raise InvalidInput('A system turn is the instruction: leave "instruction" out.', self.param)
             own["instruction"] = self.instruction
         sent = options | own
+        text = self.text.encode()
         cost = max(pixels(self.image), options.get("min_pixels", 0)) if self.image else 0
+        cost += text_pixels(len(text))
         packed = orjson.dumps(sent, option=orjson.OPT_SORT_KEYS) if sent else b""
-        return EmbedInput(self.text.encode(), self.image, packed, self.param, cost)
+        return EmbedInput(text, self.image, packed, self.param, cost)
 
 
 def contents(value: Any, name: str, max_items: int, continued: bool = False) -> list[Content]:
