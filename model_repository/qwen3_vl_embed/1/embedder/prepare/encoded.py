@@ -59,13 +59,16 @@ def is_image(text: str) -> bool:
     start = text.rfind("data:", 0, max(0, text.find("base64,")))  # words, then an image
     if start > 0 and text[start - 1].isspace() and is_image(text[start:]):
         return True
-    middle = len(text) // 2  # in which such a word stands, if it is more than half of the text
-    before = LETTERS.match(text[:middle][::-1])
-    after = LETTERS.match(text, middle)
-    if before is None or after is None or 2 * (after.end() - middle + before.end()) <= len(text):
-        return False
-    word = text[middle - before.end() : after.end()][:HEAD]
-    return len(word) >= 24 and _encodes_an_image(word)
+    longest = _word_in_the_middle(text)
+    return 2 * len(longest) > len(text) and len(longest) >= 24 and _encodes_an_image(longest[:HEAD])
+
+
+def _word_in_the_middle(text: str) -> str:
+    """Of base64's letters or hexadecimal digits; one that is more than half of the text stands there."""
+    middle = len(text) // 2
+    before, after = LETTERS.match(text[:middle][::-1]), LETTERS.match(text, middle)
+    assert before and after  # it matches an empty word too
+    return text[middle - before.end() : after.end()]
 
 
 def _encodes_an_image(word: str) -> bool:
