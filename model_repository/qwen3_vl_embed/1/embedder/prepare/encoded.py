@@ -32,7 +32,7 @@ WORD = re.compile(
     r"""|(?:b['"])?(?:\\x|0x)?([\w+/-]{24,})={0,2}(?:['"`)>\]}\r\n]|\s*$)""",
     re.ASCII | re.IGNORECASE,
 )
-LETTERS = re.compile(r"[\w+/-]*", re.ASCII)  # of both
+OTHERS = re.compile(r"[^\w+/-]", re.ASCII)  # what no such word holds
 # str() of Python's bytes.
 PRINTED = re.compile(
     r"""b['"](\\x89PNG|\\xff\\xd8\\xff|GIF8[79]a\S*\\x|RIFF\S*\\x|II\*\\x00|MM\\x00\*|BM\S{4,16}(\\x00){4})"""
@@ -66,9 +66,8 @@ def is_image(text: str) -> bool:
 def _word_in_the_middle(text: str) -> str:
     """Of base64's letters or hexadecimal digits; one that is more than half of the text stands there."""
     middle = len(text) // 2
-    before, after = LETTERS.match(text[:middle][::-1]), LETTERS.match(text, middle)
-    assert before and after  # it matches an empty word too
-    return text[middle - before.end() : after.end()]
+    before, after = (OTHERS.split(half, 1)[0] for half in (text[:middle][::-1], text[middle:]))
+    return before[::-1] + after
 
 
 def _encodes_an_image(word: str) -> bool:
