@@ -13,7 +13,7 @@ SENT_AS_TEXT = (
     "the text is an image: send it to /img/embed, to /v1/embeddings as a data: URL or as an item with image, "
     'or to Triton itself as the input "image"'
 )
-HEAD = 200  # letters of a text that are looked at
+HEAD = 200  # letters of a text, or of a data: URL before its comma, that are looked at
 AROUND = " \t\r\n\"'`<([{"  # what a string may be wrapped in
 TO_STANDARD = str.maketrans("-_", "+/")  # base64's other alphabet (RFC 4648, section 5)
 
@@ -91,7 +91,7 @@ def image_file(data: bytes) -> bytes:
     payload = data
     if data[:5].lower() == b"data:":
         about, _, payload = data.partition(b",")
-        if not re.fullmatch(rb"data:(image/[^;]*)?(;[^;]*)*;base64", about, re.IGNORECASE):
+        if len(about) > HEAD or not re.fullmatch(rb"data:(image/[^;]*)?(;[^;]*)*;base64", about, re.IGNORECASE):
             raise InvalidInput("the data: URL is not an image in base64: send data:image/…;base64,…")
     elif not BASE64.match(data):
         return data
