@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMALL_PIXELS = 512 * 512  # up to here an image costs about what a text costs: some milliseconds (the model's bound too)
+LONG_TEXT, PIXELS_A_BYTE = 2**16, 32  # bytes from which a text is slow to be cut into tokens, and what each then costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class EmbedInput:
     image: bytes = b""
     options: bytes = b""  # canonical JSON; empty when the caller set none
     param: str = "input"  # what an error calls it
-    pixels: int = 0  # what its image costs: those that must be decoded, or made by enlarging
+    pixels: int = 0  # what its image costs, decoded or made by enlarging, and its text, if that is long
     digest: bytes = field(init=False)  # 32 bytes, equal for two items exactly when one model gives them the same vector
 
     def __post_init__(self) -> None:
@@ -33,7 +34,7 @@ class EmbedInput:
 
     @property
     def large(self) -> int:
-        """Its pixels, if they are so many that others should not wait for it; else 0."""
+        """Its pixels, if they are so many that others should not wait for it; else 0. A long text has some too."""
         return self.pixels if self.pixels > SMALL_PIXELS else 0
 
 

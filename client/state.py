@@ -49,7 +49,8 @@ class State:
         cache = VectorCache(share(settings.cache_bytes))
         concurrency, pixels = share(settings.max_concurrency), share(settings.max_concurrent_pixels)
         admission = Admission(share(settings.max_pending_items), readiness.deadline, concurrency)
-        large = Admission(share(settings.max_pending_pixels), readiness.deadline, pixels, "pixels of large images")
+        unit = "pixels of large images or long texts"
+        large = Admission(share(settings.max_pending_pixels), readiness.deadline, pixels, unit)
         return cls(
             settings,
             Served(settings.served_model_name, settings.aliases, settings.any_model_name),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from contextlib import suppress
 
 import numpy as np
@@ -19,6 +20,7 @@ from client.http.schemas import Context
 from client.http.weaviate import WeaviateRequest
 from client.items import Embedding, Recipe
 from tests.in_process import png, png64
+from tests.waits import SLOWER
 
 RED, RED64, BLUE64 = png(255, 0, 0), png64(255, 0, 0), png64(0, 0, 255)
 URL, OTHER = f"data:image/png;base64,{RED64}", f"data:image/png;base64,{BLUE64}"
@@ -481,3 +483,11 @@ def test_whatever_is_sent_is_items_or_a_sentence(field, value, continued):
         assert all(item.text or item.image for item in found)
         kept = sum((item.image == RED) + (item.text + item.options).count(RED64.encode()) for item in found)
         assert kept == json.dumps(value).count(RED64)
+
+
+@pytest.mark.parametrize("part", ["data:", "data:a/", "data:a/x", " data:image/png;base64 "])
+def test_megabytes_of_what_begins_like_an_image_are_read_at_once(part):
+    started = time.thread_time()
+    (item,) = items(input=part * (12 * 10**6 // len(part)) + f" ;base64, {URL}")
+    assert item[1] == RED
+    assert time.thread_time() - started < 0.5 * SLOWER  # seconds of CPU, in which nobody else is served

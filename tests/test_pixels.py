@@ -12,7 +12,7 @@ from PIL import Image
 
 from client import items
 from client.http import images
-from client.http.schemas import ImageRequest
+from client.http.schemas import ImageRequest, TextRequest
 from client.triton.dispatcher import Pixels
 from embedder import EmbedInput, Options
 from embedder.config import EmbedderConfig
@@ -101,6 +101,15 @@ def test_what_costs_more_than_its_pixels():
     (item,) = ImageRequest.parse({"input": b64encode(PNG).decode(), "min_pixels": 10**6}, 1).items()
     assert item.pixels == 10**6
     assert model.cost(EmbedInput(text="red"), MOST) == 0
+
+
+@pytest.mark.parametrize("characters", [1, 2**14, 2**14 + 1, 2**18, 2**22])
+def test_adapter_and_model_count_a_text_the_same(characters):
+    text = "\U0001f3a8" * characters
+    (item,) = TextRequest.parse({"input": text}, 1).items()
+    assert item.pixels == model.cost(EmbedInput(text=text), MOST)
+    assert bool(item.large) == (4 * characters > 2**16) == (item.pixels > model.SMALL)
+    assert item.pixels <= MOST
 
 
 def test_a_budget_is_never_exceeded_and_starves_nobody():

@@ -120,6 +120,25 @@ def test_the_limit_is_exact_and_nothing_is_truncated(renderer):
         renderer.render(EOL, None, "z" * 10**6)
 
 
+@pytest.mark.parametrize("unit", ["z", "red ", "\U00020000", "e\u0301", "\n", "=", "  a"])
+def test_a_long_text_is_refused_exactly_when_it_has_too_many_tokens(tokenizer, unit):
+    """It is first looked at in pieces, which have some tokens more than the whole."""
+    text = unit * (2**17 // len(unit)) + "a"
+    many = len(tokenizer(f"user\n{text}\n", add_special_tokens=False)["input_ids"])
+    ((start, stop),) = Renderer(tokenizer, many).render(EOL, None, text).content
+    assert stop - start > many - 16
+    with pytest.raises(InvalidInput, match="tokens; at most"):
+        Renderer(tokenizer, stop - start - 1).render(EOL, None, text)
+
+
+def test_of_a_text_far_too_long_the_beginning_alone_is_read(renderer, monkeypatch):
+    read, encode = [], renderer._encode
+    monkeypatch.setattr(renderer, "_encode", lambda text: read.append(len(text)) or encode(text))
+    with pytest.raises(InvalidInput, match="too many tokens; at most 512"):
+        renderer.render(EOL, None, "red " * 10**6)
+    assert sum(read) <= 2**14
+
+
 @pytest.mark.parametrize("name", [name for name in PROMPTS if not PROMPTS[name].repeats])
 def test_text_image_and_both_end_in_the_same_tokens(renderer, name):
     prompt = PROMPTS[name]

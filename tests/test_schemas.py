@@ -6,14 +6,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from client import __version__, errors
 from client.app import contract
-from client.errors import TOLD, ApiError, InvalidInput
+from client.errors import TOLD, ApiError, InvalidInput, TooLarge
 from client.http.answers import MEDIA_TYPES
-from client.http.body import parse_object
+from client.http.body import MOST_PARTS, parse_object
+from client.http.cohere import CohereRequest
 from client.http.images import decode_image
+from client.http.openai import OpenAIRequest
 from client.http.schemas import ImageRequest, RenderRequest, TextRequest
+from client.http.weaviate import WeaviateRequest
 from client.settings import Settings, SettingsError
 from qwen3_vl_embed.contract import read_contract
 
@@ -56,6 +60,38 @@ def test_what_is_not_a_json_object_is_refused(body):
 
 def test_of_a_key_sent_twice_the_last_counts():
     assert parse_object(b'{"input": "red", "input": "blue"}') == {"input": "blue"}
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"1.5,", b'"a",', b"[[", b'{"a":{"b":1}},'])
+def test_millions_of_objects_are_refused_before_they_are_made(part):
+    body = b'{"input": [' + part * (MOST_PARTS // sum(map(part.count, (b",", b"[", b"{"))) + 1) + b"1]}"
+    with pytest.raises(TooLarge, match="commas and brackets"):
+        parse_object(body)
+
+
+def test_long_texts_are_no_objects():
+    text = "A colour, as the eye has it, is light. " * 10**6
+    assert parse_object(json.dumps({"input": text}).encode()) == {"input": text}
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        (CohereRequest, ("texts", "images", "inputs", "embedding_types")),
+        (OpenAIRequest, ("modality",)),
+        (WeaviateRequest, ("texts", "images")),
+    ],
+)
+def test_of_a_list_that_is_wrong_everywhere_one_error_is_kept(schema, fields):
+    for field in fields:
+        with pytest.raises(ValidationError) as raised:
+            schema.model_validate({field: [1] * 1000})
+        assert raised.value.error_count() <= 2  # modality may be a string too
+
+
+def test_of_many_unknown_fields_one_is_named():
+    body = {"input": "red"} | {f"colour {n}": n for n in range(1000)}
+    assert refusal(TextRequest.parse, body, 4).param == "colour 0"
 
 
 def test_a_string_is_one_item_and_a_list_several():

@@ -13,6 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from client.errors import TOO_MANY, InvalidInput, Overloaded, TooLarge, UnsupportedMediaType
 
+# Commas and brackets of a body, those in its texts too: 64 MB of prose have a million. Each may be a Python object of a
+# hundred bytes, and while they are made nobody else is served.
+MOST_PARTS = 2**21
+
 
 class Intake:
     """How many bytes of all bodies together are held, while they arrive and as long as they are worked on."""
@@ -76,7 +80,10 @@ def parse_object(body: bytes | bytearray) -> dict[str, Any]:
 
     Raises:
         InvalidInput: not JSON, or not an object.
+        TooLarge: there would be millions of objects in it.
     """
+    if len(body) > MOST_PARTS and sum(map(body.count, (b",", b"[", b"{"))) > MOST_PARTS:
+        raise TooLarge(f"The body holds more than {MOST_PARTS} commas and brackets: send fewer items in one request.")
     if not body:
         raise InvalidInput("The body is empty: send a JSON object. GET /docs shows some.")
     try:

@@ -11,7 +11,7 @@ from client.errors import InvalidInput
 from client.http.answers import Done, in_json, json_answer, numbers
 from client.http.contents import Content, listed, of_image, of_item, of_text
 from client.http.purposes import Purpose
-from client.http.schemas import Asked, Context, OptionsRequest
+from client.http.schemas import Asked, Context, ListOf, OptionsRequest
 
 EmbeddingType = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
 
@@ -20,11 +20,11 @@ class CohereRequest(OptionsRequest):
     """The body of POST /v2/embed: one of `texts`, `images` and `inputs`."""
 
     model: str | None = Field(None, description="The model that must answer; another one is refused.")
-    texts: list[str] | None = Field(None, json_schema_extra={"minItems": 1}, description="Texts, as they are.")
-    images: list[str] | None = Field(
+    texts: ListOf[str] | None = Field(None, json_schema_extra={"minItems": 1}, description="Texts, as they are.")
+    images: ListOf[str] | None = Field(
         None, json_schema_extra={"minItems": 1}, description="Images as data: URLs or bare base64."
     )
-    inputs: list[dict[str, Any]] | None = Field(
+    inputs: ListOf[dict[str, Any]] | None = Field(
         None,
         json_schema_extra={"minItems": 1},
         description="{content: [parts]} each: a text, an image, or both for one vector.",
@@ -32,7 +32,7 @@ class CohereRequest(OptionsRequest):
     input_type: str | None = Field(
         None, description="What for: the checkpoint's own prompt, where it has one for that."
     )
-    embedding_types: list[EmbeddingType] | None = Field(
+    embedding_types: ListOf[EmbeddingType] | None = Field(
         None, min_length=1, description="float (default) and base64; binary and ubinary of centred vectors alone."
     )
     output_dimension: int | None = Field(None, ge=8, description="Another name for `dimensions`.")

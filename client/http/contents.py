@@ -13,14 +13,15 @@ from typing import Any
 import orjson
 
 from client.errors import InvalidInput, TooLarge
-from client.http.images import decode_image, pixels
+from client.http.images import decode_image, pixels, text_pixels
 from client.items import EmbedInput
 
 Part = str | bytes  # a text, or an image's file
 
 # Where vLLM's callers write an image's place into the text beside it, in `messages`.
 MARK = "<|vision_start|><|image_pad|><|vision_end|>"
-DATA_URL = re.compile(r"data:([a-z]{1,20}/[^,\s]{0,100})?;base64,", re.IGNORECASE)  # how one begins
+# How one begins. Without a second colon, or each of a million would be looked for in a hundred letters behind it.
+DATA_URL = re.compile(r"data:([a-z]{1,20}/[^,:\s]{0,100})?;base64,", re.IGNORECASE)
 ONE_IMAGE = "More than one image in one vector is not supported (single images are served): send each as its own item."
 TOKEN_IDS = (
     "Token ids are not taken: they are those of another model's tokenizer. Send the texts themselves; LangChain's "
@@ -51,9 +52,11 @@ class Content:
                 raise InvalidInput('A system turn is the instruction: leave "instruction" out.', self.param)
             own["instruction"] = self.instruction
         sent = options | own
+        text = self.text.encode()
         cost = max(pixels(self.image), options.get("min_pixels", 0)) if self.image else 0
+        cost += text_pixels(len(text))
         packed = orjson.dumps(sent, option=orjson.OPT_SORT_KEYS) if sent else b""
-        return EmbedInput(self.text.encode(), self.image, packed, self.param, cost)
+        return EmbedInput(text, self.image, packed, self.param, cost)
 
 
 def contents(value: Any, name: str, max_items: int, continued: bool = False) -> list[Content]:
@@ -122,7 +125,7 @@ def of_string(value: str, param: str) -> Content:
     if not alone or not DATA_URL.match(whole, start) or len(whole[start:].split(None, 1)) > 1:
         return of_text(value, param)
     words = whole[: max(0, start - 1)]
-    if ";base64," in words and DATA_URL.search(words):
+    if ";base64," in words and DATA_URL.search(words, 0, 2**20):  # a text of more is too long for the model
         raise InvalidInput(ONE_IMAGE, param)
     image = decode_image(whole[start:], param)
     return Content(param, words, image, -1) if words.strip() else Content(param, image=image)

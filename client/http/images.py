@@ -1,4 +1,4 @@
-"""Base64 text to the bytes of an image file, and what it would cost to decode these.
+"""Base64 text to the bytes of an image file; what it costs to decode these, and to read a long text.
 
 A string is always content: no path is opened and no address fetched, whatever it looks like (a JPEG's base64 starts
 with `/9j/`). Nothing is decoded here, and nothing refused for what it is: that is the model's affair.
@@ -13,6 +13,7 @@ from io import BytesIO
 from PIL import Image
 
 from client.errors import InvalidInput
+from client.items import LONG_TEXT, PIXELS_A_BYTE
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # that the model reads
 MOST_PIXELS = 40_000_000  # that the model decodes, by its default
@@ -66,6 +67,11 @@ def pixels(content: bytes, most: int = MOST_PIXELS) -> int:
         return int(min(most, max(_decoded(content), len(content))))
     except Exception:  # Pillow's plugins raise many types on hostile headers
         return most
+
+
+def text_pixels(size: int, most: int = MOST_PIXELS) -> int:
+    """What a text of so many bytes costs, in pixels: 0, unless it is slow to be cut into tokens."""
+    return min(most, PIXELS_A_BYTE * size) if size > LONG_TEXT else 0
 
 
 def _decoded(content: bytes) -> float:

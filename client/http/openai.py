@@ -12,7 +12,7 @@ from client.errors import InvalidInput
 from client.http.answers import Done, in_json, json_answer, numbers
 from client.http.contents import Content, contents, listed, of_conversation
 from client.http.purposes import Purpose
-from client.http.schemas import Asked, Context, OptionsRequest
+from client.http.schemas import Asked, Context, ListOf, OptionsRequest
 from client.items import Embedding
 
 _STRING = {"type": "string", "minLength": 1}
@@ -78,7 +78,7 @@ class OpenAIRequest(OptionsRequest, Harmless):
         None, description="What for: the checkpoint's own prompt, where it has one for that."
     )
     task: str | None = Field(None, description="Another name for it.")
-    modality: str | list[str] | None = Field(
+    modality: str | ListOf[str] | None = Field(
         None,
         description="`text`, `image` or `text_image`, of all or of each: an input that is read as another is refused.",
     )

@@ -7,9 +7,17 @@ only the model has, such as the largest number of dimensions, the model refuses.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from starlette.responses import Response
 
 from client.errors import InvalidInput
@@ -40,6 +48,8 @@ _STRING = {"type": "string", "minLength": 1}
 _CHECK = PlainValidator(_check_strings)
 # maxItems is a setting: `openapi.py` adds it.
 _SCHEMA = WithJsonSchema({"anyOf": [_STRING, {"type": "array", "items": _STRING, "minItems": 1}]})
+T = TypeVar("T")
+ListOf = Annotated[list[T], Field(fail_fast=True)]  # of one that is wrong in a million places pydantic keeps the first
 Strings = Annotated[str | list[str], _CHECK, _SCHEMA]
 MaybeStrings = Annotated[str | list[str] | None, _CHECK, _SCHEMA]  # may be absent, but not null
 
@@ -74,6 +84,8 @@ class _Request(TextOptions):
         Raises:
             InvalidInput: the first thing that is wrong with it; `param` names the field or the item.
         """
+        if len(body) > len(cls.model_fields):  # pydantic would keep an error of each
+            raise _unknown(next(name for name in body if name not in cls.model_fields), cls)
         try:
             return cls.model_validate(body, context={"max_items": max_items})
         except ValidationError as error:
@@ -237,12 +249,16 @@ def _named(field: str, value: str | list[str]) -> list[tuple[str, str]]:
 
 def _first(error: ValidationError, model: type[BaseModel]) -> InvalidInput:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    name = str(problem["loc"][0])[:64]
+    name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
-        return InvalidInput(f'Unknown field "{name}": the fields are {", ".join(model.model_fields)}.', name)
+        return _unknown(name, model)
     if problem["type"] == "missing":
         return InvalidInput(f'The field "{name}" is missing.', name)
     return InvalidInput(f'"{name}" is wrong: {problem["msg"]}.', name)
+
+
+def _unknown(name: str, model: type[BaseModel]) -> InvalidInput:
+    return InvalidInput(f'Unknown field "{name[:64]}": the fields are {", ".join(model.model_fields)}.', name[:64])
 
 
 Pair = Annotated[list[int], Field(min_length=2, max_length=2)]

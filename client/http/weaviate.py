@@ -6,14 +6,14 @@ from starlette.responses import Response
 from client.errors import InvalidInput, TooLarge
 from client.http.answers import Done, in_json, json_answer, numbers
 from client.http.contents import listed, of_image, of_text
-from client.http.schemas import Asked, Context, OptionsRequest
+from client.http.schemas import Asked, Context, ListOf, OptionsRequest
 
 
 class WeaviateRequest(OptionsRequest):
     """The body of POST /vectorize: texts, images, or both; each gets a vector of its own."""
 
-    texts: list[str] | None = Field(None, description="Texts.")
-    images: list[str] | None = Field(None, description="Images in base64.")
+    texts: ListOf[str] | None = Field(None, description="Texts.")
+    images: ListOf[str] | None = Field(None, description="Images in base64.")
 
     def asked(self, context: Context) -> Asked:
         """What to embed, and how the answer is written.

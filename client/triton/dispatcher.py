@@ -22,18 +22,18 @@ SENDS, SENDS_TO_SEVERAL = 2, 4
 
 
 class Pixels:
-    """At most so many pixels of large images at Triton at once; an image that has more is there alone."""
+    """At most so many pixels of large items at Triton at once; an item that has more is there alone."""
 
     def __init__(self, most: int) -> None:
         self._most = self._free = most
-        self._turn = asyncio.Lock()  # one waits for room, the others behind it: no image is overtaken for ever
+        self._turn = asyncio.Lock()  # one waits for room, the others behind it: none is overtaken for ever
         self._freed = asyncio.Event()
 
     @asynccontextmanager
     async def taken(self, pixels: int, own_turn: asyncio.Lock) -> AsyncIterator[None]:
         """Waits until there is room for them; they are free again when the block ends.
 
-        First come, first served, but of each request only one image, which holds `own_turn`: so requests take turns.
+        First come, first served, but of each request only one item, which holds `own_turn`: so requests take turns.
         """
         pixels = min(pixels, self._most)
         async with own_turn, self._turn:
@@ -69,7 +69,7 @@ class Dispatcher:
         self._pixels = Pixels(max_pixels)
         self._pace = Pace()
         self._admission = admission  # of all items
-        self._large = large  # of large images, by their pixels
+        self._large = large  # of large images and long texts, by their pixels
 
     async def embed(self, items: list[EmbedInput], request_id: str, seconds: float) -> list[Embedding]:
         """One embedding for each item, in order and all of one model; nobody waits for longer than `seconds`.
@@ -117,7 +117,7 @@ class Dispatcher:
 
     @contextmanager
     def _admitted(self, items: list[EmbedInput], seconds: float) -> Iterator[None]:
-        """Large images are overtaken by what is small: how long they take says nothing of the pace of items."""
+        """Large items are overtaken by what is small: how long they take says nothing of the pace of items."""
         images, different = any(item.image for item in items), len({item.digest for item in items})
         cheaper = any(option in items[0].options for option in CHEAPER)
         if not cheaper:

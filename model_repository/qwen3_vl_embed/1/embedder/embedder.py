@@ -44,7 +44,7 @@ COUNTS = {
     "tokens": "Tokens of their sequences, prompts included.",
     "patches": "Patches of their images.",
     "reused_tokens": "Tokens whose keys and values came from the prefix cache.",
-    "decoded_pixels": "Pixels of large images that were decoded.",
+    "decoded_pixels": "Pixels of large images that were decoded, and what long texts cost in pixels.",
     "halved_passes": "Passes that failed, for want of memory or by a fault, and were tried again in halves.",
     "failed_inputs": "Inputs on which the model failed even alone.",
     "recordings": "Passes that were recorded, to be replayed.",

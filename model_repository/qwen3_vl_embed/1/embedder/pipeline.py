@@ -2,9 +2,9 @@
 
 A request comes in through `submit`, and its inputs are prepared on a few threads. One thread runs the forward passes,
 each over what is ready by then: first come, first served, within the token budget. On a GPU the next pass is launched
-before the one under way has ended, once as much is ready. Another thread hands the answers out. Large images are
-decoded on threads of their own, within the budget of pixels: nothing waits for them. Worth its threads where the device
-is not the CPU that prepares, and for large images everywhere (docs/log.md, 2026-11-24 and 25).
+before the one under way has ended, once as much is ready. Another thread hands the answers out. What is large (images,
+and texts far too long) is prepared on threads of its own, within the budget of pixels: nothing waits for it. Worth its
+threads where the device is not the CPU that prepares, and for what is large everywhere (docs/log.md, 2026-11-24 to 26).
 """
 
 import ctypes
@@ -60,7 +60,7 @@ class Pipeline:
     """Runs one embedder's two stages side by side."""
 
     def __init__(self, embedder: Embedder, capacity: int, pass_tokens: int | None = None) -> None:
-        """`capacity`: inputs inside at most, being prepared, ready, or on the device; large images wait before that.
+        """`capacity`: inputs inside at most, being prepared, ready, or on the device; what is large waits before that.
 
         A pass has half of them at most, so that the next one can be made ready beside it.
         `pass_tokens`: of one forward pass, if fewer than the embedder's own.
@@ -79,7 +79,7 @@ class Pipeline:
         self._thread.start()
 
     def large(self, inputs: list[EmbedInput | EmbedError]) -> bool:
-        """Whether one of them is an image that takes so long that others should not wait for it."""
+        """Whether one of them is an image or a text that takes so long that others should not wait for it."""
         return any(isinstance(item, EmbedInput) and self._cost(item) > SMALL for item in inputs)
 
     def submit(self, request: Request) -> None:

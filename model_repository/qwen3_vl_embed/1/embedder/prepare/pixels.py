@@ -1,6 +1,7 @@
 """What an image costs before it is decoded: the pixels that its header names, and how many are decoded at once.
 
 A flat WebP of 36 bytes has 40 megapixels: bytes say nothing, and nobody can tell from the outside what a batch costs.
+A long text, which takes seconds to be cut into tokens, is counted as so many pixels too.
 """
 
 import math
@@ -17,6 +18,8 @@ from .images.tiff import TILE_LENGTH, TILE_WIDTH
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # Pillow's names of what is decoded
 SMALL = 512 * 512  # up to here an image costs about what a text costs: some milliseconds
+LONG_TEXT = 2**16  # bytes, of which a text has fewer as a rule, if it has no more tokens than are allowed
+PIXELS_A_BYTE = 32  # of a longer one: a megabyte takes up to two seconds, as 32 megapixels do
 MOST_READS = 1000  # of a header; a camera's JPEG takes a hundred, hostile ones a million
 MOST_TEXTS, MOST_SCANS = 4, 16  # of a PNG, each of which is inflated; of a JPEG, each of which goes over all of it
 
@@ -61,10 +64,14 @@ def _decoded(content: bytes) -> float:
 
 
 def cost(item: EmbedInput, most: int) -> int:
-    """Pixels that are decoded for an input, or made by enlarging its image; 0 for a text."""
-    if item.image is None:
-        return 0
-    return max(pixels(item.image, most), item.options.min_pixels or 0)
+    """Pixels that are decoded for an input, or made by enlarging its image; and as many as its text costs, if long."""
+    image = 0 if item.image is None else max(pixels(item.image, most), item.options.min_pixels or 0)
+    return image + text_pixels(len((item.text or "").encode("utf-8", "surrogatepass")), most)
+
+
+def text_pixels(size: int, most: int) -> int:
+    """Pixels that cost as much as a text of so many bytes: 0 up to `LONG_TEXT`, `most` at most."""
+    return min(most, PIXELS_A_BYTE * size) if size > LONG_TEXT else 0
 
 
 class Budget:

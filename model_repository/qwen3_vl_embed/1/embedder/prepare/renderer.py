@@ -8,11 +8,11 @@ tokenizer calls special; words that a fine-tune added are tokens in anybody's te
 import json
 import re
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import accumulate, product
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from ..checkpoint import IMAGE_TOKEN, line
@@ -20,6 +20,7 @@ from ..errors import InvalidInput, UnsupportedCheckpoint
 from ..poolings import Span
 from .bounded import comes_to_an_end
 from .encoded import SENT_AS_TEXT, is_image
+from .pixels import LONG_TEXT
 from .prompts import Prompt
 
 IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # as the chat template draws one
@@ -30,6 +31,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 DRAW_SECONDS, DRAW_BYTES = 5, 2**30  # of CPU and memory, for all frames together; honest ones take milliseconds
 FRAMES = 256  # that are remembered
+PIECE = 2**14  # characters of a long text that are cut into tokens at once
 BOTH = "{image}{text}"
 TWICE = "{text}{text}"
 CONTENTS = ("{text}", "{image}", BOTH, "{text}{image}", "{text}{image}{text}", TWICE, "{text}a{text}")
@@ -66,7 +68,6 @@ class Renderer:
         self._split = re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
         self._plain = _without_control_tokens(tokenizer)
         self._head, self._tail = _added_around(tokenizer)
-        self._longest = max(map(len, tokenizer.get_vocab()))  # characters of a token; Qwen's is 128 spaces
         self._frames: dict[tuple[Prompt, str, str | None, str | None], Frame] = {}
         if not comes_to_an_end(self._draw_every_shape, DRAW_SECONDS, DRAW_BYTES):
             raise UnsupportedCheckpoint(
@@ -127,8 +128,22 @@ class Renderer:
             raise InvalidInput("the text is blank: send at least one visible character")
         if _SURROGATE.search(text):
             raise InvalidInput("the text has half of a surrogate pair, which is no character: send valid Unicode")
-        if len(text) > self._longest * self.max_text_tokens:
+        if len(text) > LONG_TEXT and self._far_too_long(text):
             raise InvalidInput(f"the text has too many tokens; at most {self.max_text_tokens} are allowed")
+
+    def _far_too_long(self, text: str) -> bool:
+        """Whether its beginning alone has more tokens than are allowed: millions would take seconds and gigabytes.
+
+        Each cut costs some tokens more; never twice as many.
+        """
+        pieces = (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+        lengths = accumulate(len(self._encode(piece)) for piece in pieces)
+        return any(length > 2 * self.max_text_tokens for length in lengths)
+
+    def _encode(self, text: str) -> Encoding:
+        """Without holding the GIL, as `encode` does."""
+        (encoding,) = self._plain.encode_batch([text], add_special_tokens=False)
+        return encoding
 
     def _frame(self, prompt: Prompt, turn: str, system: str | None, close: str | None) -> Frame:
         """The chat template around the content's slots in a user turn: ids, but for the words around each text."""
@@ -212,7 +227,7 @@ class Renderer:
                     text = next(parts)
                     spans.append((len(whole), len(whole) + len(text)))
                     whole += text + after
-                encoding = self._plain.encode(whole, add_special_tokens=False)
+                encoding = self._encode(whole)
                 covered = [_covering(encoding.offsets, *span) for span in spans]
                 content += [(len(ids) + start, len(ids) + stop) for start, stop in covered]
                 ids += encoding.ids
