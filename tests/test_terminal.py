@@ -64,6 +64,15 @@ def test_colour_chips(monkeypatch):
     assert "\x1b[38;2;229;0;0m██" in console.file.getvalue()
 
 
+def test_no_chips_without_colours(monkeypatch):
+    """NO_COLOR: the columns had a block each, all of one colour, in place of their names."""
+    console = Console(file=StringIO(), width=100, force_terminal=True, color_system="truecolor", no_color=True)
+    monkeypatch.setattr(terminal, "out", console)
+    tables.show_validation(VALIDATION)
+    assert "█" not in console.file.getvalue()
+    assert all(name[:4] in console.file.getvalue() for name in NAMES)
+
+
 def test_info(screen):
     terminal.show_info({"model": {"dimension": 2560, "revision": None, "recipe": {"normalize": True, "x": [1, "y"]}}})
     assert [line.split() for line in lines(screen)] == [

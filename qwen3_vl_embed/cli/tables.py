@@ -51,7 +51,7 @@ def _matrix(validation: Validation) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, title="cosine(name, swatch) x 100")
     table.add_column("name", no_wrap=True)
     for name in NAMES:
-        table.add_column(_chip(name) if terminal.out.color_system else name[:4], justify="right", no_wrap=True)
+        table.add_column(_chip(name) if _has_colours() else name[:4], justify="right", no_wrap=True)
     table.add_column("best hit", no_wrap=True)
     for name, row in zip(NAMES, validation.cosines, strict=True):
         cells = [Text(f"{100 * value:.0f}", "bold" if value == row.max() else "dim") for value in row]
@@ -76,7 +76,12 @@ def _hit(validation: Validation, name: str) -> Text:
 
 def _named(name: str, style: str = "") -> Text:
     """The name behind its colour, where colours can be shown."""
-    return Text.assemble(_chip(name), " ", (name, style)) if terminal.out.color_system else Text(name)
+    return Text.assemble(_chip(name), " ", (name, style)) if _has_colours() else Text(name)
+
+
+def _has_colours() -> bool:
+    """With NO_COLOR a terminal has a colour system, and chips would all be alike."""
+    return terminal.out.color_system is not None and not terminal.out.no_color
 
 
 def _chip(name: str) -> Text:
