@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from client import __version__, errors
 from client.app import contract
 from client.errors import TOLD, ApiError, InvalidInput, TooLarge
+from client.http import contents
 from client.http.answers import MEDIA_TYPES
 from client.http.body import MOST_PARTS, parse_object
 from client.http.cohere import CohereRequest
@@ -19,6 +20,7 @@ from client.http.openai import OpenAIRequest
 from client.http.schemas import ImageRequest, RenderRequest, TextRequest
 from client.http.weaviate import WeaviateRequest
 from client.settings import Settings, SettingsError
+from embedder import options
 from qwen3_vl_embed.contract import read_contract
 
 JPEG = b"\xff\xd8\xff\xe0 not a whole JPEG, but it begins like one"
@@ -303,3 +305,11 @@ def test_the_version_stands_in_one_place():
     assert "version" not in settings["project"]
     assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "client.__version__"}
     assert f"\n## {__version__}" in (root / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("field", ["instruction", "prompt"])
+def test_options_go_along_with_each_item_and_are_bounded_before(field):
+    assert contents.MAX_OPTIONS_BYTES == options.MAX_OPTIONS_BYTES
+    assert TextRequest.parse({"input": ["red"] * 4, field: "{content}" + "a" * 16_000}, 4).items()
+    long = TextRequest.parse({"input": ["red"] * 4, field: "{content}" + "a" * 16_384}, 4)
+    assert "at most 16384" in refusal(long.items).message

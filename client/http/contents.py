@@ -17,6 +17,7 @@ from client.http.images import decode_image, pixels, text_pixels
 from client.items import EmbedInput
 
 Part = str | bytes  # a text, or an image's file
+MAX_OPTIONS_BYTES = 16 * 1024  # bytes, which go along with each item of a list; the model's own bound
 
 # Where vLLM's callers write an image's place into the text beside it, in `messages`.
 MARK = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -44,7 +45,7 @@ class Content:
         """The same for the model, with the options of the whole request.
 
         Raises:
-            InvalidInput: the request's instruction and a system turn are two.
+            InvalidInput: the request's instruction and a system turn are two, or the options are too long.
         """
         own: dict[str, Any] = {"image_at": self.at} if self.at else {}
         if self.instruction is not None:
@@ -56,6 +57,10 @@ class Content:
         cost = max(pixels(self.image), options.get("min_pixels", 0)) if self.image else 0
         cost += text_pixels(len(text))
         packed = orjson.dumps(sent, option=orjson.OPT_SORT_KEYS) if sent else b""
+        if len(packed) > MAX_OPTIONS_BYTES:
+            raise InvalidInput(
+                f"The options have {len(packed)} bytes; at most {MAX_OPTIONS_BYTES} are allowed.", self.param
+            )
         return EmbedInput(text, self.image, packed, self.param, cost)
 
 
