@@ -53,7 +53,7 @@ serve: setup  ## serve the tiny checkpoint at http://localhost:8001 (CHECKPOINT=
 demo: setup  ## the search page over colours and drawn pictures, with the tiny checkpoint: http://127.0.0.1:8009
 	@$(BIN)/python -m lab.demo
 
-test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (five minutes)
+test: check  ## format, lint, types, then the fast tests with the real tritonserver and the adapter (three minutes)
 	@$(PYTEST) -m "not (clients or layouts or gateways or benchmarks or faults or installs or chromium or ray or containers)"
 
 test-ray: setup $(RAY_STAMP)  ## bulk on a Ray cluster whose nodes and drivers are killed

@@ -257,6 +257,16 @@ def test_names_that_no_terminal_takes(run, photos):
     assert missing.stderr.startswith(b"Error: There is no image in\\udcff\n       .png.")
 
 
+@pytest.mark.parametrize("words", [("-o", ""), ("--output", ""), ("--output=",)])
+def test_an_output_without_a_name_is_refused(run, tmp_path, monkeypatch, words):
+    """It would be this folder."""
+    monkeypatch.chdir(tmp_path)
+    result = run("index", "vectors", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--output is empty" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_version(run):
     assert run("--version").stdout == f"qwen3-vl-embed {__version__}\n"
 

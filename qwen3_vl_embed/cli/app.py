@@ -4,8 +4,10 @@ import errno
 import io
 import sys
 from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from importlib.metadata import version as version_of
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,12 +52,15 @@ class Closed(io.RawIOBase):
 class Commands(TyperGroup):
     """All of them, and their help: none ends in a traceback for what is not a bug."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: SequenceOf[str] | None = None, *rest: Any, **named: Any) -> Any:
         """As typer's, for which `| head` is no error."""
         sys.stdin = sys.stdin or io.TextIOWrapper(io.BytesIO())  # None where the shell closed it: `<&-`
         sys.stdout = sys.stdout or io.TextIOWrapper(Closed(), write_through=True)
         with sentences():
-            return super().main(*args, **kwargs)
+            words = list(sys.argv[1:] if args is None else args)
+            if "--output=" in words or any(pair in (("-o", ""), ("--output", "")) for pair in pairwise(words)):
+                raise SourceError("--output is empty, as of a variable that is not set: name a file or a folder.")
+            return super().main(args, *rest, **named)
 
 
 app = typer.Typer(
