@@ -58,6 +58,7 @@ COUNT_SECONDS = 1.0
 PROBE_SECONDS = 2.5
 STRIKES = 2  # a process that was frozen for a moment fails once
 WORKING = 0.02  # of one core; an idle model process uses a tenth of that
+STUB = b"triton_python_b"  # a model process' name, of which the kernel keeps 15 bytes
 BEATING, BEAT = b"forward", 1e-3  # the thread that waits for a GPU; what one look of it is worth, in seconds of CPU
 STILLBORN_SECONDS = 20  # Triton ends by itself within a few of a death, but where the process had said nothing before
 BUSY_SECONDS = 300  # at least; a batch of 64 photos on a slow CPU takes a minute or two
@@ -112,16 +113,16 @@ class Triton:
         """What each living model process has done: the CPU seconds that it used, and its beats at a thousandth each."""
         return {
             process: (int(fields[9]) + int(fields[10])) / TICKS + BEAT * beats(process)  # utime and stime
-            for process, state, fields in self._children()
+            for process, _, state, fields in self._children()
             if state not in b"ZX"
         }
 
     def stillborn(self) -> bool:
         """Whether a model process has died and Triton has not noticed."""
-        return any(state == b"Z" for _, state, _ in self._children())
+        return any(state == b"Z" and name.startswith(STUB) for _, name, state, _ in self._children())
 
-    def _children(self) -> Iterator[tuple[int, bytes, list[bytes]]]:
-        """Its processes: pid, state, and what follows in proc(5)'s stat after the parent's pid."""
+    def _children(self) -> Iterator[tuple[int, bytes, bytes, list[bytes]]]:
+        """Its processes: pid, name, state, and what follows in proc(5)'s stat after the parent's pid."""
         for path in glob("/proc/[0-9]*/stat"):
             try:
                 with open(path, "rb") as file:  # anybody's process may have any name
@@ -130,7 +131,8 @@ class Triton:
                 continue  # it ended just now
             state, parent, *fields = rest.split()
             if int(parent) == self.pid:
-                yield int(head.split()[0]), state, fields
+                process, _, name = head.partition(b"(")
+                yield int(process), name, state, fields
 
     def _learn(self, seconds: float) -> None:
         """What the model says of itself, once: in one tritonserver it stays the same."""
