@@ -175,7 +175,7 @@ RESIZES = [  # `does`: what comes before ours (pixels -> pixels), or in its plac
     ),
 ]
 KEPT = 2**28  # bytes
-NOISE, WORSE = 1e-6, 10  # of cosine distances: float32's rounding, and how many times the best one's still counts
+NOISE, WORSE = 1e-6, 10  # of cosine distances: what counts in any case, and how many times the best one's
 PLAIN = (RESIZES[0], DECODINGS[0])
 
 # ---- What is read off the states
@@ -273,7 +273,7 @@ class Variants:
         found: Found,
     ) -> None:
         """One pass, input by input, for as long as a reading of it fits."""
-        worst = np.ones(len(self.readings), dtype=np.float32)
+        worst = np.ones(len(self.readings))
         for number, (item, vector) in enumerate(zip(inputs, theirs, strict=True)):
             try:
                 sequence = self.sequence(item, one)
@@ -342,10 +342,11 @@ class Variants:
         return self._kept[key]
 
 
-def cosines(rows: NDArray[np.float32], vector: Vector) -> NDArray[np.float32]:
+def cosines(rows: NDArray[np.float32], vector: Vector) -> NDArray[np.float64]:
     """Of (R, D) rows with a vector, which may have fewer dimensions: then with so many of theirs; 0 if it has more."""
     if rows.shape[1] < len(vector):
-        return np.zeros(len(rows), dtype=np.float32)
-    rows = rows[:, : len(vector)]
+        return np.zeros(len(rows))
+    # float32 would round a cosine near 1 by as much as Lanczos is from bicubic.
+    rows, vector = rows[:, : len(vector)].astype(np.float64), np.asarray(vector, np.float64)
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(vector)
     return np.asarray((rows @ vector) / np.maximum(lengths, np.finfo(np.float32).tiny))
