@@ -21,6 +21,7 @@ from tests.test_evaluation_report import PALETTE, seen
 
 pytestmark = pytest.mark.chromium
 CHROMIUM = "/usr/bin/chromium"
+SINCE = 156  # 150 showed seven BMP files otherwise: gaps, calibrated colours, wholly transparent ones
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 )
@@ -59,6 +60,8 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS.split(), "--force-color-profile=srgb"])
+        if int(browser.version.partition(".")[0]) < SINCE:
+            pytest.skip(f"Chromium {browser.version} shows some BMP files otherwise: take {SINCE} or newer")
         yield browser
         browser.close()
 
