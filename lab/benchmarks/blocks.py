@@ -39,15 +39,9 @@ def targets(results: Results) -> str:
 
 
 def short(results: Results) -> str:
-    """The targets that were measured, for the README."""
-    rows = [each.cells(results) for each in TARGETS if each.value(results) is not None]
+    """The targets of speed that were measured, for the README."""
+    rows = [each.cells(results) for each in TARGETS if each.in_readme and each.value(results) is not None]
     return markdown("where|what|measured|asked", ((row[0], row[1], row[3], row[2]) for row in rows))
-
-
-def how(results: Results) -> str:
-    """`machines`, of the targets that were measured on a GPU."""
-    keys = {each.key for each in TARGETS if each.key[2] == "cuda"}
-    return machines({key: each for key, each in results.items() if key in keys})
 
 
 def passes(results: Results) -> str:
@@ -281,7 +275,7 @@ def machines(results: Results) -> str:
 BLOCKS: dict[str, Callable[[Results], str]] = {
     each.__name__: each
     for each in (
-        *(targets, short, how, best, passes, split, odd, forward, count, peers, replay, loops),
+        *(targets, short, best, passes, split, odd, forward, count, peers, replay, loops),
         *(growth, overload, soak, sizing, fleets, machines),
     )
 }

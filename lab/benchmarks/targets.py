@@ -18,6 +18,7 @@ class Target:
     figure: Callable[[dict], float | None]  # from a result's `figures`
     unit: str = "×"
     at_most: bool = False
+    in_readme: bool = True  # of speed, and not in the table above
 
     def value(self, results: dict[Key, dict]) -> float | None:
         """The figure; None while its program or its part was not run."""
@@ -90,9 +91,9 @@ PEERS_CPU = ("peers", "100m", "cpu")
 PEERS, ALONE = "sentence-transformers", "transformers, one at a time"
 PHOTOS = "memory peak of 64 images of 12 megapixels, over that of 16"
 TARGETS = (
-    Target("GPU, 4B", "swatches, batched: MFU", GPU, 0.5, best_mfu("swatch"), unit=""),
-    Target("GPU, 4B", "images of 512×512: MFU", GPU, 0.6, best_mfu("512×512"), unit=""),
-    Target("GPU, 4B", "images of 1024×1024: MFU", GPU, 0.6, best_mfu("1024×1024"), unit=""),
+    Target("GPU, 4B", "swatches, batched: MFU", GPU, 0.5, best_mfu("swatch"), unit="", in_readme=False),
+    Target("GPU, 4B", "images of 512×512: MFU", GPU, 0.6, best_mfu("512×512"), unit="", in_readme=False),
+    Target("GPU, 4B", "images of 1024×1024: MFU", GPU, 0.6, best_mfu("1024×1024"), unit="", in_readme=False),
     Target("GPU, 4B", "mixed sizes, against sentence-transformers", ("peers", "4b", "cuda"), 3, against(PEERS)),
     Target("GPU, 4B", "the same, against transformers one at a time", ("peers", "4b", "cuda"), 2, against(ALONE)),
     Target("GPU, 4B", "a lone colour name's forward, of the time to read the weights once", GPU, 2,
@@ -103,9 +104,11 @@ TARGETS = (
            lambda figures: figures.get("busy"), unit=""),
     Target("GPU, 4B", "GPU busy, by nvidia-smi: swatches through Triton and adapter", ("serve", "4b", "cuda"), 0.9,
            lambda figures: figures.get("busy"), unit=""),
-    Target("GPU, 4B", PHOTOS, GPU, 1.5, lambda figures: figures.get("photo_memory"), at_most=True),
-    Target("GPU, 4B", "all that `gpu_check` asks: lines that are wrong", GPU, 0, lines("fail"), unit="", at_most=True),
-    Target("GPU, 4B", "the same: lines that are slower than expected", GPU, 0, lines("slow"), unit="", at_most=True),
+    Target("GPU, 4B", PHOTOS, GPU, 1.5, lambda figures: figures.get("photo_memory"), at_most=True, in_readme=False),
+    Target("GPU, 4B", "all that `gpu_check` asks: lines that are wrong", GPU, 0, lines("fail"), unit="", at_most=True,
+           in_readme=False),
+    Target("GPU, 4B", "the same: lines that are slower than expected", GPU, 0, lines("slow"), unit="", at_most=True,
+           in_readme=False),
     Target("CPU, tiny", "the 1,898 single requests in a row, against a plain FastAPI service", SERVE, 2,
            replay("plan_over_ours")),
     Target("CPU, tiny", "the same in the benchmark's batches, against it, one at a time", SERVE, 6,
@@ -119,6 +122,6 @@ TARGETS = (
     Target("CPU, 100m", "the same, in the same dtype", PEERS_CPU, 1.5, in_our_dtype(ALONE)),
     Target("CPU, 100m", "through Triton and adapter at concurrency 32, of the embedder alone", ("serve", "100m", "cpu"),
            0.9, lambda figures: figures.get("share", {}).get("share"), unit=""),
-    Target("CPU, tiny", PHOTOS, ("growth", "tiny", "cpu"), 1.5, photo_memory, at_most=True),
-    Target("CPU, 100m", "the same", ("growth", "100m", "cpu"), 1.5, photo_memory, at_most=True),
+    Target("CPU, tiny", PHOTOS, ("growth", "tiny", "cpu"), 1.5, photo_memory, at_most=True, in_readme=False),
+    Target("CPU, 100m", "the same", ("growth", "100m", "cpu"), 1.5, photo_memory, at_most=True, in_readme=False),
 )  # fmt: skip
