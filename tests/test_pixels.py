@@ -70,6 +70,7 @@ def test_adapter_and_model_count_the_same(name):
 
 def test_adapter_and_model_mean_the_same_by_large():
     assert items.SMALL_PIXELS == model.SMALL
+    assert (items.LONG_TEXT, items.PIXELS_A_BYTE) == (model.LONG_TEXT, model.PIXELS_A_BYTE)
     assert images.MOST_PIXELS == MOST
     assert images.FORMATS == model.FORMATS
 
