@@ -130,13 +130,13 @@ def test_workers_are_added_up_and_the_dead_are_not_forgotten(start, stack):  # n
         return all({one[f"adapter_{name}"] for one in seen} == {value} for name, value in told.items())
 
     until(complete)
-    before = now()["adapter_cache_bytes"]
-    assert 0 < before <= COUNT * 21 * 2000
-    running.workers()[0].kill()
-    until(lambda: len(running.workers()) == COUNT)
-    until(lambda: now()["adapter_model_up"] == 1)
-    assert now()["adapter_requests_total /txt/embed none 200"] == 20
-    until(lambda: now()["adapter_cache_bytes"] < before)  # its successor takes the dead one's away
+    assert 0 < now()["adapter_cache_bytes"] <= COUNT * 21 * 2000
+    for worker in running.workers():  # which of them was asked, and holds vectors, was the kernel's choice
+        worker.kill()
+        until(lambda worker=worker: worker not in running.workers() and len(running.workers()) == COUNT)
+        until(lambda: now()["adapter_model_up"] == 1)
+        assert now()["adapter_requests_total /txt/embed none 200"] == 20
+    until(lambda: now()["adapter_cache_bytes"] == 0)  # a successor takes the dead one's away
 
 
 def test_the_workers_folder_is_gone_with_them(start, tmp_path):  # noqa: F811

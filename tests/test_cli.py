@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
@@ -21,6 +20,7 @@ from qwen3_vl_embed.cli.__main__ import app
 from qwen3_vl_embed.cli.validation import NAMES, swatch
 from qwen3_vl_embed.serving.settings import ROOT
 from tests.conftest import running, serve_settings
+from tests.waits import until
 
 runner = CliRunner()
 
@@ -165,6 +165,10 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "qwen3_vl_embed.cli", *map(str, arguments)]
 
 
+def holds_something(folder: Path) -> bool:
+    return any(each.stat().st_size for each in folder.iterdir())
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
@@ -177,9 +181,7 @@ def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
     ) as started:
         started.stdin.write(lines)
         started.stdin.close()
-        while not any(each.stat().st_size for each in tmp_path.iterdir()):
-            assert started.poll() is None
-            time.sleep(0.05)
+        until(lambda: holds_something(tmp_path))
         started.send_signal(number)
         told = started.stderr.read().decode()
     assert started.returncode == 130
@@ -194,16 +196,14 @@ def test_a_stop_keeps_what_is_done_and_says_so(run, tmp_path, number):
 @pytest.mark.parametrize(("pooling", "code"), [("last", 0), ("mean", 1)])
 def test_a_restart_in_the_middle(tmp_path, pooling, code):
     """All of the server, for longer than its adapter waits. What comes back must make the same vectors."""
-    lines, path = [f"line {index}" for index in range(2_000)], tmp_path / "v.jsonl"
+    lines, path = [f"line {index}" for index in range(4_000)], tmp_path / "v.jsonl"
     settings = serve_settings()
     with running(settings) as stack:
         arguments = command("embed", "-", "-o", path, "--url", stack.adapter_url)
         started = subprocess.Popen(arguments, cwd=ROOT, stdin=PIPE, stderr=PIPE)
         started.stdin.write("\n".join(lines).encode())
         started.stdin.close()
-        while not any(each.stat().st_size for each in tmp_path.iterdir()):
-            assert started.poll() is None
-            time.sleep(0.01)
+        until(lambda: holds_something(tmp_path))
     assert started.poll() is None
     with started, running(settings, EMBED_POOLING=pooling):
         told = started.stderr.read().decode()
@@ -214,9 +214,9 @@ def test_a_restart_in_the_middle(tmp_path, pooling, code):
     if code:
         assert "Error: " in told
         assert "another" in told
-        assert f"{len(done)} of 2000 vectors in {path}" in told
+        assert f"{len(done)} of 4000 vectors in {path}" in told
     else:
-        assert len(done) == 2_000
+        assert len(done) == 4_000
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(run):

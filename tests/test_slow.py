@@ -145,7 +145,10 @@ async def test_a_deadline_that_no_item_can_keep_is_a_sentence_at_once(slow):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_who_comes_while_it_is_busy_is_told_to_come_back_and_not_kept_until_the_deadline(slow, provider, path):
-    """What both ask for cannot be answered in time, whatever is first. Asking again is worth it when one is done."""
+    """What both ask for cannot be answered in time, whatever is first. Asking again is worth it when one is done.
+
+    Nor could it be if the model were four times faster than at its warm-up, which may have met with neighbours.
+    """
     answers, takes = [], lone_seconds(slow)
 
     def ask(items: list[str], seconds: float = PATIENCE) -> None:
@@ -153,13 +156,13 @@ def test_who_comes_while_it_is_busy_is_told_to_come_back_and_not_kept_until_the_
         answers.append(httpx.post(url, json={"input": items}, headers=headers, timeout=PATIENCE))
 
     number = 100 * (1 + PATHS.index(path))  # the cache knows what was asked before
-    first = threading.Thread(target=ask, args=(list(PALETTE.names[number : number + min(2, provider.max_batch)]),))
+    first = threading.Thread(target=ask, args=(list(PALETTE.names[number : number + min(4, provider.max_batch)]),))
     first.start()
     until(lambda: items_in_flight(slow.adapter_url))
-    ask([PALETTE.names[number + 50]], 1.5 * takes)
+    ask([PALETTE.names[number + 50]], 1.1 * takes)
     assert answers[0].status_code == 429
     assert answers[0].json()["error"]["type"] == "overloaded_error"
-    assert int(answers[0].headers["retry-after"]) >= min(60, takes / 3)  # it may have been faster since the warm-up
+    assert int(answers[0].headers["retry-after"]) >= min(60, takes / SLOWER)
     first.join()
     assert answers[1].status_code == 200
 

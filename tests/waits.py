@@ -16,7 +16,8 @@ from tests.conftest import RunningStack
 LIMIT_SECONDS = 120  # whatever is waited for: a machine four times slower keeps it by far, and only a failure takes it
 SLOWER = 4  # times slower may this machine be than the one on which a bound of seconds was set
 SLACK_SECONDS = 15  # how late an answer may be that is due at a time; without a deadline it would take over 30 s
-NOT_YET = (httpx.TransportError, psutil.NoSuchProcess, StopIteration)  # who is asked is not there, or not any more
+# Who is asked, or looked at, is not there, or not any more.
+NOT_YET = (httpx.TransportError, psutil.NoSuchProcess, FileNotFoundError, StopIteration)
 
 
 def until(condition: Callable[[], Any]) -> None:
