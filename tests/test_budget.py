@@ -23,12 +23,13 @@ def config(size: str):
 @pytest.mark.parametrize("size", ["2B", "4B", "8B", "32B"])
 def test_a_pass_fits_and_no_more_than_pays(size):
     per_token = text_bytes(config(size).text_config, 2) + 4 * vision_bytes(config(size).vision_config, 2)
-    budgets = [token_budget(config(size), 2, free * GIB) for free in (1, 4, 16, 64)]
+    budgets = [token_budget(config(size), 2, free * GIB, 1e-9) for free in (1, 4, 16, 64)]
     assert budgets == sorted(budgets)
     assert all(budget * per_token <= free * GIB / 2 for budget, free in zip(budgets, (1, 4, 16, 64), strict=True))
     assert budgets[1] >= 1024  # one image of the default bound fits into four gigabytes
     assert budgets[-1] == MOST
-    assert token_budget(config(size), 2, 0) == 1
+    assert token_budget(config(size), 2, 0, 1e-9) == 1
+    assert token_budget(config(size), 4, 64 * GIB) == FEWEST  # on a CPU
 
 
 def test_a_pass_is_no_longer_than_a_caller_wants_to_wait():

@@ -132,7 +132,7 @@ def test_gradients_are_an_argument_whatever_the_mode_is(folder, mode):
         plain = model.hidden(packed, [LAYERS])[LAYERS]
         states = model.hidden(packed, [LAYERS], gradients=True)[LAYERS]
     assert plain.is_inference()
-    torch.testing.assert_close(states.detach(), plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(states.detach(), plain, atol=1e-4, rtol=1e-4)
     model.final_norm(states).square().sum().backward()
     assert [name for name, weight in model.model.named_parameters() if weight.grad is None] == []
 

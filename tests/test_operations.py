@@ -20,6 +20,7 @@ from transformers import Qwen3VLConfig, Qwen3VLModel
 from transformers.models.qwen3_vl import modeling_qwen3_vl as theirs
 
 from embedder.forward import fastest
+from embedder.forward.cpu import CPU, FAST
 from embedder.forward.model import PackedModel
 from embedder.forward.operations import TORCH, Operations, add_norm, linear_gelu, rotate, silu_mul
 from embedder.forward.packing import pack
@@ -231,9 +232,30 @@ def test_what_disagrees_or_fails_is_not_chosen(model, name, caplog):
     assert f"{name} runs as torch's own operators, which takes longer: Failed to find C compiler" in caplog.text
 
 
-def test_a_cpu_runs_torchs_own(model):
-    assert fastest.fastest(model) is TORCH
+def test_a_cpu_has_operations_of_its_own(model):
+    """Also a canary: oneDNN's is a private one of torch."""
+    assert fastest.fastest(model).fused == list(FAST)
     assert TORCH.fused == []
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.filterwarnings("ignore")  # a trace's: its shapes become constants
+def test_a_cpus_compute_what_torch_does(model, name, dtype):
+    """Ordinary and traced."""
+    like = SimpleNamespace(config=model.config, device=model.device, dtype=dtype)
+    for rows in (1, 3):
+        for given in fastest.samples(name, like, rows):
+            exact = fastest.results(getattr(TORCH, name), [fastest._float(each) for each in given])
+            first, *rest = given
+            with torch.inference_mode():
+                traced = torch.jit.trace(
+                    lambda one, rest=rest: getattr(CPU, name)(one, *rest), first, check_trace=False
+                )
+            for operation in (getattr(CPU, name), lambda *given, traced=traced: traced(given[0])):
+                ours = fastest.results(operation, given)
+                assert {each.dtype for each in ours} == {dtype}
+                assert all(off(*pair) <= ROUNDED[dtype] for pair in zip(ours, exact, strict=True))
 
 
 @pytest.mark.parametrize("name", fastest.NAMES)

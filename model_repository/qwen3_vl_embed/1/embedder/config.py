@@ -47,8 +47,8 @@ class EmbedderConfig(BaseSettings, ImageOptions):
     max_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="tokens (text and image) of a forward pass; unset: as many as fit into free memory, at most 16384; "
-        "on a GPU what takes 0.25 s",
+        description="tokens (text and image) of a forward pass; unset: as many as fit into free memory, at most 2048 "
+        "on a CPU and 16384 on a GPU, where they take 0.25 s",
     )
 
     pipeline: bool | None = Field(

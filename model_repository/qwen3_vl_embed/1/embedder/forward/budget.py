@@ -19,15 +19,16 @@ from . import cgroup
 SHARE = 0.5  # of the free memory: the rest is for images being decoded, CUDA graphs and fragmentation
 MOST = 16384  # tokens; a longer pass is no faster, and the next caller waits for it
 FEWEST, PASS_SECONDS = 2048, 0.25  # on a GPU a pass need not take longer, and shorter ones than the former are slower
+# On a CPU, passes of more than FEWEST are slower: malloc takes what is larger than 32 MiB from the system each time.
 
 
 def token_budget(config: PretrainedConfig, item_bytes: int, free_bytes: int, seconds: float = 0.0) -> int:
     """Tokens of one pass of a Qwen3-VL of this configuration, `item_bytes` to a number; at least 1.
 
-    `seconds`: what a token of an image takes on this GPU at best; 0 where nobody asked.
+    `seconds`: what a token of an image takes on this GPU at best; 0 on a CPU.
     """
     per_token = text_bytes(config.text_config, item_bytes) + MERGE**2 * vision_bytes(config.vision_config, item_bytes)
-    most = min(MOST, max(FEWEST, int(PASS_SECONDS / seconds))) if seconds else MOST
+    most = min(MOST, max(FEWEST, int(PASS_SECONDS / seconds))) if seconds else FEWEST
     return max(1, min(most, int(SHARE * free_bytes) // per_token))
 
 

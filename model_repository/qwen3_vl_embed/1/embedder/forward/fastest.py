@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .attention import HALF, Bounds
+from .cpu import CPU, WORTH
 from .operations import FEW, TORCH, Operations, linear_gelu_at_once
 
 logger = logging.getLogger(__name__)
@@ -19,14 +20,13 @@ ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 def fastest(model: PreTrainedModel) -> Operations:
-    """For a model on a GPU; torch's own for one on a CPU. On the meta device, where nothing is computed, a GPU's."""
-    if model.device.type == "cpu" or model.dtype not in ERROR:
+    """For this model on its device. On the meta device, where nothing is computed, a GPU's."""
+    if model.dtype not in ERROR:
         return TORCH
-    fused = suited(model, fused_operations())
+    fused = CPU if model.device.type == "cpu" else suited(model, fused_operations())
     if model.device.type == "meta":
         return fused
-    chosen = {name: getattr(fused if agrees(name, fused, model) else TORCH, name) for name in NAMES}
-    return Operations(**chosen)
+    return replace(TORCH, **{name: getattr(fused, name) for name in fused.fused if agrees(name, fused, model)})
 
 
 NAMES = tuple(field.name for field in fields(Operations))
@@ -56,10 +56,10 @@ def suited(model: PreTrainedModel, fused: Operations) -> Operations:
 def agrees(name: str, fused: Operations, model: PreTrainedModel) -> bool:
     """Whether a fused operation computes what torch's does, at this model's own widths."""
     for given in samples(name, model):
-        exact = results(getattr(TORCH, name), [_float(each) for each in given])
         try:
+            exact = results(getattr(TORCH, name), [_float(each) for each in given])
             ours = results(getattr(fused, name), given)
-        except Exception as error:  # no compiler, no headers, no such instruction: each raises its own
+        except Exception as error:  # no compiler, no such instruction, a config.json that contradicts itself
             logger.warning("%s runs as torch's own operators, which takes longer: %.300s", name, error)
             return False
         off = max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in zip(ours, exact, strict=True))
@@ -88,6 +88,7 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
     patches = draw(max(rows, PATCHES), 3 * count, side)
     lengths = [len(patches) // 4] * 4
     return {
+        "norm": [[draw(1, rows, text.hidden_size), draw(text.hidden_size), text.rms_norm_eps]],
         "rotate": [
             [qkv, *angles(width, model.dtype), (draw(width), draw(width)), heads, text.rms_norm_eps],
             [patches[:rows, : 2 * count], *angles(side, torch.float32), None, 0, 0.0],
@@ -100,12 +101,13 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
             [draw(1, some, text.hidden_size), draw(2 * text.intermediate_size, text.hidden_size)]
             for some in (ROWS, rows + 64)
         ],
-        "linear_gelu": [
+        "linear_gelu": [  # so many that a CPU takes oneDNN's
             [
-                draw(rows, vision.hidden_size),
+                draw(some, vision.hidden_size),
                 draw(vision.intermediate_size, vision.hidden_size),
                 draw(vision.intermediate_size),
             ]
+            for some in (rows, WORTH // vision.intermediate_size + 1)
         ],
         "short_attention": [
             [

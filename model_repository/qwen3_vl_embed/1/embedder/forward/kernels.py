@@ -17,7 +17,7 @@ import triton.language as tl
 from torch.nn.functional import linear
 
 from .attention import HALF, Bounds
-from .operations import FEW, FLOAT8, Norms, Operations, Pair, linear_gelu_at_once
+from .operations import FEW, FLOAT8, Norms, Operations, Pair, linear_gelu_at_once, norm
 
 HEADS = 8  # of a token, in one program
 COLUMNS = 1024  # of an MLP's row, in one program
@@ -416,4 +416,4 @@ def to_float8(rows: torch.Tensor, activation: str = "") -> Pair:
     return both
 
 
-FUSED = Operations(rotate, add_norm, linear_silu_mul, linear_gelu_at_once, full_attention, short_attention)
+FUSED = Operations(norm, rotate, add_norm, linear_silu_mul, linear_gelu_at_once, full_attention, short_attention)

@@ -155,7 +155,7 @@ class PackedModel:
 
     def final_norm(self, rows: torch.Tensor) -> torch.Tensor:
         """The model's own last RMSNorm, (rows, D) -> (rows, D)."""
-        return self._norm(rows.to(self._norm.weight.device))
+        return self.operations.norm(rows.to(self._norm.weight.device), self._norm.weight, self._norm.eps)
 
     def recover(self) -> None:
         """After a pass that failed: give back the memory that it held.
@@ -213,7 +213,7 @@ class PackedModel:
             positions = tuple(each.to(device) for each in positions)
             if added is None:
                 hidden = hidden.to(device)
-                normed = norm(hidden)
+                normed = self.operations.norm(hidden, norm.weight, norm.eps)
             else:
                 parts = before.to(device), added.to(device)
                 hidden, normed = self.operations.add_norm(*parts, norm.weight, None, norm.eps)

@@ -19,12 +19,14 @@ LEAST_ROW = 1e-12  # a row's largest number counts as no less: a row of zeros ha
 FEW = 128  # tokens whose keys of one head are held at once
 Norms = tuple[torch.Tensor, torch.Tensor]  # the RMSNorms' weights of the queries' and of the keys' heads, (D,) each
 Pair = tuple[torch.Tensor, torch.Tensor]
+Norm = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Operations:
     """One way to do each; the tensors' dtype in and out."""
 
+    norm: Norm
     rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Norms | None, int, float], torch.Tensor]
     add_norm: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], Pair]
     linear_silu_mul: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -40,8 +42,19 @@ class Operations:
         return [each.name for each in fields(self) if getattr(self, each.name) is not getattr(TORCH, each.name)]
 
 
+def norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm (arXiv 1910.07467) of the last dimension, in float32 within."""
+    return rms_norm(hidden, weight.shape, weight, eps)
+
+
 def rotate(
-    heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor, norms: Norms | None, queries: int, eps: float
+    heads: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    norms: Norms | None,
+    queries: int,
+    eps: float,
+    norm: Norm = norm,
 ) -> torch.Tensor:
     """Queries and keys, each head normalised (where there are `norms`) and turned by its token's position.
 
@@ -52,7 +65,7 @@ def rotate(
     """
     if norms is not None:
         q, k = heads.split([queries, heads.shape[1] - queries], dim=1)
-        parts = [rms_norm(part, weight.shape, weight, eps) for part, weight in zip((q, k), norms, strict=True)]
+        parts = [norm(part, weight, eps) for part, weight in zip((q, k), norms, strict=True)]
     else:
         parts = [heads]
     half = heads.shape[2] // 2
@@ -73,10 +86,10 @@ def rotate(
 def add_norm(
     hidden: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
 ) -> Pair:
-    """hidden + update, and that sum normalised: (…, D) each. RMSNorm (arXiv 1910.07467); LayerNorm with a `bias`."""
+    """hidden + update, and that sum normalised: (…, D) each; LayerNorm with a `bias`."""
     hidden = hidden + update
     if bias is None:
-        return hidden, rms_norm(hidden, weight.shape, weight, eps)
+        return hidden, norm(hidden, weight, eps)
     return hidden, layer_norm(hidden, weight.shape, weight, bias, eps)
 
 
@@ -130,14 +143,15 @@ def short_attention(
     eps: float,
     bounds: Bounds,
     scale: float,
+    norm: Norm = norm,
 ) -> torch.Tensor:
     """`rotate`, and causal softmax attention within each sequence: `FEW` tokens at most.
 
     `qkv`: (T, H, D), the queries' heads first, then the keys' and as many of the values. Returns (T, queries, D).
     """
     keys = (qkv.shape[1] - queries) // 2
-    turned = rotate(qkv[:, : queries + keys], cosines, sines, norms, queries, eps)
+    turned = rotate(qkv[:, : queries + keys], cosines, sines, norms, queries, eps, norm)
     return within(turned[:, :queries], turned[:, queries:], qkv[:, queries + keys :], bounds, scale, causal=True)
 
 
-TORCH = Operations(rotate, add_norm, linear_silu_mul, linear_gelu, full_attention, short_attention)
+TORCH = Operations(norm, rotate, add_norm, linear_silu_mul, linear_gelu, full_attention, short_attention)
