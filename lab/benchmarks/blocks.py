@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable
 
 from lab.benchmarks.fleets import RATES, Case, cases
-from lab.benchmarks.inputs import KINDS
 from lab.benchmarks.targets import GPU, TARGETS, Key
 
 Results = dict[Key, dict]
@@ -48,21 +47,10 @@ def passes(results: Results) -> str:
     """On a GPU; first what a large product reaches there."""
     if not (rows := on_gpu(results, "rows")):
         return markdown("", [])
-    ceiling = number(results[GPU]["ceiling"]["matmul_flops"] / 1e12)
-    return _passes(results, [("8192³ product", "", "", "", "", ceiling, "100%"), *map(_pass, rows)])
-
-
-def best(results: Results) -> str:
-    """Of `passes`, each kind's best batch, for the README."""
-    rows = sorted(on_gpu(results, "rows"), key=lambda row: row["mfu"])
-    by_kind = {row["kind"]: row for row in rows}
-    return _passes(results, (_pass(by_kind[kind]) for kind in KINDS if kind in by_kind))
-
-
-def _passes(results: Results, rows: Rows) -> str:
-    device = results[GPU]["hardware"]["device"] if GPU in results else ""
+    ceiling, device = number(results[GPU]["ceiling"]["matmul_flops"] / 1e12), results[GPU]["hardware"]["device"]
     return markdown(
-        f"{device}|batch|tokens each|the pass alone: items/s|from files and strings: items/s|TFLOP/s|MFU", rows
+        f"{device}|batch|tokens each|the pass alone: items/s|from files and strings: items/s|TFLOP/s|MFU",
+        [("8192³ product", "", "", "", "", ceiling, "100%"), *map(_pass, rows)],
     )
 
 
@@ -275,7 +263,7 @@ def machines(results: Results) -> str:
 BLOCKS: dict[str, Callable[[Results], str]] = {
     each.__name__: each
     for each in (
-        *(targets, short, best, passes, split, odd, forward, count, peers, replay, loops),
+        *(targets, short, passes, split, odd, forward, count, peers, replay, loops),
         *(growth, overload, soak, sizing, fleets, machines),
     )
 }

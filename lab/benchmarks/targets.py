@@ -18,7 +18,8 @@ class Target:
     figure: Callable[[dict], float | None]  # from a result's `figures`
     unit: str = "×"
     at_most: bool = False
-    in_readme: bool = True  # of speed, and not in the table above
+    in_readme: bool = True
+    beside: Callable[[dict], str] = lambda figures: ""  # what is told with the figure
 
     def value(self, results: dict[Key, dict]) -> float | None:
         """The figure; None while its program or its part was not run."""
@@ -37,7 +38,8 @@ class Target:
         where = self.where.replace("GPU", results[self.key]["hardware"]["device"]) if cuda else self.where
         verdict = "reached" if self.reached(value) else "missed: see the log"
         said = f"{value:.2f}" if isinstance(value, float) else f"{value}"  # a count is whole
-        return [where, self.what, bound, f"**{said}{self.unit}**", verdict]
+        told = f"**{said}{self.unit}**{self.beside(results[self.key]['figures'])}"
+        return [where, self.what, bound, told, verdict]
 
 
 def replay(name: str) -> Callable[[dict], float | None]:
@@ -70,9 +72,18 @@ def in_our_dtype(name: str) -> Callable[[dict], float | None]:
     return times
 
 
-def best_mfu(kind: str) -> Callable[[dict], float | None]:
-    """Its best batch's."""
-    return lambda figures: max((row["mfu"] for row in figures.get("rows", []) if row["kind"] == kind), default=None)
+def best(figures: dict, kind: str) -> dict:
+    """The best batch of a kind; empty where it was not run."""
+    rows = [row for row in figures.get("rows", []) if row["kind"] == kind]
+    return max(rows, key=lambda row: row["mfu"], default={})
+
+
+def mfu(kind: str) -> Callable[[dict], float | None]:
+    return lambda figures: best(figures, kind).get("mfu")
+
+
+def a_second(kind: str) -> Callable[[dict], str]:
+    return lambda figures: f"; {best(figures, kind)['forward_per_s']:.3g} a second"
 
 
 def lines(verdict: str) -> Callable[[dict], float | None]:
@@ -91,9 +102,9 @@ PEERS_CPU = ("peers", "100m", "cpu")
 PEERS, ALONE = "sentence-transformers", "transformers, one at a time"
 PHOTOS = "memory peak of 64 images of 12 megapixels, over that of 16"
 TARGETS = (
-    Target("GPU, 4B", "swatches, batched: MFU", GPU, 0.5, best_mfu("swatch"), unit="", in_readme=False),
-    Target("GPU, 4B", "images of 512×512: MFU", GPU, 0.6, best_mfu("512×512"), unit="", in_readme=False),
-    Target("GPU, 4B", "images of 1024×1024: MFU", GPU, 0.6, best_mfu("1024×1024"), unit="", in_readme=False),
+    Target("GPU, 4B", "swatches, the best batch: MFU", GPU, 0.5, mfu("swatch"), unit="", beside=a_second("swatch")),
+    Target("GPU, 4B", "images of 512×512: MFU", GPU, 0.6, mfu("512×512"), unit="", beside=a_second("512×512")),
+    Target("GPU, 4B", "images of 1024×1024: MFU", GPU, 0.6, mfu("1024×1024"), unit="", beside=a_second("1024×1024")),
     Target("GPU, 4B", "mixed sizes, against sentence-transformers", ("peers", "4b", "cuda"), 3, against(PEERS)),
     Target("GPU, 4B", "the same, against transformers one at a time", ("peers", "4b", "cuda"), 2, against(ALONE)),
     Target("GPU, 4B", "a lone colour name's forward, of the time to read the weights once", GPU, 2,
