@@ -47,7 +47,7 @@ def _operations(bench: Bench) -> Iterator[Figure]:
     """Each, at the model's widths and a full pass' rows, or as few as it is for: torch's form over the fused one."""
     model = bench.embedder.model
     fused = fastest.fused_operations() if bench.on_gpu else TORCH
-    for name in fastest.NAMES:
+    for name in TIMES:
         for given in fastest.samples(name, model.model, bench.sizes.rows[-1]):
             took = [replayed_seconds(partial(getattr(each, name), *given), bench.device) for each in (TORCH, fused)]
             what = f"{name}, {given[0].shape[-1]} wide, {max(given[0].shape[:-1]):,} rows"
@@ -57,7 +57,7 @@ def _operations(bench: Bench) -> Iterator[Figure]:
                 yield fast(what, took[0] / took[1], "times as long", least=TIMES[name])
             else:
                 yield skipped(f"{what}: fused")
-    names = sorted({*fastest.NAMES} - {*model.operations.fused})
+    names = sorted(TIMES.keys() - model.operations.fused)
     yield told("served by torch's own operators", ", ".join(names) or "none", expected="a GPU: none")
 
 

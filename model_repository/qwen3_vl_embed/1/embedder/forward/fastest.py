@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,9 +27,6 @@ def fastest(model: PreTrainedModel) -> Operations:
     if model.device.type == "meta":
         return fused
     return replace(TORCH, **{name: getattr(fused, name) for name in fused.fused if agrees(name, fused, model)})
-
-
-NAMES = tuple(field.name for field in fields(Operations))
 
 
 def fused_operations() -> Operations:
