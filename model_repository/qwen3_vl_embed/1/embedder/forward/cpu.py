@@ -10,18 +10,19 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear, pad, silu
 
 from . import operations
 from .operations import TORCH, Pair
 
 WORTH = 2**16  # numbers of a product; with fewer, oneDNN takes longer to call than it saves
+STEP = 64  # rows; oneDNN writes a program for each number of them, and keeps it: up to 2 MB
 
 
 def norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """See `operations.norm`."""
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = torch.addcmul(constant(eps), length, length, value=1 / hidden.shape[-1]).rsqrt_()  # (…, 1)
+    scale = torch.addcmul(constant(eps), length, length, value=1 / len(weight)).rsqrt_()  # (…, 1)
     return (hidden * scale).mul_(weight).to(hidden.dtype)
 
 
@@ -52,8 +53,8 @@ def linear_gelu(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
     """See `operations.linear_gelu`; by oneDNN, which applies it to what it is about to write."""
     if len(inputs) * len(weight) < WORTH:
         return operations.linear_gelu(inputs, weight, bias)
-    product: torch.Tensor = scripted()(inputs, weight, bias)
-    return product
+    product: torch.Tensor = scripted()(pad(inputs, (0, 0, 0, -len(inputs) % STEP)), weight, bias)
+    return product[: len(inputs)]
 
 
 @cache

@@ -69,11 +69,10 @@ def agrees(name: str, fused: Operations, model: PreTrainedModel) -> bool:
 def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[Any]]:
     """What the operation is given in this model's layers, with random numbers."""
     text, vision = model.config.text_config, model.config.vision_config
-    like = {"device": model.device, "dtype": model.dtype}
     generator = torch.Generator(model.device).manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, **like)
+        return torch.randn(*shape, generator=generator, device=model.device).to(model.dtype)
 
     def angles(width: int, dtype: torch.dtype) -> list[torch.Tensor]:
         turned = torch.rand(rows, width // 2, generator=generator, device=model.device).repeat(1, 2) * 100
@@ -85,28 +84,26 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
     patches = draw(max(rows, PATCHES), 3 * count, side)
     lengths = [len(patches) // 4] * 4
     return {
-        "norm": [[draw(1, rows, text.hidden_size), draw(text.hidden_size), text.rms_norm_eps]],
-        "rotate": [
+        "norm": lambda: [[draw(1, rows, text.hidden_size), draw(text.hidden_size), text.rms_norm_eps]],
+        "rotate": lambda: [
             [qkv, *angles(width, model.dtype), (draw(width), draw(width)), heads, text.rms_norm_eps],
             [patches[:rows, : 2 * count], *angles(side, torch.float32), None, 0, 0.0],
         ],
-        "add_norm": [
+        "add_norm": lambda: [
             [*(draw(1, rows, text.hidden_size) for _ in range(2)), draw(text.hidden_size), None, text.rms_norm_eps],
             [*(draw(rows, vision.hidden_size) for _ in range(2)), *(draw(vision.hidden_size) for _ in range(2)), 1e-6],
         ],
-        "linear_silu_mul": [  # few rows, and more
-            [draw(1, some, text.hidden_size), draw(2 * text.intermediate_size, text.hidden_size)]
+        "linear_silu_mul": lambda: [  # few rows, and more
+            [draw(1, some, text.hidden_size), weight]
+            for weight in [draw(2 * text.intermediate_size, text.hidden_size)]
             for some in (ROWS, rows + 64)
         ],
-        "linear_gelu": [  # so many that a CPU takes oneDNN's
-            [
-                draw(some, vision.hidden_size),
-                draw(vision.intermediate_size, vision.hidden_size),
-                draw(vision.intermediate_size),
-            ]
+        "linear_gelu": lambda: [  # so many that a CPU takes oneDNN's
+            [draw(some, vision.hidden_size), weight, draw(vision.intermediate_size)]
+            for weight in [draw(vision.intermediate_size, vision.hidden_size)]
             for some in (rows, WORTH // vision.intermediate_size + 1)
         ],
-        "short_attention": [
+        "short_attention": lambda: [
             [
                 draw(FEW, heads + 2 * keys, width),
                 *(each.repeat(FEW, 1)[:FEW] for each in angles(width, model.dtype)),
@@ -117,10 +114,10 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
                 width**-0.5,
             ]
         ],
-        "full_attention": [
+        "full_attention": lambda: [
             [*patches[: sum(lengths)].chunk(3, dim=1), Bounds.of(lengths, model.device), side**-0.5],
         ],
-    }[name]
+    }[name]()
 
 
 def results(operation: Callable[..., Any], given: list[Any]) -> list[torch.Tensor]:
