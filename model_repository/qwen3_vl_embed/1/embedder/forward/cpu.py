@@ -10,13 +10,13 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import linear, pad, silu
 
 from . import operations
 from .operations import TORCH, Pair
 
 WORTH = 2**16  # numbers of a product; with fewer, oneDNN takes longer to call than it saves
-STEP = 64  # rows; oneDNN writes a program for each number of them, and keeps it: up to 2 MB
 
 
 def norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -43,9 +43,33 @@ def add_norm(
     return hidden, norm(hidden, weight, eps)
 
 
+def filled(rows: torch.Tensor) -> torch.Tensor:
+    """(…, R, I) with zeros below, up to a sixteenth more: few different numbers of rows.
+
+    oneDNN writes a program for each number of rows, of up to 2 MB, and does not give it back.
+    """
+    count = rows.shape[-2]
+    return pad(rows, (0, 0, 0, -count % max(1, 2 ** (int(count).bit_length() - 5))))
+
+
+def product(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`linear`; float32's is MKL's, which keeps nothing."""
+    if inputs.dtype == torch.float32:
+        return linear(inputs, weight, bias)
+    return linear(filled(inputs), weight, bias)[..., : inputs.shape[-2], :]
+
+
+class Linear(nn.Linear):
+    """By `product`."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(…, R, I) -> (…, R, O)"""
+        return product(inputs, self.weight, self.bias)
+
+
 def linear_silu_mul(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """See `operations.linear_silu_mul`; the product is written where SiLU was."""
-    gate, up = linear(inputs, weight).chunk(2, dim=-1)
+    gate, up = product(inputs, weight).chunk(2, dim=-1)
     return silu(gate).mul_(up)
 
 
@@ -53,8 +77,7 @@ def linear_gelu(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
     """See `operations.linear_gelu`; by oneDNN, which applies it to what it is about to write."""
     if len(inputs) * len(weight) < WORTH:
         return operations.linear_gelu(inputs, weight, bias)
-    product: torch.Tensor = scripted()(pad(inputs, (0, 0, 0, -len(inputs) % STEP)), weight, bias)
-    return product[: len(inputs)]
+    return scripted()(filled(inputs), weight, bias)[: len(inputs)]
 
 
 @cache

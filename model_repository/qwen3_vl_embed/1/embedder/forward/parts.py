@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from . import cpu
 from .attention import PassContext, packed_attention
 from .operations import FEW, Operations
 
@@ -152,6 +153,10 @@ def fuse(model: PreTrainedModel, operations: Operations) -> None:
     if vision.hidden_act == "gelu_pytorch_tanh":
         blocks = [VisionBlock(block, operations) for block in model.visual.blocks]
         model.visual.blocks = nn.ModuleList(blocks)
+    if model.device.type == "cpu":
+        for part in model.modules():
+            if type(part) is nn.Linear:
+                part.__class__ = cpu.Linear
 
 
 def decoder_layer(
