@@ -27,7 +27,7 @@ from tests.reference import random_checkpoint
 from tests.waits import SLACK_SECONDS, SLOWER, items_in_flight, until
 
 SECONDS = float(os.environ.get("SLOW_SECONDS", "2"))  # about what a text takes, on two quiet cores
-LAYERS = round(20 * SECONDS)
+LAYERS = round(25 * SECONDS)
 PATIENCE = 300  # the benchmark's client's
 PROMPT = "{content}\n" + "red " * 1900
 SEEN_SECONDS = 10  # README: a model that cannot answer is seen
