@@ -1,16 +1,24 @@
 """Where a stack of one's own can listen on this machine."""
 
 import socket
-from contextlib import ExitStack
 
 from qwen3_vl_embed.serving.settings import ServeSettings
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nobody listens on now."""
-    with ExitStack() as open_at_once:
-        sockets = [open_at_once.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+    """Ports on 127.0.0.1 that nobody listens on, and that nobody else is given while this process lives.
+
+    A socket stays bound to each, and does not listen: Linux chooses none of them for another socket.
+    Who names one may bind to it all the same, with SO_REUSEADDR, as servers do.
+    """
+    ports = []
+    for _ in range(count):
+        kept = socket.socket()
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        ports.append(kept.getsockname()[1])
+        kept.detach()  # open until this process ends
+    return ports
 
 
 def serve_settings(**changes: object) -> ServeSettings:

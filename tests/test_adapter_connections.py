@@ -136,7 +136,7 @@ async def test_answers_that_nobody_takes_are_hung_up_on(stack, impatient):
     async with listening(stack.triton_grpc) as http, connected(http) as (reader, writer):
         reader._transport.pause_reading()
         writer.write(names * 40)  # more answers than the sockets hold
-        await eventually(lambda: http.app.state.admission.pending > 0)
+        await eventually(lambda: open_connections(http))
         await eventually(lambda: not open_connections(http))
 
 

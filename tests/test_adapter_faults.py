@@ -55,7 +55,7 @@ async def test_a_request_in_flight_survives_a_restart(line):
     async with adapter(line.url) as http:
         line.hold()
         request = asyncio.create_task(http.post("/txt/embed", json={"input": "in flight"}))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: http.app.state.admission.pending == 1)
         await line.cut()
         line.release()
         await line.connect()
@@ -66,6 +66,7 @@ async def test_a_model_that_stays_away_is_waited_for_until_the_deadline(line):
     """However long it takes to start; and what passed says why."""
     async with adapter(line.url) as http:
         await line.cut()
+        await health_becomes(http, 503)
         started = time.monotonic()
         error = refused(await http.post("/txt/embed", json=RED, headers={"x-timeout": "0.4"}), 504)
         assert 0.3 < time.monotonic() - started < 0.4 + SLACK_SECONDS
@@ -79,6 +80,7 @@ async def test_no_cached_vector_is_served_while_nobody_knows_which_model_is_ther
         assert (await http.post("/txt/embed", json=RED)).status_code == 200
         assert (await http.post("/txt/embed", json=RED)).headers["x-cache-hits"] == "1"
         await line.cut()
+        await health_becomes(http, 503)
         assert (await http.get("/info")).json()["model"] is None
         refused(await http.post("/txt/embed", json=RED, headers={"x-timeout": "0.2"}), 504)
         await line.connect()

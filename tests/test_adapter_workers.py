@@ -84,7 +84,7 @@ def refuses(running: Running) -> bool:
     """New connections."""
     try:
         running.connect().close()
-    except ConnectionRefusedError:
+    except ConnectionError:  # a reset: it stopped listening just then
         return True
     return False
 

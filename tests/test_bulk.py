@@ -101,7 +101,7 @@ def test_a_job_that_was_ended_goes_on_where_it_was(run, stack, tmp_path, number,
     """Twice, at any point: each row is there once, and what was whole stays as it was."""
     monkeypatch.setenv("QWEN3_VL_EMBED_URL", stack.adapter_url)
     lines, out = tmp_path / "many.txt", tmp_path / "out"
-    lines.write_text("".join(f"line {i} of {number}\n" for i in range(3000)))
+    lines.write_text("".join(f"line {i} of {number}\n" for i in range(6000)))
     job = [sys.executable, "-c", SMALL_PARTS, "bulk", str(lines), "-o", str(out)]
     before: dict[Path, bytes] = {}
     for more in (1, 2):
@@ -116,9 +116,9 @@ def test_a_job_that_was_ended_goes_on_where_it_was(run, stack, tmp_path, number,
             assert path.read_bytes() == content
         before = {path: path.read_bytes() for path in out.glob("part-*")}
         ids = held(out)["id"].to_pylist()
-        assert len(ids) == len(set(ids)) < 3000
+        assert len(ids) == len(set(ids)) < 6000
     assert run("bulk", lines, "-o", out).exit_code == 0
-    assert sorted(held(out)["id"].to_pylist()) == sorted(f"many.txt:{i}" for i in range(1, 3001))
+    assert sorted(held(out)["id"].to_pylist()) == sorted(f"many.txt:{i}" for i in range(1, 6001))
     assert not list(out.glob(".part-*"))
 
 

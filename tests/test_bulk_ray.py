@@ -17,6 +17,7 @@ import pytest
 from qwen3_vl_embed.serving.settings import ROOT
 from tests.test_bulk import held
 from tests.test_cli import command
+from tests.waits import until
 
 pytestmark = pytest.mark.ray
 RAY = Path(os.environ.get("RAY_PYTHON", ROOT / ".cache" / "ray" / "bin" / "python"))
@@ -97,7 +98,13 @@ def test_a_driver_that_is_killed_and_the_other_engine_goes_on(stack, cluster, li
     before = held(out)["id"].to_pylist()
     assert 0 < len(before) < ROWS
     if first == "ray":
-        time.sleep(5)  # its workers end with it
+
+        def nothing_more() -> bool:  # its workers end with it
+            there = set(out.iterdir())
+            time.sleep(5)
+            return set(out.iterdir()) == there
+
+        until(nothing_more)
         before = held(out)["id"].to_pylist()
         done = subprocess.run(command(*arguments), cwd=ROOT, stderr=PIPE, text=True)
         told, code = done.stderr, done.returncode

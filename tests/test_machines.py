@@ -17,7 +17,7 @@ import pytest
 
 from client.server import listen
 from client.settings import Settings, SettingsError
-from lab.ports import free_ports
+from lab.ports import free_ports, serve_settings
 from qwen3_vl_embed import Client
 from qwen3_vl_embed.serving import interpreter
 from qwen3_vl_embed.serving.settings import ROOT, ServeSettings, ServingError
@@ -203,7 +203,7 @@ def test_a_model_process_whose_python_does_not_start_ends_the_start(checkout):
     """A file of packages' places that ASCII cannot read: the stub dies before it says anything, and Triton waits."""
     [packages] = (checkout / ".venv" / "lib").glob("python3.*/site-packages")
     (packages / "mine.pth").write_text("größe\n", "utf-8")
-    told = {"SERVE_PORT": str(lone_port()), "CHECKPOINT": str(CHECKPOINT)}
+    told = {name: str(port) for name, port in serve_settings().ports.items()} | {"CHECKPOINT": str(CHECKPOINT)}
     said = "triton did not start: Failed to import the site module"
     with pytest.raises(AssertionError, match=said), served(checkout, **told):
         pass
@@ -217,13 +217,13 @@ def test_a_checkout_in_any_folder_serves_what_is_written_in_any_language(stack, 
     config = checkpoint / "config.json"
     config.write_text(config.read_text(encoding="utf-8").replace("{", '{\n "beschrieben": "größe 赤",', 1), "utf-8")
     (checkpoint / "lies-mich-größe.txt").write_text("größe", "utf-8")
-    port = lone_port()
+    settings = serve_settings()
     told = {"CHECKPOINT": str(checkpoint), "EMBED_PROMPT": PROMPT, "SERVE_HOST": "localhost", "LC_ALL": "C"}
-    with served(folder, SERVE_PORT=str(port), **NOWHERE, **told) as process, httpx.Client(trust_env=False) as http:
-        here = http.post(f"http://127.0.0.1:{port}/txt/embed", json={"input": "rötlich"}, timeout=60).json()[
-            "embedding"
-        ]
-        about = http.get(f"http://127.0.0.1:{port}/info").json()["model"]
+    told |= NOWHERE | {name: str(port) for name, port in settings.ports.items()}
+    url = f"http://127.0.0.1:{settings.port}"
+    with served(folder, **told) as process, httpx.Client(trust_env=False) as http:
+        here = http.post(f"{url}/txt/embed", json={"input": "rötlich"}, timeout=60).json()["embedding"]
+        about = http.get(f"{url}/info").json()["model"]
         assert about["checkpoint"] == str(checkpoint)
         assert about["prompt"] == PROMPT
         words = stub_of(process.pid).cmdline()

@@ -242,7 +242,7 @@ def test_a_model_whose_layers_fail_is_seen_although_the_input_layer_answers(seen
     watch = watchdog.Watch(seen)
     assert watch.look() is None
     seen.whole = False
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LIMIT_SECONDS
     while (reason := watch.look()) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert reason == "2 times in a row no embedding came back"
@@ -327,6 +327,6 @@ def test_any_number_of_signals_at_any_time_is_one_word_and_leaves_nothing(when, 
         assert served.wait(LIMIT_SECONDS) == status, printed
     assert printed.count("stopping …\n") == 1
     assert "Traceback" not in printed
-    _, alive = psutil.wait_procs(children, 5)
+    _, alive = psutil.wait_procs(children, LIMIT_SECONDS)
     assert not alive
     assert not list(Path("/dev/shm").glob(f"qwen3_vl_embed_{served.pid}_*"))

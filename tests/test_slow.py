@@ -27,7 +27,7 @@ from tests.reference import random_checkpoint
 from tests.waits import SLACK_SECONDS, SLOWER, items_in_flight, until
 
 SECONDS = float(os.environ.get("SLOW_SECONDS", "2"))  # about what a text takes, on two quiet cores
-LAYERS = round(20 * SECONDS)
+LAYERS = round(25 * SECONDS)
 PATIENCE = 300  # the benchmark's client's
 PROMPT = "{content}\n" + "red " * 1900
 SEEN_SECONDS = 10  # README: a model that cannot answer is seen
@@ -132,7 +132,7 @@ def test_where_no_deadline_is_set_every_item_is_answered_alone(slow):
 
 
 async def test_a_deadline_that_no_item_can_keep_is_a_sentence_at_once(slow):
-    async with adapter(slow.triton_grpc, deadline_seconds=lone_seconds(slow) / 4) as http:
+    async with adapter(slow.triton_grpc, deadline_seconds=lone_seconds(slow) / 2) as http:
         for path, item in (("/txt/embed", "unheard"), ("/img/embed", b64encode(SWATCHES[0]).decode())):
             started = time.monotonic()
             assert "takes about" in final(await http.post(path, json={"input": item}))
@@ -169,7 +169,7 @@ def test_who_comes_while_it_is_busy_is_told_to_come_back_and_not_kept_until_the_
 
 @pytest.mark.parametrize("path", PATHS)
 def test_who_cannot_wait_as_long_as_it_takes_gets_a_504_that_says_timeout(slow, path):
-    started, seconds = time.monotonic(), lone_seconds(slow) / 4
+    started, seconds = time.monotonic(), lone_seconds(slow) / (2 * SLOWER)  # it may be faster than at its warm-up
     answer = httpx.post(
         f"{slow.adapter_url}{path}",
         json={"input": f"unheard {path}"},

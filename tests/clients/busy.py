@@ -20,7 +20,7 @@ def note(response: httpx.Response) -> None:
 
 
 http = httpx.Client(event_hooks={"response": [note]})
-with OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=9, http_client=http) as client:
+with OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=99, http_client=http) as client:
     print("ready", flush=True)
     sys.stdin.readline()
     client.embeddings.create(model="x", input="unheard by anybody", extra_headers={"x-timeout": timeout})
