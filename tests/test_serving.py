@@ -31,9 +31,18 @@ watchdog = module_from_spec(_spec)
 _spec.loader.exec_module(watchdog)
 
 
-def test_settings_are_refused_by_name(monkeypatch):
-    monkeypatch.setenv("SERVE_PROT", "1")
-    with pytest.raises(ServingError, match="SERVE_PROT is not a setting"):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("SERVE_PROT", "SERVE_PROT is not a setting"),
+        ("serve_prot", "serve_prot is not a setting"),
+        ("ADAPTER_PORT", "set SERVE_PORT, or unset it"),
+        ("ADAPTER_TRITON_URL", "set SERVE_TRITON_GRPC_PORT, or unset it"),
+    ],
+)
+def test_settings_are_refused_by_name(monkeypatch, name, sentence):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ServingError, match=sentence):
         ServeSettings.from_environment()
 
 
