@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         2048, ge=1, le=4096, description="The same of /v1 and /v2, and at most what may wait in one worker."
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
-    max_concurrency: int = Field(128, ge=1, description="Most items at Triton at once; less than its queue holds.")
+    max_concurrency: int = Field(128, ge=1, description="Most items at Triton at once; its own queue has no limit.")
     max_concurrent_pixels: int = Field(64_000_000, ge=1, description="Most pixels of larger images at Triton at once.")
     max_pending_pixels: int = Field(
         10**10, ge=1, description="Most pixels of larger images waiting or at Triton before a 429."
