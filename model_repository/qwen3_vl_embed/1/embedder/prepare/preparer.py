@@ -89,14 +89,11 @@ class Preparer:
         """
         try:
             recipe = self.recipe(Options())
-        except InvalidInput as error:  # of an option, which is a setting here
-            named = re.sub(r"^(?:options\.)?(\w+)", lambda option: PREFIX + option[1].upper(), str(error))
-            raise UnsupportedCheckpoint(named) from None
-        try:
             for text, image_tokens in (("a", 0), (None, 1)):
                 self.renderer.render(recipe.prompt, recipe.system, text, image_tokens)
-        except InvalidInput as error:
-            raise UnsupportedCheckpoint(f"{self.checkpoint.name}: {error}") from None
+        except InvalidInput as error:  # what is an option of a request is a setting here
+            named = re.sub(r"^(?:options\.)?(\w+)(?=: )", lambda option: PREFIX + option[1].upper(), str(error))
+            raise UnsupportedCheckpoint(f"{self.checkpoint.name}: {named}") from None
 
     def recipe(self, options: Options) -> Recipe:
         """These options over the server's settings; the same object each time.
