@@ -45,7 +45,7 @@ class ServeSettings(BaseSettings):
     start_seconds: float = Field(
         3600, gt=0, description="longest time to load and warm up a checkpoint before giving up"
     )
-    stop_seconds: int = Field(10, ge=1, description="longest time for requests under way when stopping")
+    stop_seconds: int = Field(10, ge=1, le=3600, description="longest time for requests under way when stopping")
     verbose: bool = Field(False, description="show every line that Triton logs")
 
     @field_validator("host", "triton_host")
