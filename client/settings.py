@@ -5,6 +5,7 @@ A misspelt name or an impossible value is refused by name at start. The model's 
 
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ADAPTER_"
 LONGEST_SECONDS = 3600.0  # of any deadline
+# As browsers send it, or it would never be that of a page.
+ORIGIN = r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+LONGEST_SOCKET = 107  # bytes of its path (unix(7))
 
 
 class SettingsError(ValueError):
@@ -46,14 +50,14 @@ class Settings(BaseSettings):
         None, description="Web pages that may ask: https://a.example,http://localhost:3000, or *; unset: none."
     )
     max_connections: int = Field(
-        4096, ge=1, description="Most connections at once; one more waits for another to close."
+        4096, ge=1, le=2**20, description="Most connections at once; one more waits for another to close."
     )
     max_items: int = Field(256, ge=1, le=4096, description="Most items in one request; declared as maxItems.")
     max_list_items: int = Field(
         2048, ge=1, le=4096, description="The same of /v1 and /v2, and at most what may wait in one worker."
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, in bytes.")
-    max_concurrency: int = Field(128, ge=1, description="Most items at Triton at once; less than its queue holds.")
+    max_concurrency: int = Field(128, ge=1, description="Most items at Triton at once; its own queue has no limit.")
     max_concurrent_pixels: int = Field(64_000_000, ge=1, description="Most pixels of larger images at Triton at once.")
     max_pending_pixels: int = Field(
         10**10, ge=1, description="Most pixels of larger images waiting or at Triton before a 429."
@@ -67,29 +71,42 @@ class Settings(BaseSettings):
     probe_seconds: float = Field(5, gt=0, le=3600, description="A tiny text is sent after this silence.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="info: every request.")
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line.")
-    traces_url: str | None = Field(None, pattern="^https?://", description="OTLP/HTTP receiver of spans.")
+    traces_url: str | None = Field(None, pattern=r"^https?://[^\s/]+\S*$", description="OTLP/HTTP receiver of spans.")
 
     @field_validator("triton_url")
     @classmethod
     def _host_and_port(cls, url: str) -> str:
-        if "," in url and not url.startswith(("ipv4:", "ipv6:")):
-            for scheme, address in (("ipv4", r"[0-9.]+"), ("ipv6", r"\[[0-9A-Fa-f:.]+\]")):
-                if all(re.fullmatch(rf"{address}:[0-9]{{1,5}}", each) for each in url.split(",")):
-                    return f"{scheme}:{url}"
-            raise ValueError(
-                f"{url!r} is no list of addresses of one kind, such as 10.0.0.1:8001,10.0.0.2:8001; "
-                "for all addresses of a name it is dns:///triton:8001"
-            )
-        if not re.fullmatch(r"(unix:|dns:|ipv4:|ipv6:)\S+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}", url):
-            raise ValueError(f"{url!r} is not the host:port of Triton's gRPC endpoint, such as 127.0.0.1:8011")
-        return url
+        if url.startswith("unix:"):
+            if len(os.fsencode(url.removeprefix("unix:"))) > LONGEST_SOCKET:
+                raise ValueError(f"the path of a socket has at most {LONGEST_SOCKET} bytes, unlike {url!r}")
+            return url
+        scheme, targets = re.fullmatch(r"(dns:(?://[^/]*/)?|ipv[46]:|)(.*)", url, re.DOTALL).groups()  # type: ignore
+        parts = [re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})", each) for each in targets.split(",")]
+        hosts = [part[1] for part in parts if part and 0 < int(part[2]) < 2**16]
+        if len(parts) == 1 and not scheme.startswith("ipv"):
+            if not hosts:
+                raise ValueError(f"{url!r} is not the host:port of Triton's gRPC endpoint, such as 127.0.0.1:8011")
+            return url
+        try:
+            (version,) = {ip_address(host.strip("[]")).version for host in hosts}
+        except ValueError:
+            version = None
+        if version and len(hosts) == len(parts) and scheme in ("", f"ipv{version}:"):
+            return f"ipv{version}:{targets}"
+        raise ValueError(
+            f"{url!r} is no list of addresses of one kind, such as 10.0.0.1:8001,10.0.0.2:8001; "
+            "for all addresses of a name it is dns:///triton:8001"
+        )
 
     @field_validator("cors_origins")
     @classmethod
     def _web_pages(cls, origins: str | None) -> str | None:
         for origin in cls._split(origins):
-            if origin != "*" and not re.fullmatch(r"https?://[^\s/]+", origin):
-                raise ValueError(f"{origin!r} is not an origin such as https://a.example, without a path, or *")
+            if origin != "*" and not re.fullmatch(ORIGIN, origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin as browsers send it: https://a.example or http://localhost:3000, in "
+                    "lower case, without a path, a wildcard or the scheme's own port; or * for all"
+                )
         return origins
 
     @property

@@ -10,7 +10,7 @@ from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from client import errors
 from client.triton.triton_client import read_answer, translated
-from tests.in_process import adapter, line_to, proxied, refused
+from tests.in_process import DEAD, adapter, line_to, proxied, refused
 from tests.waits import LIMIT_SECONDS, SLACK_SECONDS, eventually
 
 RED = {"input": "red"}
@@ -254,6 +254,18 @@ async def test_a_slow_body_is_a_timeout():
         assert time.monotonic() - started < SLACK_SECONDS  # before the rest of it came
 
 
+async def test_why_no_embedding_comes_is_logged_once_with_the_place(line, caplog):
+    caplog.set_level("INFO")
+    for settings in ({"triton_url": DEAD}, {"triton_url": line.url, "model_name": "m"}):
+        caplog.clear()
+        async with adapter(**settings) as http:
+            for _ in range(2):
+                await http.app.state.readiness.probe()
+        (told,) = (each for each in caplog.messages if "no embedding" in each)
+        assert settings["triton_url"] in told
+        assert ("ADAPTER_MODEL_NAME" in told) == ("model_name" in settings)
+
+
 async def test_our_own_bug_is_500_with_an_id_only(line, caplog):
     async with adapter(line.url) as http:
         http.app.state.dispatcher = None
@@ -274,6 +286,7 @@ async def test_our_own_bug_is_500_with_an_id_only(line, caplog):
         (StatusCode.UNAVAILABLE, "Socket closed", errors.Unavailable),
         (StatusCode.UNAVAILABLE, "Server exiting", errors.Unavailable),
         (StatusCode.NOT_FOUND, "Request for unknown model: 'm' has no available versions", errors.Unavailable),
+        (StatusCode.NOT_FOUND, "Request for unknown model: 'm' is not found", errors.Unavailable),
         (StatusCode.CANCELLED, "", errors.Unavailable),
         (StatusCode.INTERNAL, "Stub process 'm_0_0' is not healthy.", errors.Unavailable),
         (StatusCode.INTERNAL, "ZeroDivisionError at model.py(12)", errors.InferenceFailed),

@@ -20,6 +20,7 @@ def test_from_the_environment(monkeypatch):
     ("name", "value", "words"),
     [
         ("EMBED_POLING", "mean", "EMBED_POLING: no such setting"),
+        ("embed_poling", "mean", "embed_poling: no such setting"),
         ("EMBED_POOLING", "max", "EMBED_POOLING: Input should be .*, not 'max'"),
         ("EMBED_DTYPE", "float16", "EMBED_DTYPE: "),  # overflows to NaN in Qwen3-class models
         ("EMBED_DEVICE", "gpu", "EMBED_DEVICE: "),

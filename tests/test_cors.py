@@ -64,7 +64,13 @@ async def test_a_page_may_read_our_headers_and_another_may_not():
         assert answer.headers["access-control-allow-origin"] == "*"
 
 
-@pytest.mark.parametrize("value", [f"{PAGE}/", f"{PAGE}/page", "app.example", f"{PAGE} https://b.example", "ws://a"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(f"{PAGE}/", f"{PAGE}/page", "app.example", f"{PAGE} https://b.example", "ws://a"),
+        *("https://App.example", "https://*.example", "https://app.example:443", "http://localhost:80"),
+    ],
+)
 def test_what_no_browser_would_ever_call_an_origin_is_refused(monkeypatch, value):
     monkeypatch.setenv("ADAPTER_CORS_ORIGINS", value)
     with pytest.raises(SettingsError, match=r"ADAPTER_CORS_ORIGINS: .* is not an origin"):

@@ -9,7 +9,17 @@ from accelerate import dispatch_model
 from PIL import Image
 from transformers import Qwen3VLModel
 
-from embedder import Description, Embedder, EmbedderConfig, EmbedInput, InvalidInput, Options, Rendering, Warnings
+from embedder import (
+    Description,
+    Embedder,
+    EmbedderConfig,
+    EmbedInput,
+    InvalidInput,
+    Options,
+    Rendering,
+    UnsupportedCheckpoint,
+    Warnings,
+)
 from embedder.checkpoint import open_checkpoint
 from embedder.forward.model import PackedModel
 from embedder.forward.packing import pack
@@ -289,7 +299,7 @@ def test_a_calibration_belongs_to_its_recipe(tmp_path, folder, embedder):
     (answer,) = embedder.embed_each([with_(INPUTS[0], center=True)])
     assert "no calibration" in str(answer)
     path, _ = calibration_file(tmp_path, embedder, "mean", weights="others")
-    with pytest.raises(InvalidInput, match="another checkpoint"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"EMBED_CENTER: .* another checkpoint"):
         Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", calibration=str(path), center=True))
 
 

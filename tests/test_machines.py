@@ -83,7 +83,11 @@ def test_a_host_that_cannot_be_is_refused_by_name(monkeypatch, name, value, sent
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:8010", "grpc://triton:8001", "triton", "triton:8001/", "::1:8001", ""]
+    "url",
+    [
+        *("http://127.0.0.1:8010", "grpc://triton:8001", "triton", "triton:8001/", "::1:8001", ""),
+        *("triton:0", "triton:65536", "dns:///triton"),
+    ],
 )
 def test_what_is_no_host_and_port_of_triton_is_refused_with_an_example(url):
     with pytest.raises(ValueError, match=r"host:port of Triton's gRPC endpoint, such as 127\.0\.0\.1:8011"):

@@ -31,15 +31,29 @@ watchdog = module_from_spec(_spec)
 _spec.loader.exec_module(watchdog)
 
 
-def test_settings_are_refused_by_name(monkeypatch):
-    monkeypatch.setenv("SERVE_PROT", "1")
-    with pytest.raises(ServingError, match="SERVE_PROT is not a setting"):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("SERVE_PROT", "SERVE_PROT is not a setting"),
+        ("serve_prot", "serve_prot is not a setting"),
+        ("ADAPTER_PORT", "set SERVE_PORT, or unset it"),
+        ("ADAPTER_TRITON_URL", "set SERVE_TRITON_GRPC_PORT, or unset it"),
+    ],
+)
+def test_settings_are_refused_by_name(monkeypatch, name, sentence):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ServingError, match=sentence):
         ServeSettings.from_environment()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SERVE_PORT", "none"), ("SERVE_TRITON_OPEN_APIS", "models"), ("SERVE_TRITON_OPEN_APIS", "trace,")],
+    [
+        ("SERVE_PORT", "none"),
+        ("SERVE_STOP_SECONDS", "99999999999"),
+        ("SERVE_TRITON_OPEN_APIS", "models"),
+        ("SERVE_TRITON_OPEN_APIS", "trace,"),
+    ],
 )
 def test_a_bad_value_names_its_variable(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
@@ -90,6 +104,11 @@ def test_quiet_logs_keep_warnings_errors_and_the_model():
     assert logs.quiet("| qwen3_vl_embed | 1 | READY |") is None
     assert logs.quiet('W1123 03:57:00.097690 7818 x.cc:1] "shared memory is small"') == "shared memory is small"
     assert logs.quiet("I1123 03:57:00.097690 7818 model.py:35] embedding with x") == "embedding with x"
+
+
+def test_the_reason_is_never_an_empty_line():
+    assert logs.load_failure(["Bad option.", "", " "]) == "Bad option."
+    assert logs.load_failure([""]) == "it said nothing"
 
 
 @pytest.mark.stack

@@ -174,7 +174,7 @@ def test_several_are_named_as_grpc_takes_them(url, target):
 
 
 @pytest.mark.parametrize(
-    "url", ["a:8001,b:8001", "10.0.0.1:8001,[fd00::2]:8001", "10.0.0.1:8001,", "10.0.0.1,10.0.0.2"]
+    "url", ["a:8001,b:8001", "10.0.0.1:8001,[fd00::2]:8001", "10.0.0.1:8001,", "10.0.0.1,10.0.0.2", "ipv4:triton:8001"]
 )
 def test_several_that_it_would_not_take_are_refused_with_both_ways(url):
     with pytest.raises(ValueError, match=r"10\.0\.0\.1:8001,10\.0\.0\.2:8001; .* dns:///triton:8001"):

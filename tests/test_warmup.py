@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, Options, UnsupportedCheckpoint
-from embedder.warmup import TOGETHER
+from embedder.warmup import LARGE, TOGETHER, fitting, of_every_bucket, picture
 from tests.conftest import CHECKPOINT
 from tests.reference import cosine, png
 
 
-def load(folder=CHECKPOINT) -> Embedder:
-    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu"))
+def load(folder=CHECKPOINT, **settings) -> Embedder:
+    return Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", **settings))
 
 
 WORDS = 4  # instead of four times as many: each length takes as long to capture
@@ -65,6 +65,37 @@ def test_a_checkpoint_that_fails_on_our_own_inputs_is_refused_with_the_reason(tm
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedCheckpoint, match=re.escape(f"{folder} was loaded, and fails") + ".*RuntimeError: "):
         load(folder).warm_up()
+
+
+@pytest.mark.parametrize("most", [1, 20, 64])
+def test_limits_below_our_own_inputs_stop_no_start(most, monkeypatch):
+    monkeypatch.setattr("embedder.warmup.WORTH_SECONDS", 60)
+    monkeypatch.setattr("embedder.warmup.CAPTURING_SECONDS", 0)
+    embedder = load(max_text_tokens=most, max_image_pixels=most)
+    embedder.warm_up()
+    text, image = EmbedInput(text="red"), EmbedInput(image=picture(fitting(embedder, LARGE)))
+    for batch in of_every_bucket(embedder, text, image):  # as on a GPU
+        for item in batch[:1]:
+            embedder.prepare(item)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"prompt": "EOL"}, "EMBED_PROMPT: name one of eol, "),
+        ({"prompt": "{text}{content}"}, "EMBED_PROMPT: a template holds {content}"),
+        ({"layer": 99}, "EMBED_LAYER: 0 (the input) … 4"),
+        ({"dimensions": 129}, "EMBED_DIMENSIONS: at most 128"),
+        ({"center": True}, "EMBED_CENTER: this server has no calibration; set EMBED_CALIBRATION"),
+        ({"min_pixels": 10**6}, "EMBED_MIN_PIXELS 1000000 is above max_pixels 4096; set EMBED_MAX_PIXELS too"),
+        ({"max_pixels": 4096 * 32 * 32 + 1}, "EMBED_MAX_PIXELS: at most 4194304; this checkpoint reads 4096 tokens"),
+        ({"revision": "main"}, "EMBED_REVISION is of a hub id"),
+        ({"max_image_bytes": 1}, "the settings' limits refuse our own first inputs: the image file has"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_by_its_name(settings, sentence):
+    with pytest.raises(UnsupportedCheckpoint, match=re.escape(sentence)):
+        load(**settings).warm_up()
 
 
 def test_no_weight_stays_in_a_file_that_others_may_write(tmp_path):

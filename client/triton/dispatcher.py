@@ -134,7 +134,7 @@ class Dispatcher:
         model, given, kind = self._readiness.model, self._readiness.deadline_seconds, "image" if images else "text"
         if given and self._pace.hopeless(model, images, given):
             raise InvalidInput(
-                f"One {kind} takes about {round(self._pace.lone(model, images), 2):g} s here, and "
+                f"One {kind} takes about {round(self._pace.lone(model, images), 4):g} s here, and "
                 f"ADAPTER_DEADLINE_SECONDS is {given:g}: have it raised, or unset, so that it follows the model.",
                 param,
             )

@@ -46,6 +46,7 @@ class Readiness:
         self._answered_at: float | None = None  # of time.monotonic(); None until the very first answer
         self._refused_since: float | None = None  # the same, of other models' answers since the last one of ours
         self._refusal, self._refused_at = "", -math.inf  # the last of them
+        self._failure = ""  # of the last probe, if it had one: logged once
         self.model: dict[str, Any] | None = None  # None while it is not known which model would answer
         self.generation = 0
 
@@ -152,12 +153,17 @@ class Readiness:
     async def probe(self) -> None:
         """Have one tiny text embedded. A slow answer is not a loss: that shows in `check` when it lasts."""
         generation = self.generation
+        failure, level = "", logging.WARNING
         try:
             self.answered(await self._client.embed(PROBE, self._patience, "probe"), generation)
-        except Unavailable:
-            self.lost(generation)
         except ApiError as error:
-            logger.warning("the probe got no embedding: %s", error)
+            failure = str(error)
+            if isinstance(error, Unavailable):
+                level = logging.INFO  # at every start, and `_lose` has warned
+                self.lost(generation)
+        if failure not in ("", self._failure):
+            logger.log(level, "no embedding from %s: %s", self._client.url, failure)
+        self._failure = failure
 
     async def keep_probing(self) -> None:
         """Probe for ever: rarely while there are answers anyway, often while the model is gone."""

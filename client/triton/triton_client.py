@@ -60,7 +60,7 @@ class TritonClient:
     """
 
     def __init__(self, url: str, model_name: str, metadata: Callable[[], Sequence[tuple[str, str]]] = tuple) -> None:
-        self._model_name = model_name
+        self.url, self._model_name = url, model_name
         self._metadata = metadata
         self.several = "," in url or url.startswith("dns:")
         self._channel = grpc.aio.insecure_channel(url, options=[*_CHANNEL, *([_IN_TURN] if self.several else [])])
@@ -177,6 +177,8 @@ def translated(status: grpc.StatusCode, text: str) -> ApiError:
         return Overloaded("The model's queue is full (rate limit): send the request again in a second.")
     if status is grpc.StatusCode.DEADLINE_EXCEEDED or "timeout expired" in text:
         return DeadlinePassed("timeout: the model did not answer in time. Send the request again, or fewer items.")
+    if status is grpc.StatusCode.NOT_FOUND and "is not found" in text:
+        return Unavailable("Triton has no model of that name: ADAPTER_MODEL_NAME says which one is asked.", begun=False)
     if status in _GONE or "is not healthy" in text:
         logger.debug("unavailable: %s %.300s", status.name, text)
         begun = not any(words in text for words in _NOT_BEGUN)

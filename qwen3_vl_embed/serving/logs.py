@@ -38,7 +38,7 @@ def load_failure(lines: list[str]) -> str:
             reason = found[1].split("\\n\\nAt:")[0].split("\\nAt:")[0].rstrip('"')
             return reason.replace("\\n", "\n").removeprefix("TritonModelException: ")
     errors = [line for line in lines if line.startswith(("E", "F", "error")) and not NOISE.search(line)]
-    return (errors or lines or ["it said nothing"])[-1]
+    return (errors or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
 
 
 class Unfailing:

@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SERVE_"
 APIS = "(shared-memory|model-repository|logging|trace)"
+# What the adapter is told here by these.
+INSTEAD = {"ADAPTER_HOST": "SERVE_HOST", "ADAPTER_PORT": "SERVE_PORT", "ADAPTER_TRITON_URL": "SERVE_TRITON_GRPC_PORT"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,7 +45,7 @@ class ServeSettings(BaseSettings):
     start_seconds: float = Field(
         3600, gt=0, description="longest time to load and warm up a checkpoint before giving up"
     )
-    stop_seconds: int = Field(10, ge=1, description="longest time for requests under way when stopping")
+    stop_seconds: int = Field(10, ge=1, le=3600, description="longest time for requests under way when stopping")
     verbose: bool = Field(False, description="show every line that Triton logs")
 
     @field_validator("host", "triton_host")
@@ -71,14 +73,19 @@ class ServeSettings(BaseSettings):
             ServingError: a `SERVE_*` variable is not a setting, or its value is impossible.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        ours = (name for name in os.environ if name.upper().startswith(PREFIX))
+        if unknown := sorted(name for name in ours if name.upper() not in known):
             raise ServingError(f"{unknown[0]} is not a setting; the settings are {', '.join(sorted(known))}")
+        for name, instead in INSTEAD.items():
+            if os.environ.get(name):
+                raise ServingError(f"{name} is for an adapter that is started by itself: set {instead}, or unset it")
         try:
             return cls()
         except ValidationError as error:
             first = error.errors()[0]
             message = first["msg"].removeprefix("Value error, ")
-            raise ServingError(f"{PREFIX}{str(first['loc'][0]).upper()}: {message}") from None
+            given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+            raise ServingError(f"{PREFIX}{str(first['loc'][0]).upper()}: {message}{given}") from None
 
     @property
     def ports(self) -> dict[str, int]:

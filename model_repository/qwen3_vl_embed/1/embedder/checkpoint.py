@@ -203,6 +203,8 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     Raises:
         UnsupportedCheckpoint: it is not there, or it is not a Qwen3-VL checkpoint; the message names what it is.
     """
+    if revision and openable(name).is_dir():
+        raise UnsupportedCheckpoint(f"EMBED_REVISION is of a hub id, and {name} is a folder here: leave it out")
     checkpoint = _find(name, revision)
     if checkpoint.adapter and not any((checkpoint.folder / file).is_file() for file in (SINGLE, INDEX)):
         settings = checkpoint.json(ADAPTER_CONFIG)

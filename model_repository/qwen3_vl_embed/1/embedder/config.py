@@ -83,7 +83,8 @@ class EmbedderConfig(BaseSettings, ImageOptions):
             ValueError: an `EMBED_*` variable is not a setting, or its value is not allowed; the message names it.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        ours = (name for name in os.environ if name.upper().startswith(PREFIX))
+        if unknown := sorted(name for name in ours if name.upper() not in known):
             raise ValueError(f"{', '.join(unknown)}: no such setting; the settings are {', '.join(sorted(known))}")
         try:
             return cls()

@@ -190,7 +190,7 @@ class Embedder:
         """What is slow only once is done now, and `info` says what inputs take: see `warmup.warm_up`.
 
         Raises:
-            UnsupportedCheckpoint: the model fails on a text or an image of our own.
+            UnsupportedCheckpoint: the model fails on a text or an image of our own, or the settings' limits refuse it.
             CaptureFailed: this process is of no use any more; see `replay.py`.
         """
         try:
@@ -200,6 +200,8 @@ class Embedder:
             raise UnsupportedCheckpoint(
                 f"{self.checkpoint.name} was loaded, and fails on its first inputs: {cause}"
             ) from failure
+        except InvalidInput as refusal:
+            raise UnsupportedCheckpoint(f"the settings' limits refuse our own first inputs: {refusal}") from None
         self.info["warm_up"] = {name: round(seconds, 6) for name, seconds in took.items()}
 
     @property

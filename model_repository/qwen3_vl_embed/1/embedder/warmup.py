@@ -6,6 +6,7 @@ minute. The model says so itself, in the description that goes with every answer
 
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
+from math import isqrt
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def warm_up(embedder: "Embedder") -> dict[str, float]:
         EmbedError: the model fails on a text or an image of our own.
         CaptureFailed: this process is of no use any more; see `replay.py`.
     """
-    text, image = EmbedInput(text="red"), EmbedInput(image=picture(SWATCH))
+    text, image = EmbedInput(text="red"), EmbedInput(image=picture(fitting(embedder, SWATCH)))
     on_gpu = embedder.model.device.type == "cuda"
     if on_gpu:
         embedder.embed(full_pass(embedder))  # takes the memory that passes will need, and finds out whether it is there
@@ -42,7 +43,8 @@ def warm_up(embedder: "Embedder") -> dict[str, float]:
         if on_gpu:
             capture(embedder, of_every_bucket(embedder, text, image), CAPTURING_SECONDS_ON_A_GPU)
         else:
-            words = (EmbedInput(text=" ".join(["a"] * count)) for count in range(1, WORDS + 1))
+            most = min(WORDS, embedder.config.max_text_tokens)
+            words = (EmbedInput(text=" ".join(["a"] * count)) for count in range(1, most + 1))
             capture(embedder, ([item] for item in (image, *words)), CAPTURING_SECONDS)
         lone = quickest(embedder, [text])
     together = TOGETHER if lone < REPEATED_SECONDS else 2
@@ -53,7 +55,7 @@ def warm_up(embedder: "Embedder") -> dict[str, float]:
 
 def full_pass(embedder: "Embedder") -> list[EmbedInput]:
     """As many large images as one pass may hold."""
-    large = EmbedInput(image=picture(LARGE))
+    large = EmbedInput(image=picture(fitting(embedder, LARGE)))
     return [large] * max(1, embedder.batch_tokens // len(embedder.prepare(large).sequence))
 
 
@@ -66,12 +68,13 @@ def of_every_bucket(embedder: "Embedder", text: EmbedInput, image: EmbedInput) -
 
     for count in reversed(buckets.IMAGES):
         yield [image] * count
-    one, each = tokens(1), (tokens(65) - tokens(1)) / 64
+    one = tokens(1)
     for size in reversed(buckets.TEXTS):
         if count := size // max(one, buckets.FEWEST[buckets.SHORT]):
             yield [text] * count
     for size in reversed(buckets.TEXTS):
         if buckets.SHORT < size <= min(buckets.LONG, embedder.config.max_text_tokens):
+            each = (tokens(65) - one) / 64
             yield [EmbedInput(text=" ".join(["red"] * int((size - one) / each)))]
 
 
@@ -92,6 +95,12 @@ def quickest(embedder: "Embedder", items: Sequence[EmbedInput]) -> float:
         embedder.embed(items)
         took.append(perf_counter() - started)
     return min(took)
+
+
+def fitting(embedder: "Embedder", size: tuple[int, int]) -> tuple[int, int]:
+    """A width and a height in pixels, no larger than the settings allow an image to be."""
+    side = isqrt(embedder.config.max_image_pixels)
+    return min(size[0], side), min(size[1], side)
 
 
 def picture(size: tuple[int, int]) -> bytes:

@@ -55,7 +55,9 @@ class Calibration:
                 raise ValueError("its numbers are not those that it was written with")
             found = cls.of(arrays, about)
         except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a calibration file ({error}); make one with `calibrate`") from None
+            raise ValueError(
+                f"EMBED_CALIBRATION: {path} is not a calibration file ({error}); make one with `calibrate`"
+            ) from None
         return found
 
     @classmethod

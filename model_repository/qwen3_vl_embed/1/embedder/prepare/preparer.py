@@ -3,13 +3,14 @@
 Nothing here waits for a device, and nothing imports what computes. Any number of threads may prepare at once.
 """
 
+import re
 from dataclasses import dataclass, replace
 from enum import IntFlag
 from time import perf_counter
 from typing import Any
 
 from ..checkpoint import Checkpoint
-from ..config import EmbedderConfig
+from ..config import PREFIX, EmbedderConfig
 from ..errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckpoint
 from ..inputs import EmbedInput
 from ..options import Options, Sizes
@@ -84,14 +85,15 @@ class Preparer:
         """Draw the server's own prompt around a text and around an image.
 
         Raises:
-            UnsupportedCheckpoint: the checkpoint's chat template cannot.
+            UnsupportedCheckpoint: the checkpoint's chat template cannot, or a setting asks for what it has not.
         """
-        recipe = self.recipe(Options())
         try:
+            recipe = self.recipe(Options())
             for text, image_tokens in (("a", 0), (None, 1)):
                 self.renderer.render(recipe.prompt, recipe.system, text, image_tokens)
-        except InvalidInput as error:
-            raise UnsupportedCheckpoint(f"{self.checkpoint.name}: {error}") from None
+        except InvalidInput as error:  # what is an option of a request is a setting here
+            named = re.sub(r"^(?:options\.)?(\w+)(?=: )", lambda option: PREFIX + option[1].upper(), str(error))
+            raise UnsupportedCheckpoint(f"{self.checkpoint.name}: {named}") from None
 
     def recipe(self, options: Options) -> Recipe:
         """These options over the server's settings; the same object each time.
@@ -194,5 +196,11 @@ def pixel_bounds(config: EmbedderConfig, checkpoint: Checkpoint, published: Publ
     upper = config.max_pixels or (largest if published.series else min(largest, MAX_PIXELS))
     lower = config.min_pixels or min(smallest, upper)
     if lower > upper:
-        raise UnsupportedCheckpoint(f"min_pixels {lower} is above max_pixels {upper}; set EMBED_MAX_PIXELS too")
+        raise UnsupportedCheckpoint(f"EMBED_MIN_PIXELS {lower} is above max_pixels {upper}; set EMBED_MAX_PIXELS too")
+    context = checkpoint.config.text_config.max_position_embeddings
+    edge = checkpoint.config.vision_config.patch_size * images.MERGE
+    if config.max_pixels and upper > (most := context * edge**2):  # or a request might enlarge images beyond all memory
+        raise UnsupportedCheckpoint(
+            f"EMBED_MAX_PIXELS: at most {most}; this checkpoint reads {context} tokens, one for {edge}×{edge} pixels"
+        )
     return lower, upper
