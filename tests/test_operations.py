@@ -20,10 +20,11 @@ from transformers import Qwen3VLConfig, Qwen3VLModel
 from transformers.models.qwen3_vl import modeling_qwen3_vl as theirs
 
 from embedder.forward import fastest
-from embedder.forward.cpu import CPU, FAST
+from embedder.forward.cpu import CPU, FAST, Linear, filled, product
 from embedder.forward.model import PackedModel
 from embedder.forward.operations import TORCH, Operations, add_norm, linear_gelu, rotate, silu_mul
 from embedder.forward.packing import pack
+from embedder.forward.parts import fuse
 from embedder.prepare.images import Patches
 from embedder.prepare.renderer import Tokens
 from embedder.prepare.sequence import Sequence
@@ -256,6 +257,21 @@ def test_a_cpus_compute_what_torch_does(model, name, dtype):
                 ours = fastest.results(operation, given)
                 assert {each.dtype for each in ours} == {dtype}
                 assert all(off(*pair) <= ROUNDED[dtype] for pair in zip(ours, exact, strict=True))
+
+
+def test_onednn_sees_few_different_numbers_of_rows():
+    """It keeps a program for each: a server in bfloat16 grew with every length of a pass that it had not seen yet."""
+    sizes = {rows: len(filled(torch.empty(rows, 1))) for rows in range(1, 8193)}
+    assert all(rows <= size <= rows * 17 / 16 for rows, size in sizes.items())
+    assert len(set(sizes.values())) <= 200
+    given, matrix = draw(1, 1001, 64, dtype=torch.bfloat16), draw(32, 64, dtype=torch.bfloat16)
+    assert torch.equal(product(given, matrix), linear(given, matrix))
+
+
+def test_a_cpus_products_are_of_few_numbers_of_rows(tmp_path):
+    model = Qwen3VLModel.from_pretrained(random_checkpoint(tmp_path), dtype=torch.bfloat16).eval()
+    fuse(model, CPU)
+    assert {type(part) for part in model.modules() if isinstance(part, torch.nn.Linear)} == {Linear}
 
 
 @pytest.mark.parametrize("name", vars(TORCH))
