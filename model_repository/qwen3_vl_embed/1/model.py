@@ -143,8 +143,7 @@ class TritonPythonModel:
             answers = iter(self.embedder.embed_each([row for request in requests for row in request]))
         except BaseException:
             # A lost GPU, or a fault of ours: it would be the same for every later request.
-            pb_utils.Logger.log_error(traceback.format_exc())
-            os._exit(LOST)
+            end(traceback.format_exc(), LOST)
         return [self._respond([next(answers) for _ in request]) for request in requests]
 
     def _respond(self, answers: list[Answer]) -> "pb_utils.InferenceResponse":
@@ -205,10 +204,15 @@ def load(config: EmbedderConfig) -> Embedder:
 
 def end_without_graphs(failure: CaptureFailed) -> NoReturn:
     """End this process, and leave word to the watchdog, which starts Triton once more without graphs."""
-    pb_utils.Logger.log_error(f"{failure}: ending; EMBED_GRAPHS=false does without")
     if note := os.environ.get("WATCHDOG_NOTE"):
         Path(note).touch()
-    os._exit(CAPTURE_FAILED)
+    end(f"{failure}: ending; EMBED_GRAPHS=false does without", CAPTURE_FAILED)
+
+
+def end(reason: str, status: int) -> NoReturn:
+    """End this process. Triton's log would not pass on its last words: another process writes it, a moment later."""
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 def keep_private() -> None:

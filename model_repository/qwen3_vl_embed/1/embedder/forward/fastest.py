@@ -98,10 +98,12 @@ def samples(name: str, model: PreTrainedModel, rows: int = ROWS) -> list[list[An
             for weight in [draw(2 * text.intermediate_size, text.hidden_size)]
             for some in (ROWS, rows + 64)
         ],
-        "linear_gelu": lambda: [  # so many that a CPU takes oneDNN's
-            [draw(some, vision.hidden_size), weight, draw(vision.intermediate_size)]
-            for weight in [draw(vision.intermediate_size, vision.hidden_size)]
-            for some in (rows, WORTH // vision.intermediate_size + 1)
+        "linear_gelu": lambda: [
+            [
+                draw(max(rows, WORTH // vision.intermediate_size + 1), vision.hidden_size),  # oneDNN's, on a CPU
+                draw(vision.intermediate_size, vision.hidden_size),
+                draw(vision.intermediate_size),
+            ]
         ],
         "short_attention": lambda: [
             [
