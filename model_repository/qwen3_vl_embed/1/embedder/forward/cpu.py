@@ -1,7 +1,7 @@
 """What lies between two matrix products, on a CPU: the same formulas in fewer operators and fewer ways through memory.
 
 torch's RMSNorm is eight operators there, and its GELU in tanh's form takes five times as long as the exact one. With
-what is here batches of the shipped checkpoint are 1.3 to 1.7 times as fast (docs/log.md, 2026-11-26).
+what is here batches of the shipped checkpoint are 1.2 to 1.7 times as fast (docs/log.md, 2026-11-26).
 """
 
 from collections.abc import Callable
