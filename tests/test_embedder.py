@@ -1,10 +1,14 @@
 """The embedder's promises: one bad input fails alone, options do what they say, no vector that is none."""
 
+import shutil
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, InferenceFailed, InvalidInput, Options
+from embedder.forward.operations import TORCH
 from tests.reference import cosine, png, random_checkpoint
 
 
@@ -106,6 +110,17 @@ def test_server_defaults_are_the_options_defaults(folder, embedder):
         np.testing.assert_allclose(one(changed, item).vector, expected, atol=1e-4)
     assert changed.info["id"] != embedder.info["id"]
     assert changed.info["recipe"]["pooling"] == "mean"
+
+
+def test_the_id_says_what_the_vectors_are_not_where_they_are_made(folder, embedder, tmp_path):
+    """The instances of two GPUs in one Triton are one model, and so is the same checkpoint in another folder."""
+    second = copy(embedder.model)
+    second.token_seconds = embedder.model.token_seconds  # which would ask the GPU
+    second.device, second.attention, second.operations = torch.device("cuda", 1), "flash_attention_2", TORCH
+    other = Embedder(embedder.checkpoint, second, embedder.preparer)
+    assert (other.info["device"], other.info["fused"]) == ("cuda:1", [])
+    moved = EmbedderConfig(checkpoint=str(shutil.copytree(folder, tmp_path / "moved")), device="cpu")
+    assert embedder.info["id"] == other.info["id"] == Embedder.load(moved).info["id"]
 
 
 @pytest.mark.parametrize(

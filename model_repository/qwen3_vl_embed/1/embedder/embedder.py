@@ -258,11 +258,13 @@ class Embedder:
         return Embedding(recipe, len(sequence), prepared.preprocess_ms, prepared.warnings, forward_ms, items, vector)
 
     def _describe(self) -> dict[str, Any]:
-        """What makes the vectors: for `/info`, and (its `id`) for caches, which changes whenever a vector may."""
+        """What makes the vectors, for `/info`, and an `id` of it for caches.
+
+        The id changes whenever a vector may, but for rounding. It is the same wherever the checkpoint lies, and whatever
+        device computes. The instances of several GPUs are one model, and so are replicas on unlike machines.
+        """
         config = self.config
-        info = {
-            "checkpoint": self.checkpoint.name,
-            "revision": self.checkpoint.revision,
+        decisive = {
             "model_type": self.checkpoint.model_type,
             "dimension": self.model.dimension,
             "layers": self.model.layers,
@@ -273,9 +275,6 @@ class Embedder:
             "calibration": self.preparer.calibration and self.preparer.calibration.about,
             "dtype": config.dtype,
             "weights": "float8_e4m3fn" if config.weights == "float8" else config.dtype,
-            "device": str(self.model.device),
-            "attention": self.model.attention,
-            "fused": self.model.operations.fused,
             "limits": config.model_dump(include={"max_text_tokens", "max_image_bytes", "max_image_pixels"}),
             "versions": {
                 "torch": torch.__version__,
@@ -283,9 +282,18 @@ class Embedder:
                 "pillow": Image.__version__,
             },
         }
-        identity = json.dumps(info | {"fingerprint": self.checkpoint.fingerprint}, sort_keys=True)
-        identifier = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        return {"id": identifier, **info, "batch_tokens": self.batch_tokens, "warnings": self.published.warnings}
+        identity = json.dumps(decisive | {"fingerprint": self.checkpoint.fingerprint}, sort_keys=True)
+        return {
+            "id": hashlib.sha256(identity.encode()).hexdigest()[:16],
+            "checkpoint": self.checkpoint.name,
+            "revision": self.checkpoint.revision,
+            **decisive,
+            "device": str(self.model.device),
+            "attention": self.model.attention,
+            "fused": self.model.operations.fused,
+            "batch_tokens": self.batch_tokens,
+            "warnings": self.published.warnings,
+        }
 
 
 @dataclass(eq=False)
