@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import cycle, islice
 from shutil import copytree
 
@@ -28,6 +29,7 @@ from embedder import Embedder, EmbedderConfig, EmbedInput
 from qwen3_vl_embed.evaluation.colours import png, swatch, xkcd
 from qwen3_vl_embed.evaluation.retrieval import cosine
 from qwen3_vl_embed.serving import stack as serving_stack
+from qwen3_vl_embed.serving import tritonserver as serving_triton
 from qwen3_vl_embed.serving.reaper import SHARED_MEMORY, remove_regions
 from qwen3_vl_embed.serving.settings import ROOT
 from qwen3_vl_embed.serving.tritonserver import Tritonserver
@@ -46,8 +48,8 @@ PALETTE = xkcd()
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
 
-@pytest.fixture(scope="module")
-def watched():
+@contextmanager
+def watching():
     """A stack that is watched as `make serve` watches it; each fault is the first one for it, so no pause grows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving_stack, "STEADY_SECONDS", 0)
@@ -57,6 +59,12 @@ def watched():
             yield started
             started.stack.stopping = True
             watcher.join(60)  # it may be starting something just now
+
+
+@pytest.fixture(scope="module")
+def watched():
+    with watching() as started:
+        yield started
 
 
 def below(pid: int, name: str) -> psutil.Process:
@@ -156,6 +164,19 @@ def test_a_model_process_that_hangs_is_seen_in_time_and_replaced(watched):
     assert_documented(in_flight(watched, freeze))
     until(lambda: embed(watched.adapter_url, "red").json() == before)
     assert len(list(SHARED_MEMORY.glob(f"{watched.stack.regions}*"))) == 1  # of the new one
+
+
+def test_a_frozen_instance_of_several_is_seen_though_the_other_answers(tmp_path, monkeypatch):
+    """As on two GPUs. Triton goes on to give requests to the frozen one, and fails them after a second each."""
+    repository = copytree(ROOT / "model_repository", tmp_path / "model_repository")
+    config = repository / "qwen3_vl_embed" / "config.pbtxt"
+    config.write_text(config.read_text().replace("kind: KIND_AUTO count: 1", "kind: KIND_CPU count: 2"))
+    monkeypatch.setattr(serving_triton, "ROOT", tmp_path)
+    with watching() as several:
+        first, before = several.stack.triton, embed(several.adapter_url, "red").json()
+        stub(several).suspend()
+        until(lambda: not first.alive)
+        until(lambda: embed(several.adapter_url, "red").json() == before)
 
 
 def test_a_killed_adapter_breaks_its_connections_at_once_and_comes_back(watched):

@@ -204,7 +204,12 @@ class Watch:
         elif monotonic() - self._alive_at > STILLBORN_SECONDS:
             return "a model process died as it started, and the log says why"
         count = self._triton.answered()
-        answer = True if self._up and count > self._count >= 0 else self._triton.embeds(PROBE_SECONDS)
+        others = self._up and count > self._count >= 0
+        answer: bool | None = True
+        if len(before) > 1 or not others:  # of several instances all may answer but one: each gets a probe, in turn
+            in_turn = (self._triton.embeds(PROBE_SECONDS) for _ in range(max(1, len(before))))
+            answer = next((one for one in in_turn if not one), True)
+            answer = others or answer if answer is None else answer
         self._count = max(self._triton.answered(), count + 1) if answer else count  # it may not have counted ours yet
         if answer:
             if not self._up:

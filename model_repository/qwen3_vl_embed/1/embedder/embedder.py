@@ -260,8 +260,8 @@ class Embedder:
     def _describe(self) -> dict[str, Any]:
         """What makes the vectors, for `/info`, and an `id` of it for caches.
 
-        The id changes whenever a vector may, but for rounding. It is the same wherever the checkpoint lies, and whatever
-        device computes. The instances of several GPUs are one model, and so are replicas on unlike machines.
+        The id changes whenever a vector may, but for rounding. It is the same wherever the checkpoint lies, and on
+        whatever device. The instances of several GPUs are one model, and so are replicas on unlike machines.
         """
         config = self.config
         decisive = {
