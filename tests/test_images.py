@@ -11,6 +11,7 @@ from pathlib import Path
 from time import thread_time
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageCms
 from transformers import AutoImageProcessor
@@ -82,6 +83,7 @@ def with_tag(data: bytes, tag: int, value: int) -> bytes:
 
 
 ON_WHITE = tuple(round(channel * 128 / 255 + 255 * 127 / 255) for channel in COLOUR)
+OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 CASES = {
     "png": (encoded(solid("RGB", COLOUR)), COLOUR, 0),
     "bmp": (encoded(solid("RGB", COLOUR), "BMP"), COLOUR, 0),
@@ -117,6 +119,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_colour_a_viewer_shows(name):
+    if name == "ycbcr tiff" and OLD_PILLOW:
+        pytest.skip("Pillow reads its own since 13")
     data, expected, tolerance = CASES[name]
     image = decoded(data)
     assert (image.dtype, image.shape) == (np.uint8, (40, 40, 3))
@@ -348,6 +352,7 @@ def test_what_is_not_read_is_named(name):
     assert "video" not in str(caught.value)
 
 
+@pytest.mark.skipif(OLD_PILLOW, reason="the order of the two passes is that of Pillow 13")
 def test_resized_within_two_levels_of_pillow():
     """And so of transformers, whose pixels the parity tests compare: of each picture, noise or smooth, of any shape.
 

@@ -138,7 +138,10 @@ def test_a_table_of_another_maker_is_a_sentence(tmp_path, columns, sentence):
     for name, cells in columns.items():
         table = table.drop_columns([name]) if name in table.column_names else table
         table = table if cells is None else table.append_column(name, pa.array(cells))
-    pq.write_table(table, tmp_path / "x.parquet")
+    try:
+        pq.write_table(table, tmp_path / "x.parquet")
+    except pa.ArrowNotImplementedError:
+        pytest.skip("pyarrow writes rows without a vector since 25")
     with pytest.raises(SourceError, match=sentence):
         build([good, tmp_path / "x.parquet"], tmp_path / "index")
 
