@@ -9,8 +9,21 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from embedder import Embedder, EmbedderConfig, Embedding, EmbedInput, Options, UnsupportedCheckpoint
+from embedder.checkpoint import open_checkpoint
 from embedder.forward import weights
-from tests.layouts import LAYOUTS, TEXT, Refused, adapted, by_sentence_transformers, edit, quantized, served, vectors
+from tests.layouts import (
+    LAYOUTS,
+    TEXT,
+    Refused,
+    adapted,
+    adapter_only,
+    by_sentence_transformers,
+    edit,
+    quantized,
+    served,
+    vectors,
+)
+from tests.layouts import weights as weights_of
 from tests.reference import cosine, png, random_checkpoint
 
 pytestmark = [
@@ -78,6 +91,30 @@ def test_what_a_checkpoint_says_is_a_default(folder):
     assert (asked.pooling, asked.normalize, asked.system) == ("last", True, None)
     set_otherwise = load(folder, pooling="last", normalize=True, prompt="eol").info["recipe"]
     assert (set_otherwise["pooling"], set_otherwise["normalize"], set_otherwise["system"]) == ("last", True, None)
+
+
+def test_the_fingerprint_of_an_adapter_is_that_of_what_it_adapts_and_how_not_where(folder, tmp_path):
+    beside, alone, base = folder, Path(shutil.copytree(folder, tmp_path / "alone")), tmp_path / "base"
+    shutil.copytree(folder, base)
+    adapted(beside)
+    adapter_only(alone, base)
+    before = open_checkpoint(str(alone)).fingerprint
+    assert open_checkpoint(str(beside)).fingerprint == before
+    edit(alone / "adapter_config.json", lora_alpha=16)
+    assert open_checkpoint(str(alone)).fingerprint != before
+    edit(alone / "adapter_config.json", lora_alpha=8)
+    weights_of(base, lambda stored: {name: tensor * 2 for name, tensor in stored.items()})
+    assert open_checkpoint(str(alone)).fingerprint != before
+
+
+def test_the_id_follows_what_a_prompt_of_its_own_says(folder):
+    by_sentence_transformers(folder, Pooling(128, "lasttoken"), prompts={"own": "Name the colour", "other": "Name it"})
+    before = load(folder).info
+    edit(folder / "config_sentence_transformers.json", prompts={"other": "Name it", "own": "Name the colour"})
+    assert load(folder).info["id"] == before["id"]
+    edit(folder / "config_sentence_transformers.json", prompts={"other": "Name it", "own": "Name the animal"})
+    assert load(folder).info["recipe"] == before["recipe"]
+    assert load(folder).info["id"] != before["id"]
 
 
 # ---- Qwen3-VL-Embedding
