@@ -139,6 +139,12 @@ def by_its_template(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(default + template)
 
 
+def by_one_of_its_templates(folder: Path) -> None:
+    by_its_template(folder)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ 'other' }}")
+
+
 def by_its_prompts(folder: Path) -> None:
     by_sentence_transformers(
         folder,
@@ -149,7 +155,8 @@ def by_its_prompts(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("told", [by_its_files, by_its_template, by_its_prompts])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # transformers leaves one open
+@pytest.mark.parametrize("told", [by_its_files, by_its_template, by_one_of_its_templates, by_its_prompts])
 def test_an_embedding_checkpoint_is_known_by_what_lies_in_it(folder, told):
     told(folder)
     assert_series(load(folder))
