@@ -136,6 +136,15 @@ async def test_a_model_that_came_back_describes_itself_anew(line):
         await eventually(lambda: (http.app.state.readiness.model or {}).get("batch_tokens", 0) > 0)
 
 
+async def test_a_model_of_the_same_id_that_came_unseen_describes_itself_anew(line):
+    """Behind a proxy, or as one of several, no connection breaks; and limits are in no id."""
+    async with adapter(line.url, probe_seconds=0.1) as http:
+        readiness = http.app.state.readiness
+        readiness.model["batch_tokens"] = -1  # what it would have said before
+        await eventually(lambda: readiness.model["batch_tokens"] > 0)
+        assert readiness.generation == 0
+
+
 async def test_a_hanging_model_is_504_at_the_deadline_and_not_ready(line):
     async with adapter(line.url, deadline_seconds=0.5, probe_seconds=0.1) as http:
         line.hold()

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from embedder import Embedder, EmbedderConfig, UnsupportedCheckpoint
 from embedder.checkpoint import MODELS, open_checkpoint
+from embedder.forward.model import PackedModel
 from embedder.forward.weights import placement
 from tests.reference import random_checkpoint
 
@@ -97,15 +98,83 @@ def test_old_chat_template_file(copy):
     Embedder.load(EmbedderConfig(checkpoint=str(copy), device="cpu"))
 
 
-def test_the_fingerprint_follows_the_weights(copy):
-    """Training that moved one tensor, wherever it is in the file: the same shapes, the same sizes."""
+def test_the_fingerprint_sees_every_number(copy):
+    """Training may move one token's row of the embeddings alone: the last number of a tensor counts like the first."""
     file = copy / "model.safetensors"
     tensors, before = load_file(file), open_checkpoint(str(copy)).fingerprint
-    for name, tensor in tensors.items():
-        save_file(tensors | {name: tensor + 0.01}, file, metadata={"format": "pt"})
+    for name in ("model.language_model.embed_tokens.weight", "model.visual.pos_embed.weight"):
+        moved = tensors[name].clone()
+        moved.view(-1)[-1] += 0.01
+        save_file(tensors | {name: moved}, file, metadata={"format": "pt"})
         assert open_checkpoint(str(copy)).fingerprint != before, name
     save_file(tensors, file, metadata={"format": "pt"})
     assert open_checkpoint(str(copy)).fingerprint == before
+
+
+def test_the_fingerprint_is_of_what_is_read_not_of_files(copy):
+    """A log, JSON written otherwise, an older template file or other shards change no vector."""
+    before = open_checkpoint(str(copy)).fingerprint
+    for file in ("README.txt", "trainer_state.json", "generation_config.json", "old.jinja", "runs/config.json"):
+        (copy / file).parent.mkdir(exist_ok=True)
+        (copy / file).write_text("{}")
+    for file in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+        (copy / file).write_text(json.dumps(json.loads((copy / file).read_text()), sort_keys=True, indent=7))
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").unlink()
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    tensors = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    shards = {name: f"model-{len(name) % 2}.safetensors" for name in tensors}
+    for shard in set(shards.values()):
+        save_file({name: tensors[name] for name in tensors if shards[name] == shard}, copy / shard)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    checkpoint = open_checkpoint(str(copy))
+    assert len(checkpoint.weights) == 2
+    assert checkpoint.fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"rope_theta": 5}),  # which transformers takes out of what it is given
+        ("preprocessor_config.json", {"image_mean": [0.1, 0.2, 0.3]}),
+        ("processor_config.json", {"image_processor": {"image_mean": [0.1, 0.2, 0.3], "patch_size": 16}}),
+        ("tokenizer_config.json", {"chat_template": "", "bos_token": "<|im_end|>"}),
+    ],
+)
+def test_the_fingerprint_sees_each_file_that_is_read(copy, file, changes):
+    before = open_checkpoint(str(copy)).fingerprint
+    if not (copy / file).exists():
+        (copy / file).write_text("{}")
+    edit(copy / file, **changes)
+    checkpoint = open_checkpoint(str(copy))
+    assert checkpoint.config  # the order does not matter
+    assert checkpoint.fingerprint != before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # transformers leaves it open
+def test_the_fingerprint_sees_the_only_template_whatever_its_folder(copy):
+    """`additional_chat_templates/default.jinja` is transformers' own template where there is no other."""
+    (copy / "additional_chat_templates").mkdir()
+    template = (copy / "chat_template.jinja").rename(copy / "additional_chat_templates/default.jinja")
+    before = open_checkpoint(str(copy)).fingerprint
+    template.write_text(template.read_text() + "more")
+    assert open_checkpoint(str(copy)).fingerprint != before
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_refused(copy, monkeypatch):
+    """Its vectors would be of the old ones, or of some of each, and its id of the new ones."""
+    load = PackedModel.load
+
+    def replaced(*given):
+        model = load(*given)
+        shutil.copy(copy / "model.safetensors", copy / "fresh")
+        (copy / "fresh").replace(copy / "model.safetensors")
+        return model
+
+    monkeypatch.setattr(PackedModel, "load", replaced)
+    with pytest.raises(UnsupportedCheckpoint, match="was changed while it was read"):
+        Embedder.load(EmbedderConfig(checkpoint=str(copy), device="cpu"))
 
 
 def test_several_gpus_only_when_one_is_too_small():

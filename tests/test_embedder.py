@@ -9,6 +9,8 @@ import torch
 
 from embedder import Embedder, EmbedderConfig, EmbedInput, InferenceFailed, InvalidInput, Options
 from embedder.forward.operations import TORCH
+from embedder.prepare.calibration import fit, save
+from embedder.prepare.prompts import PROMPTS
 from tests.reference import cosine, png, random_checkpoint
 
 
@@ -121,6 +123,50 @@ def test_the_id_says_what_the_vectors_are_not_where_they_are_made(folder, embedd
     assert (other.info["device"], other.info["fused"]) == ("cuda:1", [])
     moved = EmbedderConfig(checkpoint=str(shutil.copytree(folder, tmp_path / "moved")), device="cpu")
     assert embedder.info["id"] == other.info["id"] == Embedder.load(moved).info["id"]
+
+
+def test_no_limit_and_no_version_is_in_the_id(folder, embedder, monkeypatch):
+    """An index made yesterday is searched today, though texts may be longer and torch came with security fixes."""
+    monkeypatch.setattr(torch, "__version__", "2.99.0+cpu")
+    limits = {"max_text_tokens": 100, "max_image_bytes": 10**6, "max_image_pixels": 2**21, "max_batch_tokens": 64}
+    other = Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", prompt="eol", **limits))
+    assert other.info["versions"] != embedder.info["versions"]
+    assert other.info["id"] == embedder.info["id"]
+
+
+def test_a_calibration_and_a_dtype_are_in_the_id(folder, embedder, tmp_path):
+    rows = {"text": np.random.default_rng(0).normal(1, 1, (9, 128)), "image": np.eye(9, 128)}
+    about = {"forward": embedder.prepare(RED).recipe.forward, "weights": embedder.checkpoint.fingerprint}
+    ids = {embedder.info["id"]}
+    for number, settings in enumerate(({"dtype": "bfloat16"}, {"calibration": str(tmp_path / "c.npz")}) * 2):
+        save(tmp_path / "c.npz", about, fit({kind: each + number for kind, each in rows.items()}, "mean"))
+        ids.add(Embedder.load(EmbedderConfig(checkpoint=str(folder), device="cpu", **settings)).info["id"])
+    assert len(ids) == 4  # its own, in bfloat16, and of two calibrations
+
+
+# By the shipped checkpoint, the first two numbers of a text's vector, of an image's, and of both together.
+NUMBERS = {
+    "eol": (0.1789, -0.0308, -0.0380, -0.0550, -0.0398, 0.0565),
+    "colour": (0.0526, 0.0599, -0.0190, 0.0220, -0.0294, 0.0038),
+    "freeret": (0.0947, 0.0636, -0.0215, -0.0212, 0.1019, 0.0349),
+    "hierarchical": (-0.0384, 0.1611, -0.0653, 0.0521, -0.0018, 0.0813),
+    "echo": (0.0512, 0.0098),
+    "chat": (0.1437, -0.0168, -0.0345, -0.0458, -0.0067, 0.0648),
+    "embedding": (0.0321, -0.1242, -0.0497, -0.0924, -0.0280, -0.0761),
+    "none": (0.1091, -0.0469, -0.0390, -0.0217, -0.0254, -0.0086),
+}
+
+
+def test_other_vectors_have_another_release():
+    """Indexes outlive releases: where this fails, raise `RELEASE`, unless it is the checkpoint that is another."""
+    config = EmbedderConfig(checkpoint="checkpoints/qwen3-vl-color-tiny", device="cpu", dtype="float32")
+    shipped = Embedder.load(config)
+    assert list(NUMBERS) == list(PROMPTS)
+    for prompt, numbers in NUMBERS.items():
+        items = [EmbedInput(text="dark teal"), EmbedInput(image=png()), EmbedInput(text="left", image=png((640, 300)))]
+        asked = [with_options(item, prompt=prompt) for item in items[: len(numbers) // 2]]
+        found = [each for answer in shipped.embed(asked) for each in answer.vector[:2]]
+        np.testing.assert_allclose(found, numbers, atol=1e-3, err_msg=prompt)
 
 
 @pytest.mark.parametrize(

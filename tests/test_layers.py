@@ -212,9 +212,11 @@ def test_a_description_takes_no_pass_and_its_recipe_is_that_of_the_options(embed
 
 
 def test_dimensions_warn_unless_trained_for(embedder):
-    (short, full) = embedder.embed([with_(INPUTS[0], dimensions=16), INPUTS[0]])
+    whole = embedder.model.dimension
+    short, full, told = embedder.embed([with_(INPUTS[0], dimensions=16), INPUTS[0], with_(INPUTS[0], dimensions=whole)])
     assert short.warnings == Warnings.UNTRAINED_DIMENSIONS
-    assert full.warnings == Warnings.NONE
+    assert full.warnings == told.warnings == Warnings.NONE
+    assert full.recipe == told.recipe  # nothing is cut
 
 
 def calibration_file(tmp_path, embedder, method, forward=None, weights=None):

@@ -9,8 +9,21 @@ import pytest
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from embedder import Embedder, EmbedderConfig, Embedding, EmbedInput, Options, UnsupportedCheckpoint
+from embedder.checkpoint import open_checkpoint
 from embedder.forward import weights
-from tests.layouts import LAYOUTS, TEXT, Refused, adapted, by_sentence_transformers, edit, quantized, served, vectors
+from tests.layouts import (
+    LAYOUTS,
+    TEXT,
+    Refused,
+    adapted,
+    adapter_only,
+    by_sentence_transformers,
+    edit,
+    quantized,
+    served,
+    vectors,
+)
+from tests.layouts import weights as weights_of
 from tests.reference import cosine, png, random_checkpoint
 
 pytestmark = [
@@ -80,6 +93,30 @@ def test_what_a_checkpoint_says_is_a_default(folder):
     assert (set_otherwise["pooling"], set_otherwise["normalize"], set_otherwise["system"]) == ("last", True, None)
 
 
+def test_the_fingerprint_of_an_adapter_is_that_of_what_it_adapts_and_how_not_where(folder, tmp_path):
+    beside, alone, base = folder, Path(shutil.copytree(folder, tmp_path / "alone")), tmp_path / "base"
+    shutil.copytree(folder, base)
+    adapted(beside)
+    adapter_only(alone, base)
+    before = open_checkpoint(str(alone)).fingerprint
+    assert open_checkpoint(str(beside)).fingerprint == before
+    edit(alone / "adapter_config.json", lora_alpha=16)
+    assert open_checkpoint(str(alone)).fingerprint != before
+    edit(alone / "adapter_config.json", lora_alpha=8)
+    weights_of(base, lambda stored: {name: tensor * 2 for name, tensor in stored.items()})
+    assert open_checkpoint(str(alone)).fingerprint != before
+
+
+def test_the_id_follows_what_a_prompt_of_its_own_says(folder):
+    by_sentence_transformers(folder, Pooling(128, "lasttoken"), prompts={"own": "Name the colour", "other": "Name it"})
+    before = load(folder).info
+    edit(folder / "config_sentence_transformers.json", prompts={"other": "Name it", "own": "Name the colour"})
+    assert load(folder).info["id"] == before["id"]
+    edit(folder / "config_sentence_transformers.json", prompts={"other": "Name it", "own": "Name the animal"})
+    assert load(folder).info["recipe"] == before["recipe"]
+    assert load(folder).info["id"] != before["id"]
+
+
 # ---- Qwen3-VL-Embedding
 
 SYSTEM = "<|im_start|>system\nRepresent the user's input.<|im_end|>\n"
@@ -102,6 +139,12 @@ def by_its_template(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(default + template)
 
 
+def by_one_of_its_templates(folder: Path) -> None:
+    by_its_template(folder)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ 'other' }}")
+
+
 def by_its_prompts(folder: Path) -> None:
     by_sentence_transformers(
         folder,
@@ -112,7 +155,8 @@ def by_its_prompts(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("told", [by_its_files, by_its_template, by_its_prompts])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # transformers leaves one open
+@pytest.mark.parametrize("told", [by_its_files, by_its_template, by_one_of_its_templates, by_its_prompts])
 def test_an_embedding_checkpoint_is_known_by_what_lies_in_it(folder, told):
     told(folder)
     assert_series(load(folder))

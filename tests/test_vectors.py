@@ -13,7 +13,7 @@ import pytest
 
 from qwen3_vl_embed.files import vectors
 from qwen3_vl_embed.files.errors import VectorFileError
-from qwen3_vl_embed.files.vectors import Origin, VectorFile, check_writable, replacing
+from qwen3_vl_embed.files.vectors import Origin, VectorFile, check_writable, differences, replacing
 from qwen3_vl_embed.items import Embedded, Item
 
 VECTORS = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
@@ -246,3 +246,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(VectorFileError, match="cannot be written"), replacing(path) as file:
         file.write(b"new")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_differs_between_two_models_is_named():
+    one = {"id": "a", "content": "c", "dtype": "float32", "device": "cpu", "recipe": {"id": "r", "pooling": "last"}}
+    assert differences(one, one | {"id": "b", "dtype": "bfloat16", "device": "cuda:0"}) == "dtype"
+    assert differences(one, one | {"content": "d", "recipe": {"id": "s", "pooling": "mean"}}) == "content, pooling"
+    assert differences(one, one | {"id": "b"}) == "the prompts of their own"
+    assert differences({}, one) == "content, dtype, pooling"

@@ -166,11 +166,18 @@ class Readiness:
         self._failure = failure
 
     async def keep_probing(self) -> None:
-        """Probe for ever: rarely while there are answers anyway, often while the model is gone."""
+        """Probe for ever: rarely while there are answers anyway, often while the model is gone.
+
+        While it is there it is asked what it is, too. Behind a proxy, or as one of several, it may have come back with
+        the same id and other limits.
+        """
         while True:
             await self._pause()
             if not self._up.is_set() or self._silent_seconds() >= self._probe_seconds:
                 await self.probe()
+            if self._up.is_set():
+                with suppress(ApiError):  # the probes tell
+                    await self._client.describe(self._patience)
 
     async def _pause(self) -> None:
         if not self._up.is_set():

@@ -90,14 +90,22 @@ class TritonClient:
         """The model is gone; what comes back may be the same and describe itself otherwise."""
         self._models = {}
 
-    async def _described(self, model: str, timeout: float) -> dict[str, Any]:
+    async def describe(self, timeout: float) -> None:
+        """Ask what the model is, known or not: limits, a device and a warm-up's figures change no id.
+
+        Raises ApiError.
+        """
         models = self._models  # when they are forgotten meanwhile, so is the answer
+        answer = await self._infer(_DESCRIBE, timeout, "describe")
+        models[answer.model["id"]] = answer.model | (answer.json or {})
+
+    async def _described(self, model: str, timeout: float) -> dict[str, Any]:
+        models = self._models
         async with self._asking:
             for _ in range(_TURNS if self.several else 1):  # of several it may be another's turn to answer
                 if model in models:
                     break
-                answer = await self._infer(_DESCRIBE, timeout, "describe")
-                models[answer.model["id"]] = answer.model | (answer.json or {})
+                await self.describe(timeout)
         if model not in models:
             raise Unavailable("The model was replaced while it answered: send the request again.", begun=False)
         return models[model]

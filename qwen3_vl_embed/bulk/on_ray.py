@@ -14,6 +14,7 @@ from qwen3_vl_embed.bulk.job import Embeds, Means
 from qwen3_vl_embed.bulk.parts import Held, Parts, Place
 from qwen3_vl_embed.bulk.sources import Source
 from qwen3_vl_embed.errors import AdapterError
+from qwen3_vl_embed.files.vectors import differences
 
 
 class Worker:
@@ -39,9 +40,10 @@ class Worker:
     def _embeds(self, number: int) -> Embeds:
         server = number % len(self._means.urls) if self._means.urls else 0
         if server not in self._made:
-            made = self._means.connected(server)
-            if made.model()["id"] != self._place.origin.model["id"]:
-                raise AdapterError(f"{made.url} has another model than {self._place.origin.server}.")
+            made, origin = self._means.connected(server), self._place.origin
+            if (model := made.model())["id"] != origin.model["id"]:
+                told = f"which differs in {differences(origin.model, model)}"
+                raise AdapterError(f"{made.url} has another model than {origin.server}, {told}.")
             self._made[server] = made
         return self._made[server]
 

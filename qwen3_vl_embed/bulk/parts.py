@@ -25,7 +25,7 @@ from qwen3_vl_embed.bulk.sources import Row, unsigned
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.files.errors import SourceError, VectorFileError
 from qwen3_vl_embed.files.sources import Skipped
-from qwen3_vl_embed.files.vectors import Origin, check_name, check_room, told
+from qwen3_vl_embed.files.vectors import Origin, check_name, check_room, differences, told
 from qwen3_vl_embed.items import Embedded, Item, writable
 
 Result: TypeAlias = Embedded | ItemError
@@ -126,7 +126,8 @@ class Folder:
             made = about.get("model", {})
             if made.get("id") != origin.model.get("id"):
                 names = [f"{each.get('checkpoint')} ({each.get('id')})" for each in (made, origin.model)]
-                raise _other(self.path, f"vectors of {names[0]}, and {names[1]} answers now")
+                how = f"which differs in {differences(made, origin.model)}"
+                raise _other(self.path, f"vectors of {names[0]}, and {names[1]} answers now, {how}")
             if about.get("options") != origin.options:
                 raise _other(self.path, f"vectors made with the options {about.get('options')}, not {origin.options}")
             sources = [(each.metadata or {}).get(b"rows_of", b"").decode() for each in (held, wanted)]

@@ -21,6 +21,7 @@ from qwen3_vl_embed.items import Embedded, writable
 
 ROW_GROUP = 4096  # rows of Parquet that are held and written together: what reads them wants thousands
 SPARE = 4 * 2**20  # bytes that stay free on the disk: a Parquet file without its footer cannot be read
+DECISIVE = ("content", "dtype", "weights", "calibration")  # of a model's description, beside its recipe
 NAMES_BYTES = 16 * 2**20  # up to here, NumPy's own array of names: each takes as much as the longest
 
 
@@ -50,6 +51,13 @@ class Origin:
         """JSON. `recipes`: the id for each kind of item."""
         told = {"server": self.server, "model": self.model, "options": self.options, "recipes": recipes}
         return orjson.dumps(told)
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What makes the ids of two models differ, by its names in GET /info and in a recipe."""
+    known = [{name: model.get(name) for name in DECISIVE} | (model.get("recipe") or {}) for model in (one, other)]
+    names = (name for name in known[0] | known[1] if known[0].get(name) != known[1].get(name))
+    return ", ".join(name for name in names if name != "id") or "the prompts of their own"
 
 
 def jsonl(embedded: Sequence[Embedded], origin: Origin) -> bytes:

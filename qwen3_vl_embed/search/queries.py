@@ -15,6 +15,7 @@ from PIL import Image
 
 from qwen3_vl_embed.client import Client, by_kind
 from qwen3_vl_embed.errors import AdapterError
+from qwen3_vl_embed.files.vectors import differences
 from qwen3_vl_embed.pictures import encoded
 from qwen3_vl_embed.search.index import Hit, Index, Kind, Matrix, Vector, unit
 
@@ -110,9 +111,12 @@ class Searcher:
     def _embedded(self, kind: Kind, contents: list[Any]) -> Matrix:
         """Of length 1, by the recipe of the index."""
         with self._lock:
-            if not self._same and self._client.model()["id"] != self.index.model.get("id"):
-                made = self.index.model.get("checkpoint")
-                raise AdapterError(f"{self._client.url} has another model than made the index ({made}).")
+            made = self.index.model
+            if not self._same and (now := self._client.model())["id"] != made.get("id"):
+                raise AdapterError(
+                    f"{self._client.url} has another model than made the index ({made.get('checkpoint')}), which "
+                    f"differs in {differences(made, now)}: serve that one, or embed anew."
+                )
             self._same = True
         embed: Any = self._client.embed_text if kind == "text" else self._client.embed_image
         return unit(embed(contents, **by_kind(self.index.options)[kind]))

@@ -7,12 +7,17 @@ file leaves out has transformers' own default. `weights.py` reads its weights.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
@@ -51,7 +56,6 @@ FOREIGN = {
     ".onnx": "an ONNX export; this server reads safetensors: give the checkpoint that it was made from",
 }
 IMAGE_TOKEN = "<|image_pad|>"
-KIB, MIB = 2**10, 2**20
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Checkpoint:
     def config(self) -> Any:
         """config.json as transformers reads it, with its defaults: a `Qwen3VLConfig` or its MoE twin."""
         try:
-            config = CONFIGS[self.model_type].from_dict(self.raw_config)
+            config = CONFIGS[self.model_type].from_dict(deepcopy(self.raw_config))  # it takes keys out
             square = [config.vision_config.patch_size, config.vision_config.spatial_merge_size]
         except Exception as error:  # each field is checked, and each check raises a type of its own
             raise UnsupportedCheckpoint(
@@ -182,24 +186,54 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the small files and, of every tensor, the first KiB of each 4 MiB.
+        """sha256 over what was read of it and decides vectors: every weight, config.json, tokenizer, chat template.
 
-        The weights are samples, since a hash of all of them would take a start's time again. Training moves all numbers
-        of a tensor, so that other weights of the same shapes in the same files are seen.
+        Not over its files. What else lies in the folder, or in which shards and where the weights do, changes nothing.
         """
-        digest = hashlib.sha256(self.base.fingerprint.encode() if self.base else b"")
-        for path in sorted(p for pattern in (*FILES[:3], "*/config.json") for p in self.folder.glob(pattern)):
-            digest.update(os.fsencode(path.relative_to(self.folder)) + path.read_bytes())
-        for path in sorted({*self.weights, *self.folder.glob(ADAPTER)}):
-            with path.open("rb") as file:
-                header = file.read(int.from_bytes(file.read(8), "little"))
-                digest.update(header)
-                tensors = {name: about for name, about in json.loads(header).items() if name != "__metadata__"}
-                for start, end in (about["data_offsets"] for about in tensors.values()):
-                    for at in range(start, end, 4 * MIB):
-                        file.seek(8 + len(header) + at)
-                        digest.update(file.read(min(KIB, end - at)))
+        tokenizer, pixels = load_tokenizer(self), self.processor.image_processor
+        adapter = dict(self.json(ADAPTER_CONFIG)) if self.adapter else {}
+        for where in ("base_model_name_or_path", "revision"):  # the base's own weights are among those below
+            adapter.pop(where, None)
+        read = [self.raw_config, adapter, tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]
+        read += [tokenizer.special_tokens_map, pixels.image_mean, pixels.image_std]
+        digest = hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode())
+        stored = (tensor for path in self._read for tensor in tensors(self, path))
+        with ThreadPoolExecutor() as threads:
+            for each in sorted(threads.map(_digest, stored)):
+                digest.update(each)
         return digest.hexdigest()
+
+    def state(self) -> list[tuple[int, ...]]:
+        """Of its files of weights: other numbers when one was replaced or written to."""
+        found = map(os.stat, self._read)
+        return [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
+
+    @property
+    def _read(self) -> list[Path]:
+        return [*self.weights, *(self.adapter.glob(ADAPTER) if self.adapter else [])]
+
+
+def tensors(checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a safetensors file, mapped from it: memory is taken as they are read.
+
+    Raises:
+        UnsupportedCheckpoint: it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                yield name, file.get_tensor(name)
+    except Exception as error:  # safetensors, torch and the file system each raise their own types
+        raise UnsupportedCheckpoint(
+            f"{checkpoint.name} cannot be loaded: {path.name} is cut or damaged ({line(error)}); download it again"
+        ) from None
+
+
+def _digest(named: tuple[str, torch.Tensor]) -> bytes:
+    name, tensor = named
+    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()
 
 
 def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
@@ -308,7 +342,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """
     processor = checkpoint.processor
     tokenizer: PreTrainedTokenizerBase = processor.tokenizer
-    tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
+    template = processor.chat_template or tokenizer.chat_template
+    tokenizer.chat_template = template.get("default") if isinstance(template, dict) else template
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != checkpoint.config.image_token_id:
         raise UnsupportedCheckpoint(
             f"{checkpoint.name}: {IMAGE_TOKEN} is not config.json's image_token_id, {checkpoint.config.image_token_id}"

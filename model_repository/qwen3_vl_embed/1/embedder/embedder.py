@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from threading import Lock
 from traceback import clear_frames
 from typing import Any, Self
@@ -100,6 +100,7 @@ class Embedder:
             UnsupportedCheckpoint: it is not there, incomplete, not a Qwen3-VL one, or not what the settings ask for.
         """
         checkpoint = open_checkpoint(config.checkpoint, config.revision)
+        before = checkpoint.state()
         device, dtype = usable(config, checkpoint.dtype)
         merge = checkpoint.config.vision_config.spatial_merge_size
         if merge != images.MERGE:
@@ -112,6 +113,10 @@ class Embedder:
         preparer = Preparer(config, checkpoint, own, Renderer(tokenizer, config.max_text_tokens))
         preparer.check()
         embedder = cls(checkpoint, PackedModel.load(checkpoint, getattr(torch, dtype), device, config.graphs), preparer)
+        if checkpoint.state() != before:
+            raise UnsupportedCheckpoint(
+                f"{checkpoint.name} was changed while it was read: start again when it is whole"
+            )
         if config.weights == "float8":
             to_float8(embedder)
         return embedder
@@ -258,39 +263,46 @@ class Embedder:
         return Embedding(recipe, len(sequence), prepared.preprocess_ms, prepared.warnings, forward_ms, items, vector)
 
     def _describe(self) -> dict[str, Any]:
-        """What makes the vectors, for `/info`, and an `id` of it for caches.
+        """What makes the vectors, for `/info`, and an `id` of it for caches, indexes and jobs.
 
-        The id changes whenever a vector may, but for rounding. It is the same wherever the checkpoint lies, and on
-        whatever device. The instances of several GPUs are one model, and so are replicas on unlike machines.
+        Models of one id give the same vector, but for rounding, for the same input and options. What changes no vector
+        is not in it: limits, the device, its kernels, where the checkpoint lies. Nor are versions of libraries, whose
+        vectors the tests compare: `release`, in the recipe, tells of those that became others.
         """
-        config = self.config
+        config, prompts, calibration = self.config, self.published.prompts, self.preparer.calibration
+        recipe = self.preparer.recipe(Options()).describe()
         decisive = {
+            "checkpoint": self.checkpoint.fingerprint,
+            "recipe": recipe,  # of a request that says nothing
+            "prompts": {name: asdict(prompt) for name, prompt in prompts.items() if name not in PROMPTS},
+            "calibration": calibration and calibration.about["hash"],
+            "dtype": config.dtype,
+            "weights": "float8_e4m3fn" if config.weights == "float8" else config.dtype,
+        }
+        return {
+            "id": hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16],
+            "checkpoint": self.checkpoint.name,
+            "revision": self.checkpoint.revision,
+            "content": self.checkpoint.fingerprint[:16],
             "model_type": self.checkpoint.model_type,
             "dimension": self.model.dimension,
             "layers": self.model.layers,
             "prompt": config.prompt,
-            "prompts": list(self.published.prompts),
-            "own_prompts": [name for name in self.published.prompts if name not in {*PROMPTS, OWN}],
-            "recipe": self.preparer.recipe(Options()).describe(),
-            "calibration": self.preparer.calibration and self.preparer.calibration.about,
-            "dtype": config.dtype,
-            "weights": "float8_e4m3fn" if config.weights == "float8" else config.dtype,
+            "prompts": list(prompts),
+            "own_prompts": [name for name in prompts if name not in {*PROMPTS, OWN}],
+            "recipe": recipe,
+            "calibration": calibration and calibration.about,
+            "dtype": decisive["dtype"],
+            "weights": decisive["weights"],
+            "device": str(self.model.device),
+            "attention": self.model.attention,
+            "fused": self.model.operations.fused,
             "limits": config.model_dump(include={"max_text_tokens", "max_image_bytes", "max_image_pixels"}),
             "versions": {
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
                 "pillow": Image.__version__,
             },
-        }
-        identity = json.dumps(decisive | {"fingerprint": self.checkpoint.fingerprint}, sort_keys=True)
-        return {
-            "id": hashlib.sha256(identity.encode()).hexdigest()[:16],
-            "checkpoint": self.checkpoint.name,
-            "revision": self.checkpoint.revision,
-            **decisive,
-            "device": str(self.model.device),
-            "attention": self.model.attention,
-            "fused": self.model.operations.fused,
             "batch_tokens": self.batch_tokens,
             "warnings": self.published.warnings,
         }

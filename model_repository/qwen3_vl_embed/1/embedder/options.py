@@ -145,6 +145,8 @@ def resolve(options: ImageOptions, settings: ImageOptions, sizes: Sizes) -> dict
         chosen["layer"] = layer % (last + 1)
     if (chosen["dimensions"] or 0) > sizes.dimension:
         raise InvalidInput(f"options.dimensions: at most {sizes.dimension}, the size of this model's vectors")
+    if chosen["dimensions"] == sizes.dimension:  # nothing is cut
+        chosen["dimensions"] = None
     high = options.max_pixels or sizes.max_pixels
     low = options.min_pixels or min(sizes.min_pixels, high)
     if high > sizes.max_pixels:

@@ -4,18 +4,16 @@ Read are float weights, Qwen's fine-grained FP8 (dequantised while loading) and 
 Whatever else lies in the files is refused by its name: a weight that is left out makes a plausible wrong vector.
 """
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..checkpoint import ADAPTER, ADAPTER_CONFIG, MODELS, Checkpoint, line, listed
+from ..checkpoint import ADAPTER, ADAPTER_CONFIG, MODELS, Checkpoint, line, listed, tensors
 from ..errors import UnsupportedCheckpoint
 from .budget import memory
 from .hardware import Card, too_large, too_little
@@ -139,7 +137,7 @@ def _fp8_block(checkpoint: Checkpoint) -> tuple[int, int] | None:
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Every tensor of its files by name, mapped from the file: memory is taken as they are read.
+    """Every tensor of its files by name.
 
     Raises:
         UnsupportedCheckpoint: a file is damaged, or two hold the same weight.
@@ -154,22 +152,6 @@ def _stored(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         if (twin := name.removeprefix("model.")) != name and twin in stored:
             raise UnsupportedCheckpoint(f"{checkpoint.name} holds both {name} and {twin}: which is the weight?")
     return stored
-
-
-def tensors(checkpoint: Checkpoint, path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UnsupportedCheckpoint: it is damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dict
-                yield name, file.get_tensor(name)
-    except Exception as error:  # safetensors, torch and the file system each raise their own types
-        raise UnsupportedCheckpoint(
-            f"{checkpoint.name} cannot be loaded: {path.name} is cut or damaged ({line(error)}); download it again"
-        ) from None
 
 
 def _check_dtypes(checkpoint: Checkpoint, stored: dict[str, torch.Tensor], scales: dict[str, torch.Tensor]) -> None:

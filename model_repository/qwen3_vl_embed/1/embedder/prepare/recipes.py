@@ -11,6 +11,8 @@ from ..poolings import PoolingName
 from ..published import Published
 from .prompts import Prompt, prompt
 
+RELEASE = 1  # a change that makes other vectors by the same recipe raises it, and says so in CHANGELOG.md
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -28,6 +30,7 @@ class Recipe:
     min_pixels: int
     max_pixels: int
     image_at: int  # of a text with an image: characters before it, or from the end (-1: after the last)
+    release: int = RELEASE  # so that what outlives an upgrade (indexes, jobs, calibrations) is not mixed with others
 
     @classmethod
     def resolve(cls, options: Options, config: ImageOptions, sizes: Sizes, published: Published) -> Self:
