@@ -136,7 +136,7 @@ aiperf: $(STAMP) $(UV)  ## AIPerf over a running server: 100 texts, then 100 swa
 	@$(AIPERF) --custom-endpoint /txt/embed --extra-inputs 'payload_template:{"input": {{ texts|tojson }}}'
 	@$(AIPERF) --custom-endpoint /img/embed --extra-inputs 'payload_template:{"input": {{ images|tojson }}}' --image-width-mean 244 --image-height-mean 244
 
-bench: bench-setup  ## every number of docs/performance.md that a CPU can give (two cores, some 35 minutes)
+bench: bench-setup  ## what a CPU gives of docs/performance.md, without count and sizing (two cores, some 35 minutes)
 	@$(BENCH).forward --checkpoint tiny $(BENCH_FLAGS)
 	@$(BENCH).forward --checkpoint 100m $(BENCH_FLAGS)
 	@$(BENCH).peers --checkpoint tiny $(BENCH_FLAGS)

@@ -86,14 +86,17 @@ def options(settings: Settings) -> dict[str, Any]:
 def listen(host: str, port: int) -> socket.socket:
     """One socket for all workers: a connection that a killed one did not take is another's.
 
+    `::` is every address, of IPv4 too; on a machine without IPv6 it is IPv4's alone.
     hyper would wait for ever for a caller who takes nothing of an answer. The kernel does not (RFC 5482, and tcp(7)).
 
     Raises:
         SettingsError: somebody else listens there.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    address = "0.0.0.0" if host == "::" and not both else host
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, TypeError) as error:  # a TypeError: it cannot be written as a name of the Internet
         why = getattr(error, "strerror", None) or "no name of a machine"
         where = f"{host} port {port} cannot be listened on ({why})"

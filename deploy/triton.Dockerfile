@@ -37,9 +37,11 @@ RUN include=$(/opt/venv/bin/python3 -c 'import sysconfig; print(sysconfig.get_pa
 RUN install -d -o 1000 -g 1000 /cache/huggingface
 
 # HOME: whatever wants to write there does so on the tmpfs, since the file system may be read-only.
+# LOGNAME: torch asks for its user's name, and does not start where the engine chose a user that has none.
 ENV PATH=/opt/venv/bin:$PATH \
     HF_HOME=/cache/huggingface \
     HOME=/tmp \
+    LOGNAME=triton-server \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     TOKENIZERS_PARALLELISM=false

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import gc
+import socket
 import time
 
 import orjson
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from client.items import EmbedInput
-from client.server import HEAD_BYTES
+from client.server import HEAD_BYTES, listen
 from tests.in_process import line_to, listening, refused
 from tests.waits import LIMIT_SECONDS, eventually
 from tests.wire import JSON, connected, embedding, exchanged, raw, told
@@ -62,6 +63,16 @@ async def test_too_large_a_head_is_431_whole_or_in_pieces():
         assert b" 200 " not in await exchanged(http, whole)
         headers = {f"x-{index}": "a" * 700 for index in range(90)}  # 63,000 bytes
         assert (await http.get("/health/live", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_all_addresses_are_those_of_ipv4_too_whatever_the_machine_has(monkeypatch, both):
+    if both and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: both)
+    with listen("::", 0) as listening:
+        for address in ["127.0.0.1", "::1"][: 1 + both]:
+            socket.create_connection((address, listening.getsockname()[1]), LIMIT_SECONDS).close()
 
 
 async def test_a_large_body_is_no_head():

@@ -8,11 +8,12 @@ import httpx
 import pytest
 import yaml
 
+from tests.charts import CHART
 from tests.waits import LIMIT_SECONDS
 
 FOLDER = Path("deploy/monitoring")
 DASHBOARD = json.loads((FOLDER / "grafana" / "dashboard.json").read_text())
-ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
+ALERTS = yaml.safe_load((CHART / "files" / "alerts.yml").read_text())["groups"][0]["rules"]
 COMPOSE = yaml.safe_load(Path("docker-compose.yml").read_text())
 OPERATIONS = Path("docs/operations.md").read_text()
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -40,7 +41,14 @@ def test_every_figure_that_is_asked_for_exists(stack):
 def test_every_expression_asks_for_something_and_selects_labels_that_exist(stack):
     assert all(asked_for(expression) for expression in EXPRESSIONS)
     labels = {name for expression in EXPRESSIONS for name in re.findall(r"(\w+)(?:=~|!=|=)\"", expression)}
-    assert labels <= {"job", "status", "reason", "endpoint"}
+    assert labels <= {"job", "status", "reason", "endpoint", "model"}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_no_alarm_mixes_the_figures_of_several_releases(alert):
+    sums = re.findall(r"\b(?:sum|min|max)\b( by \(job\b)?", alert["expr"])
+    assert all(sums)
+    assert sums or "job=" in alert["expr"]
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])

@@ -35,6 +35,7 @@ CHOICES: dict[str, list[Any]] = {
         {},
         {"existingClaim": "shared"},
         {"accessMode": "ReadWriteOnce", "storageClass": "fast", "size": "9Gi"},
+        {"existingClaim": "shared", "accessMode": "ReadWriteOncePod"},
     ],
     "gpu": [{}, {"count": 0}, {"resource": "nvidia.com/mig-2g.20gb"}],
     "apiKeySecret": ["", "keys"],
@@ -47,12 +48,14 @@ CHOICES: dict[str, list[Any]] = {
         },
     ],
     "triton": [{}, {"settings": {"EMBED_POOLING": "mean", "EMBED_NORMALIZE": False}, "sharedMemory": "4Gi"}],
-    "service": [{}, {"type": "LoadBalancer", "port": 8001}],
+    "service": [{}, {"type": "LoadBalancer", "port": 8001, "annotations": {"balancer.example/internal": "true"}}],
     "podDisruptionBudget": [{}, {"enabled": False}, {"maxUnavailable": "25%"}],
     "networkPolicy": [{}, {"enabled": False}, {"from": [{"podSelector": {}}], "egress": [{"ports": [{"port": 4318}]}]}],
     "monitoring": [{}, {"enabled": True, "labels": {"release": "prometheus"}}],
     "autoscaling": [{}, {"kind": "hpa"}, {"kind": "keda", "min": 2}],
     "kserve": [{}, {"enabled": True}],
+    "env": [{}, {"HTTPS_PROXY": "http://proxy.example:3128"}],
+    "user": [1000, 2000, None],
     "podLabels": [{}, {"team": "search"}],
     "nodeSelector": [{}, {"gpu": "l40s"}],
     "tolerations": [[], [{"key": "nvidia.com/gpu", "operator": "Exists"}]],
@@ -66,10 +69,13 @@ def scaled(values: dict[str, Any]) -> bool:
 
 
 def excluded(values: dict[str, Any]) -> bool:
-    alone = values.get("weights", {}).get("accessMode") == "ReadWriteOnce"
-    return (alone and (scaled(values) or values.get("replicas", 1) > 1)) or (
+    return (alone(values) and (scaled(values) or values.get("replicas", 1) > 1)) or (
         scaled(values) and bool(values.get("kserve"))
     )
+
+
+def alone(values: dict[str, Any]) -> bool:
+    return values.get("weights", {}).get("accessMode", "").startswith("ReadWriteOnce")
 
 
 def pairs() -> Iterator[dict[str, Any]]:
@@ -113,6 +119,8 @@ def test_objects_are_what_kubernetes_takes(values):
 def test_a_pod_may_do_little_and_is_told_only_what_is_a_setting(values):
     spec = pod(rendered(values))
     assert spec["securityContext"]["runAsNonRoot"]
+    chosen = {spec["securityContext"].get(name) for name in ("runAsUser", "runAsGroup", "fsGroup")}
+    assert chosen == {values["user"]}  # none: the cluster's own, as OpenShift wants
     assert not spec["automountServiceAccountToken"]
     assert not spec["enableServiceLinks"]  # a Service `adapter` would be the unknown setting ADAPTER_SERVICE_HOST
     for one in spec["containers"]:
@@ -129,6 +137,8 @@ def test_a_pod_may_do_little_and_is_told_only_what_is_a_setting(values):
         known = {prefix + field.upper() for field in settings.model_fields}
         assert {each for each in told if each.startswith(("ADAPTER_", "EMBED_"))} <= known
         given = values[name].get("settings", {})
+        assert len(told) == len(container(spec, name)["env"])
+        assert values["env"].items() <= told.items()
         assert {
             each: json.loads(told[each]) if not isinstance(value, str) else told[each] for each, value in given.items()
         } == given
@@ -155,6 +165,22 @@ def test_triton_outlives_its_adapter_which_has_time_to_answer(values):
     assert adapter["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
     assert adapter["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": 8080}
     assert triton["startupProbe"]["exec"]["command"] == ["python3", "/opt/watchdog.py", "check"]
+
+
+@every_pair
+def test_a_pod_has_time_to_start_gets_its_claim_and_holds_no_node(values):
+    documents = {document["kind"]: document["spec"] for document in rendered(values)}
+    probe = container(pod(rendered(values)), "triton")["startupProbe"]
+    if deployment := documents.get("Deployment"):
+        assert deployment["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]
+        assert (deployment["strategy"] == {"type": "Recreate"}) == alone(values)
+        disks = [name for name, empty in folders_of(deployment["template"]["spec"]).items() if "medium" not in empty]
+        told = deployment["template"]["metadata"]["annotations"]
+        assert told["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"] == ",".join(disks)
+
+
+def folders_of(spec: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {volume["name"]: volume["emptyDir"] for volume in spec["volumes"] if "emptyDir" in volume}
 
 
 @every_pair
@@ -203,10 +229,13 @@ def test_what_watches_and_scales_finds_the_pods(values):
     monitor, rule = documents["PodMonitor"], documents["PrometheusRule"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert {"release": "prometheus"}.items() <= monitor["metadata"]["labels"].items()
-    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yml").read_text())
-    jobs = {endpoint["relabelings"][0]["replacement"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
-    asked = set(re.findall(r'job="(\w+)"', json.dumps(rule).replace("\\", "")))
-    assert asked <= jobs == {"adapter", "triton"}
+    as_compose_has_it = json.dumps(rule["spec"]).replace("search/embed-qwen3-vl-embed/adapter", "adapter")
+    assert json.loads(as_compose_has_it) == yaml.safe_load((CHART / "files" / "alerts.yml").read_text())
+    adapter, triton = monitor["spec"]["podMetricsEndpoints"]
+    assert {"action": "labeldrop", "regex": "endpoint"} in adapter["relabelings"]  # else ours were exported_endpoint
+    jobs = {endpoint["relabelings"][0]["replacement"] for endpoint in (adapter, triton)}
+    asked = set(re.findall(r'job="([^"]+)"', json.dumps(rule).replace("\\", "")))
+    assert asked <= jobs == {f"search/embed-qwen3-vl-embed/{name}" for name in ("adapter", "triton")}
 
 
 @pytest.mark.parametrize(
@@ -222,6 +251,9 @@ def test_what_watches_and_scales_finds_the_pods(values):
         ({"weights": {"size": "20 GB"}}, "size"),
         ({"weights": {"size": "20"}}, "size"),
         ({"apiKeySecret": "a, b: c"}, "apiKeySecret"),
+        ({"env": {"EMBED_POOLING": "mean"}}, "EMBED_POOLING"),
+        ({"env": {"HF_TOKEN": "in the open"}}, "HF_TOKEN"),
+        ({"user": 0}, "user"),
         ({"imageRegistry": "https://registry.example"}, "imageRegistry"),
         ({"adapter": {"image": {"repository": "Team/Adapter"}}}, "repository"),
         ({"rollout": {"maxSurge": 0, "maxUnavailable": "0%"}}, "both 0"),
@@ -255,6 +287,13 @@ def test_a_release_whose_name_can_be_no_services_is_refused(name):
         rendered({}, name)
 
 
+def test_a_release_counts_its_own_pods_alone():
+    [scaled] = [each for each in rendered({"autoscaling": {"kind": "keda"}}) if each["kind"] == "ScaledObject"]
+    [pods] = re.findall(r'pod=~"([^"]+)"', scaled["spec"]["triggers"][0]["metadata"]["query"])
+    assert re.fullmatch(pods, "embed-qwen3-vl-embed-76f5c6d8b9-x2x7k")
+    assert not re.fullmatch(pods, "embed-qwen3-vl-embed-mean-76f5c6d8b9-x2x7k")
+
+
 def test_every_value_and_setting_is_in_the_schema():
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -283,3 +322,5 @@ def test_the_images_are_those_that_are_built():
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     for name in ("adapter", "triton"):
         assert container(pod(rendered({})), name)["image"] == f"{compose[name]['image']}:{__version__}"
+    pushed = re.findall(r"/\$each:(\S+)", (ROOT / "docs" / "kubernetes.md").read_text())
+    assert set(pushed) == {__version__}

@@ -100,6 +100,8 @@ def test_every_setting_reaches_its_container(kind, settings, fixed):
     for service in services(kind):
         passed = {name for name in service["environment"] if name.startswith(prefix)}
         assert passed == {prefix + name.upper() for name in settings.model_fields} - fixed
+        if kind == "adapter":  # as docs/operations.md has them
+            assert {"OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"} <= service["environment"].keys()
 
 
 def test_a_checkpoint_and_a_calibration_of_ones_own_are_mounted():

@@ -33,7 +33,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 
 {{/* Whether only pods of one node may hold the claim. */}}
 {{- define "alone" -}}
-{{- if and (not .Values.weights.existingClaim) (eq .Values.weights.accessMode "ReadWriteOnce") }}alone{{ end -}}
+{{- if hasPrefix "ReadWriteOnce" .Values.weights.accessMode }}alone{{ end -}}
 {{- end }}
 
 {{- define "strategy" -}}
@@ -62,6 +62,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Of the pods. An autoscaler of nodes would spare each node with a pod that has a folder on its disk. */}}
+{{- define "annotations" -}}
+{{- $ours := dict "kubectl.kubernetes.io/default-container" (ternary "kserve-container" "adapter" .Values.kserve.enabled) }}
+{{- $_ := set $ours "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" "triton-tmp" }}
+{{- mergeOverwrite $ours .Values.podAnnotations | toYaml }}
+{{- end }}
+
 {{- define "hardened" -}}
 readOnlyRootFilesystem: true
 allowPrivilegeEscalation: false
@@ -76,9 +83,11 @@ enableServiceLinks: false  # a Service of the name `adapter` would become ADAPTE
 terminationGracePeriodSeconds: {{ add .Values.drainSeconds $deadline 20 }}
 securityContext:
   runAsNonRoot: true
-  runAsUser: 1000
-  runAsGroup: 1000
-  fsGroup: 1000
+  {{- with .Values.user }}
+  runAsUser: {{ int64 . }}
+  runAsGroup: {{ int64 . }}
+  fsGroup: {{ int64 . }}
+  {{- end }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 containers:
@@ -86,12 +95,13 @@ containers:
     image: {{ include "image" (dict "root" . "image" .Values.adapter.image) }}
     imagePullPolicy: {{ .Values.adapter.pullPolicy }}
     env:
+      - {name: ADAPTER_HOST, value: "::"}  # IPv4 too
       - {name: ADAPTER_PORT, value: "8080"}  # Triton listens on 8000, 8001 and 8002 of the same pod
       - {name: ADAPTER_TRITON_URL, value: "127.0.0.1:8001"}
       {{- if .Values.apiKeySecret }}
       - {name: ADAPTER_API_KEY_FILE, value: /run/key/api_key}
       {{- end }}
-      {{- include "settings" .Values.adapter.settings | nindent 6 }}
+      {{- include "settings" (merge (dict) .Values.env .Values.adapter.settings) | nindent 6 }}
     ports: [{name: http, containerPort: 8080}]
     startupProbe: {httpGet: {path: /health/live, port: 8080}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 30}
     readinessProbe: {httpGet: {path: /health, port: 8080}, periodSeconds: 5, timeoutSeconds: 5}
@@ -122,15 +132,16 @@ containers:
       {{- with .Values.adapter.settings.ADAPTER_TRACES_URL }}
       - {name: TRITON_TRACES_URL, value: {{ . | quote }}}
       {{- end }}
-      {{- include "settings" .Values.triton.settings | nindent 6 }}
+      {{- include "settings" (merge (dict) .Values.env .Values.triton.settings) | nindent 6 }}
     ports: [{name: triton-metrics, containerPort: 8002}]
-    # Ready with its first embedding. Then its watchdog ends it when it embeds no more, and the kubelet a frozen watchdog.
+    # Ready with its first embedding. Then its watchdog ends it when it embeds no more, and the kubelet when all is frozen.
+    # Of its ports gRPC's alone listens on IPv6 too.
     startupProbe:
       exec: {command: [python3, /opt/watchdog.py, check]}
       periodSeconds: 10
       timeoutSeconds: 65
       failureThreshold: {{ mul .Values.triton.startMinutes 6 }}
-    livenessProbe: {httpGet: {path: /v2/health/live, port: 8000}, periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 6}
+    livenessProbe: {grpc: {port: 8001}, periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 6}
     lifecycle: {preStop: {exec: {command: [sleep, "{{ add .Values.drainSeconds $deadline 5 }}"]}}}  # it outlives its adapter
     securityContext: {{- include "hardened" . | nindent 6 }}
     resources:
@@ -151,7 +162,7 @@ volumes:
   {{- with .Values.apiKeySecret }}
   - {name: key, secret: {secretName: {{ . | quote }}, items: [{key: api_key, path: api_key}]}}
   {{- end }}
-{{- range $name := list "imagePullSecrets" "tolerations" "topologySpreadConstraints" "nodeSelector" "affinity" "priorityClassName" "runtimeClassName" }}
+{{- range $name := list "imagePullSecrets" "tolerations" "topologySpreadConstraints" "nodeSelector" "affinity" "priorityClassName" "runtimeClassName" "serviceAccountName" }}
 {{- with index $.Values $name }}
 {{ $name }}: {{ toJson . }}
 {{- end }}
