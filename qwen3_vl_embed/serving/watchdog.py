@@ -218,8 +218,9 @@ class Watch:
                 self._whole.start()
             self._up, self._workers, self._strikes, self._answered_at = True, set(before), 0, monotonic()
         elif self._up:
-            used = sum(self._triton.workers().values()) - sum(before.values())
-            works = answer is None and used > WORKING * PROBE_SECONDS
+            after = self._triton.workers()
+            used = max((after.get(each, 0.0) - seconds for each, seconds in before.items()), default=0.0)
+            works = answer is None and used > WORKING * PROBE_SECONDS  # one of them: what many idle ones use is none
             self._strikes = 0 if works else self._strikes + 1
         return self._verdict()
 
