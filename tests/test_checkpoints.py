@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from embedder import Embedder, EmbedderConfig, UnsupportedCheckpoint
 from embedder.checkpoint import MODELS, open_checkpoint
+from embedder.forward.hardware import Card
 from embedder.forward.model import PackedModel
 from embedder.forward.weights import placement
 from tests.reference import random_checkpoint
@@ -178,6 +179,8 @@ def test_weights_that_are_replaced_while_they_are_read_are_refused(copy, monkeyp
 
 
 def test_several_gpus_only_when_one_is_too_small():
-    assert placement(9_000, "cpu", None) == "cpu"
-    assert placement(9_000, "cuda:1", 10_000) == "cuda:1"
-    assert placement(9_001, "cuda:1", 10_000) == "auto"
+    card = Card("one", (9, 0), 10_000, 10_000)
+    assert placement(9_001, "cpu", []) == "cpu"
+    assert placement(9_000, "cuda", [card, card]) == "cuda"
+    assert placement(9_001, "cuda", [card, card]) == "auto"
+    assert placement(9_000, "cuda:1", [card]) == "cuda:1"  # an instance's own GPU: it takes no other's

@@ -32,3 +32,13 @@ def test_from_the_environment(monkeypatch):
 def test_refused_by_name(monkeypatch, name, value, words):
     with pytest.raises(ValueError, match=words):
         from_environment(monkeypatch, **{"EMBED_MAX_PIXELS": "409600", name: value})
+
+
+def test_each_gpus_instance_computes_there():
+    config = EmbedderConfig(checkpoint="any")
+    assert [config.on_gpu(own, 2).device for own in range(2)] == ["cuda:0", "cuda:1"]
+    cpu = config.model_copy(update={"device": "cpu"})
+    assert cpu.on_gpu(0, 1) == cpu
+    for device in ("cpu", "cuda:1"):  # two would be in one place
+        with pytest.raises(ValueError, match=f"EMBED_DEVICE={device}: each of 2 GPUs .* CUDA_VISIBLE_DEVICES"):
+            config.model_copy(update={"device": device}).on_gpu(1, 2)

@@ -231,13 +231,13 @@ def test_a_sigterm_that_comes_while_the_watchdog_starts_is_passed_on(tmp_path, f
 
 
 NOTED = """
-if [ "$EMBED_GRAPHS" = false ]; then echo "without, $WATCHDOG_NOTE"; exit 5; fi
-touch "$WATCHDOG_NOTE"; exec sleep 60
+if [ "$EMBED_GRAPHS" = false ]; then sleep 2; echo "without, $WATCHDOG_NOTE"; exit 5; fi
+(sleep 1.2; touch "$WATCHDOG_NOTE") & touch "$WATCHDOG_NOTE"; exec sleep 60
 """
 
 
 def test_the_watchdog_starts_once_more_without_graphs_after_a_note():
-    """Whatever the command does after it: a Triton whose model is gone may stay."""
+    """Whatever the command does after it: a Triton whose model is gone may stay, and another GPU's model fails too."""
     done = subprocess.run(
         [sys.executable, WATCHDOG, "sh", "-c", NOTED], capture_output=True, text=True, timeout=LIMIT_SECONDS
     )
@@ -250,6 +250,14 @@ def test_the_watchdog_starts_nothing_more_after_a_sigterm():
     script = 'trap "exit 7" TERM; touch "$WATCHDOG_NOTE"; echo ready; kill -TERM $PPID; while :; do sleep 0.05; done'
     with subprocess.Popen([sys.executable, WATCHDOG, "sh", "-c", script], stdout=subprocess.PIPE) as process:
         assert process.wait(LIMIT_SECONDS) == 7
+
+
+def test_on_a_cpu_triton_sees_no_gpu():
+    """Or it would make a model process for each: CUDA hides all of them behind an empty name."""
+    command = [sys.executable, WATCHDOG, "sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES"']
+    for device, seen in {"cpu": "\n", "auto": "0,1\n"}.items():
+        given = os.environ | {"CUDA_VISIBLE_DEVICES": "0,1", "EMBED_DEVICE": device}
+        assert subprocess.check_output(command, env=given, text=True, timeout=LIMIT_SECONDS) == seen
 
 
 BEATS = """

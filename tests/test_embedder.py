@@ -1,7 +1,9 @@
 """The embedder's promises: one bad input fails alone, options do what they say, no vector that is none."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from threading import Event
 
 import numpy as np
 import pytest
@@ -167,6 +169,30 @@ def test_other_vectors_have_another_release():
         asked = [with_options(item, prompt=prompt) for item in items[: len(numbers) // 2]]
         found = [each for answer in shipped.embed(asked) for each in answer.vector[:2]]
         np.testing.assert_allclose(found, numbers, atol=1e-3, err_msg=prompt)
+
+
+def test_a_pass_that_does_not_end_shows(embedder, monkeypatch):
+    """To who watches this process: of several instances the others go on to answer."""
+    begun, may_end, hidden = Event(), Event(), embedder.model.hidden
+
+    def held(*given):
+        begun.set()
+        may_end.wait()
+        return hidden(*given)
+
+    monkeypatch.setattr(embedder.model, "hidden", held)
+    assert embedder.stuck_seconds == 0
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(embedder.embed, [EmbedInput(text="red")])
+        begun.wait()
+        first, later = embedder.stuck_seconds, embedder.stuck_seconds
+        may_end.set()
+        answer.result()
+    assert 0 < first < later
+    assert embedder.stuck_seconds == 0
+    monkeypatch.setattr(embedder.model, "hidden", None)  # one that fails has ended too
+    assert isinstance(embedder.embed_each([EmbedInput(text="red")])[0], InferenceFailed)
+    assert embedder.stuck_seconds == 0
 
 
 @pytest.mark.parametrize(

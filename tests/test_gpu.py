@@ -1,6 +1,9 @@
 """What only a GPU runs: the varlen kernel, CUDA graphs, bfloat16 on the device. Skipped where there is none."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -181,3 +184,24 @@ def test_the_kernel_of_8_bit_floats_is_torchs_form(activation):
     for count in (1, 2, 15, 127, 256, 257, 600):  # few rows of many numbers are what cuBLAS may not have
         some = linear(given[2:].repeat(20, 1)[:count], activation).double()
         assert (some - wanted[2:].repeat(20, 1)[:count]).norm() / some.norm() <= 1e-2
+
+
+SECOND = """
+import sys, torch
+from embedder import Embedder, EmbedderConfig, EmbedInput
+from embedder.pipeline import Pipeline, Request
+from threading import Event
+embedder, answered = Embedder.load(EmbedderConfig(checkpoint=sys.argv[1], device="cuda:1")), Event()
+embedder.warm_up()
+pipeline = Pipeline(embedder, 4)
+pipeline.submit(Request([EmbedInput(text="red")], lambda answers: answered.set(), lambda: False))
+answered.wait()
+pipeline.close()
+sys.exit(torch._C._cuda_hasPrimaryContext(0))
+"""
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_an_instance_on_the_second_gpu_takes_nothing_of_the_first(folder):
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", SECOND, folder], env=found, check=False).returncode == 0

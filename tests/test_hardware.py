@@ -1,5 +1,7 @@
 """What a device can do, from what it says of itself: no GPU is needed to be refused one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -53,6 +55,19 @@ def test_too_little_memory():
     assert "MIG 1g.5gb (sm_80, 4.0 GB free) has free: a MIG slice is all that this process sees of its GPU" in mig
 
 
+def test_an_instance_looks_at_its_own_gpu_alone(monkeypatch):
+    """A look takes half a gigabyte there, and what is free is another instance's."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name="x", major=9, minor=0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: asked.append(index) or (8 * GB, 80 * GB))
+    (card,) = Card.seen("cuda:1")
+    assert asked == [1]
+    assert "instance all GPUs (instance_group's `kind: KIND_MODEL` in config.pbtxt)" in too_little(9 * GB, [card], 2)
+    assert len(Card.seen()) == 2
+    assert Card.seen("cuda:2") == []
+
+
 @pytest.mark.parametrize(
     ("driver", "devices", "built", "said"),
     [
@@ -86,7 +101,8 @@ def test_a_device_is_refused_before_anything_is_loaded(monkeypatch, given, card,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: card is not None)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: WHEEL)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(Card, "seen", lambda: [card])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(card is not None))
+    monkeypatch.setattr(Card, "seen", lambda device: [card][: torch.device(device).index != 1])
     monkeypatch.setattr(device, "driver", lambda: (driver, 0 if driver is None else 1))
     with pytest.raises(UnsupportedCheckpoint, match=said):
         Embedder.load(settings(**given))
@@ -95,7 +111,7 @@ def test_a_device_is_refused_before_anything_is_loaded(monkeypatch, given, card,
 def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: WHEEL)
-    monkeypatch.setattr(Card, "seen", lambda: [T4, H100])
+    monkeypatch.setattr(Card, "seen", lambda device: [T4, H100][torch.device(device).index or 0 :])
     assert device.usable(settings(device="cuda:1"), "float32") == ("cuda:1", "bfloat16")
     assert device.usable(settings(dtype="float32"), "bfloat16") == ("cuda", "float32")
     assert device.usable(settings(device="cpu"), "float32") == ("cpu", "float32")

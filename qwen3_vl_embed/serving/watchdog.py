@@ -13,6 +13,8 @@ cannot be told from a very long pass.
 A model whose CUDA graph could not be captured is of no use any more. It leaves a note (an empty file, whose name is in
 its environment) and ends; then Triton is started once more, with EMBED_GRAPHS=false.
 
+Triton makes a process for each GPU that it sees. With EMBED_DEVICE=cpu it sees none: one process has all cores.
+
 A model may need half a minute for a text. So the probe of each second passes by the model's layers, which takes any
 model a moment. One through all of them follows beside it, so seldom that it takes a hundredth of the time.
 
@@ -38,7 +40,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from glob import glob
 from http.client import HTTPConnection, HTTPException
 from secrets import token_hex
@@ -216,8 +218,9 @@ class Watch:
                 self._whole.start()
             self._up, self._workers, self._strikes, self._answered_at = True, set(before), 0, monotonic()
         elif self._up:
-            used = sum(self._triton.workers().values()) - sum(before.values())
-            works = answer is None and used > WORKING * PROBE_SECONDS
+            after = self._triton.workers()
+            used = max((after.get(each, 0.0) - seconds for each, seconds in before.items()), default=0.0)
+            works = answer is None and used > WORKING * PROBE_SECONDS  # one of them: what many idle ones use is none
             self._strikes = 0 if works else self._strikes + 1
         return self._verdict()
 
@@ -251,14 +254,19 @@ def run(command: list[str]) -> int:
     keep_private()
     note = os.path.join(gettempdir(), f"watchdog-{token_hex(8)}")
     status = 0
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if os.environ.get("EMBED_DEVICE") == "cpu" else {})
     for setting in ({NOTE: note}, {"EMBED_GRAPHS": "false"}):
-        process = subprocess.Popen(command, env=os.environ | setting)
+        process = subprocess.Popen(command, env=environment | setting)
         if stopping:  # a signal came before there was a process to pass it on to
             process.terminate()
-        watch = Watch(Triton(process.pid, *address(command)))
+        triton = Triton(process.pid, *address(command))
+        watch = Watch(triton)
         while (ended := wait(process, PAUSE_SECONDS)) is None:
             reason = None if stopping else watch.look()
             if os.path.exists(note) and not stopping:
+                for each in triton.workers():  # of several GPUs each would leave a note, and one come too late
+                    with suppress(ProcessLookupError):
+                        os.kill(each, signal.SIGKILL)
                 process.kill()  # a Triton without its model may take its time
             elif reason and not stopping:
                 print(f"watchdog: {reason}: ending Triton", file=sys.stderr, flush=True)

@@ -43,15 +43,24 @@ from embedder.pipeline import Pipeline, Request
 from embedder.prepare.encoded import HEAD, SENT_AS_TEXT, image_file, is_image
 
 INPUTS = ("text", "image", "options")
+BUSY_SECONDS, BUSY_PASSES = 300, 10  # that a pass may take, as the watchdog's, which sees whether any instance answers
 PASS_TOKENS = 1024  # of a pass of large images on a CPU: larger ones are hardly faster, and what is small waits for one
 
 
 class Figures(Thread):
-    """The embedder's counts among Triton's metrics. Each change costs a round trip: made here, once a second."""
+    """The embedder's counts among Triton's metrics. Each change costs a round trip: made here, once a second.
 
-    def __init__(self, counts: dict[str, int]) -> None:
+    Several instances add to the same ones. And where no pass goes on, this ends the process: nobody else sees one GPU
+    that hangs while others answer.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
         super().__init__(name="figures", daemon=True)
-        self._counts, self._told, self._closing = counts, dict.fromkeys(counts, 0), Event()
+        self._embedder, self._counts = embedder, embedder.counts
+        self._told, self._closing = dict.fromkeys(COUNTS, 0), Event()
+        took = embedder.info["warm_up"]
+        longest = took["pass"] + took["batch"] * max(took["text"], took["image"])
+        self._patience = max(BUSY_SECONDS, BUSY_PASSES * longest)
         self._families = {
             name: pb_utils.MetricFamily(f"qwen3_vl_embed_{name}_total", text, pb_utils.MetricFamily.COUNTER)
             for name, text in COUNTS.items()
@@ -65,6 +74,8 @@ class Figures(Thread):
                 if more := self._counts[name] - self._told[name]:
                     metric.increment(more)
                     self._told[name] += more
+            if self._embedder.stuck_seconds > self._patience:
+                end(f"no pass has gone on for {self._patience:.0f} s: ending", LOST)
 
     def close(self) -> None:
         self._closing.set()
@@ -84,8 +95,9 @@ class TritonPythonModel:
         os.environ |= {name: value for name, value in own.items() if name.startswith(PREFIX)}
         try:
             config = EmbedderConfig.from_environment()
-            if config.device in ("auto", "cuda") and args["model_instance_kind"] == "GPU":  # one instance on each
-                config = config.model_copy(update={"device": f"cuda:{args['model_instance_device_id']}"})
+            if args["model_instance_kind"] == "GPU":  # one instance on each
+                gpus = sum(len(group["gpus"]) for group in model_config["instance_group"])
+                config = config.on_gpu(int(args["model_instance_device_id"]), gpus)
             self.embedder = load(config)
         except CaptureFailed as failure:
             end_without_graphs(failure)
@@ -96,7 +108,7 @@ class TritonPythonModel:
         self.embedder.info["warm_up"]["batch"] = batch
         capacity = 2 * batch  # one that is computed, and the next, which is prepared
         self.pipeline = Pipeline(self.embedder, capacity, None if self.embedder.pipelined else PASS_TOKENS)
-        self.figures = Figures(self.embedder.counts)
+        self.figures = Figures(self.embedder)
         self._id, self._described = bytes.fromhex(self.embedder.info["id"]), json.dumps(self.embedder.info).encode()
         gc.freeze()  # the model's hundred thousand objects stay: no collection has to go through them again
         pb_utils.Logger.log_info(

@@ -91,6 +91,21 @@ class EmbedderConfig(BaseSettings, ImageOptions):
         except ValidationError as error:
             raise ValueError("; ".join(map(_sentence, error.errors()))) from None
 
+    def on_gpu(self, own: int, gpus: int) -> Self:
+        """Those of the instance on the GPU number `own`, where each of so many GPUs has one.
+
+        Raises:
+            ValueError: by its device all instances would compute in the same place.
+        """
+        if self.device in ("auto", "cuda"):
+            return self.model_copy(update={"device": f"cuda:{own}"})
+        if gpus > 1:
+            raise ValueError(
+                f"EMBED_DEVICE={self.device}: each of {gpus} GPUs here has an instance, and all would compute there: "
+                "unset it, and let CUDA_VISIBLE_DEVICES name the GPUs to use (empty: none, hence the CPU)"
+            )
+        return self
+
 
 def _sentence(problem: ErrorDetails) -> str:
     if not problem["loc"]:  # from the validator above, which names the settings itself

@@ -8,6 +8,7 @@ from collections.abc import Sequence as SequenceOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Lock
+from time import monotonic
 from traceback import clear_frames
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from .errors import EmbedError, InferenceFailed, InvalidInput, UnsupportedCheckp
 from .forward import cgroup, float8
 from .forward.buckets import Bucket
 from .forward.budget import free_bytes, token_budget
-from .forward.device import Arriving, Moment, usable
+from .forward.device import Arriving, Moment, stay, usable
 from .forward.model import PackedModel
 from .forward.packing import Packed, pack, plan
 from .forward.pooling import finish, pool
@@ -90,6 +91,7 @@ class Embedder:
             model.model.config, model.model.dtype.itemsize, min(map(free_bytes, self._devices)), model.token_seconds()
         )
         self.counts = dict.fromkeys(COUNTS, 0)
+        self._unfinished, self._moved_at = set[Pass](), 0.0
         self.info = self._describe()
 
     @classmethod
@@ -102,6 +104,7 @@ class Embedder:
         checkpoint = open_checkpoint(config.checkpoint, config.revision)
         before = checkpoint.state()
         device, dtype = usable(config, checkpoint.dtype)
+        stay(device)
         merge = checkpoint.config.vision_config.spatial_merge_size
         if merge != images.MERGE:
             raise UnsupportedCheckpoint(f"{checkpoint.name} merges {merge}×{merge} patches; Qwen3-VL merges 2×2")
@@ -163,6 +166,8 @@ class Embedder:
     def _start(self, items: list[Prepared]) -> "Pass":
         """One pass: pack → hidden → pool, then its rows are sent to the CPU."""
         launched = Pass(self, items)
+        self._unfinished.add(launched)
+        self._moved_at = monotonic()
         try:
             with self._device:
                 launched.started = {device: Moment(device) for device in self._devices}
@@ -188,6 +193,9 @@ class Embedder:
             took_ms = launched.started[launched.rows.device].ms_until(launched.rows.arrived)
         except Exception as error:
             return self._in_halves(launched.items, error)
+        finally:
+            self._unfinished.discard(launched)
+            self._moved_at = monotonic()
         timed = (took_ms, len(launched.items))
         return [self._finish(vector, item, *timed) for vector, item in zip(vectors, launched.items, strict=True)]
 
@@ -208,6 +216,11 @@ class Embedder:
         except InvalidInput as refusal:
             raise UnsupportedCheckpoint(f"the settings' limits refuse our own first inputs: {refusal}") from None
         self.info["warm_up"] = {name: round(seconds, 6) for name, seconds in took.items()}
+
+    @property
+    def stuck_seconds(self) -> float:
+        """Since a pass began or ended, while there is one that has not ended; else 0."""
+        return monotonic() - self._moved_at if self._unfinished else 0.0
 
     @property
     def pipelined(self) -> bool:

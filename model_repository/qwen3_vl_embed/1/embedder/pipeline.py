@@ -19,7 +19,7 @@ from time import monotonic, perf_counter
 
 from .embedder import WORKERS, Answer, Embedder, UnderWay
 from .errors import LOST, Abandoned, EmbedError
-from .forward.device import pause
+from .forward.device import pause, stay
 from .inputs import EmbedInput
 from .prepare.pixels import SMALL, Budget, cost
 from .prepare.preparer import Prepared
@@ -130,6 +130,7 @@ class Pipeline:
     def _run(self) -> None:
         try:
             ctypes.CDLL(None).prctl(PR_SET_NAME, BEATING, 0, 0, 0)
+            stay(self._embedder.model.device)
             under_way: tuple[list[Ready], UnderWay] | None = None
             while under_way or self._wait():
                 following = None

@@ -26,19 +26,27 @@ def usable(config: EmbedderConfig, own: str) -> tuple[str, str]:
     dtype = automatic_dtype(device, own) if config.dtype == "auto" else config.dtype
     card = None
     if device != "cpu":
-        cards = Card.seen() if there else []
-        index = torch.device(device).index or 0
-        if index >= len(cards):
+        cards = Card.seen(device) if there else []
+        if not cards:
             raise UnsupportedCheckpoint(
-                f"EMBED_DEVICE={config.device}: torch sees {len(cards)} GPUs here (CUDA_VISIBLE_DEVICES and the "
-                "container's own list may hide some); set EMBED_DEVICE=cpu to do without"
+                f"EMBED_DEVICE={config.device}: torch sees {torch.cuda.device_count()} GPUs here (CUDA_VISIBLE_DEVICES "
+                "and the container's own list may hide some); set EMBED_DEVICE=cpu to do without"
             )
-        card = cards[index]
+        card = cards[0]
         if why := refusal(card, dtype, torch.cuda.get_arch_list()):
             raise UnsupportedCheckpoint(why)
     if config.weights == "float8" and (why := no_float8(card, dtype)):
         raise UnsupportedCheckpoint(why)
     return device, dtype
+
+
+def stay(device: torch.device | str) -> None:
+    """From here on this thread's current GPU is that of `device`, where it names one.
+
+    A new thread's is the first GPU. There CUDA would make a context of half a gigabyte, for calls that name none.
+    """
+    if (index := torch.device(device).index) is not None and torch.device(device).type == "cuda":
+        torch.cuda.set_device(index)
 
 
 LEAST_PAUSE, MOST_PAUSE, SHARE = 1e-4, 2e-3, 0.02  # seconds twice; of the time that was waited

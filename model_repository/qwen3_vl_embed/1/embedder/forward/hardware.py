@@ -26,10 +26,14 @@ class Card:
     free: int  # bytes
 
     @classmethod
-    def seen(cls) -> list["Card"]:
-        """Those of this process; with MIG one slice at most, whatever the machine has."""
-        found = []
-        for index in range(torch.cuda.device_count()):
+    def seen(cls, device: str = "cuda") -> list["Card"]:
+        """Those that `device` may mean: `cuda` all of this process, `cuda:1` one of them, none where it is not there.
+
+        With MIG a process has one slice at most, whatever the machine has. Asking a GPU for its memory takes half a
+        gigabyte of it, for this process's context: of two instances none asks the other's.
+        """
+        found, one = [], torch.device(device).index
+        for index in range(torch.cuda.device_count()) if one is None else [one][: one < torch.cuda.device_count()]:
             about = torch.cuda.get_device_properties(index)
             free, memory = torch.cuda.mem_get_info(index)
             found.append(cls(about.name, (about.major, about.minor), memory, free))
@@ -80,16 +84,21 @@ def no_float8(card: Card | None, dtype: str) -> str | None:
     return None
 
 
-def too_little(size: int, cards: list[Card]) -> str | None:
-    """Why `size` bytes of weights do not fit on these cards; None where they do. A tenth is left for activations."""
+def too_little(size: int, cards: list[Card], there: int = 0) -> str | None:
+    """Why `size` bytes of weights do not fit on these cards; None where they do. A tenth is left for activations.
+
+    `there`: GPUs of this process, also those that are another instance's.
+    """
     if size <= 0.9 * sum(card.free for card in cards):
         return None
     several = f"{len(cards)} GPUs here, {', '.join(map(str, cards))}, have together" if len(cards) > 1 else ""
     one = f"{cards[0]} has" if cards else "no GPU here has"
     mig = ": a MIG slice is all that this process sees of its GPU" if any("MIG" in card.name for card in cards) else ""
+    whole = "give one instance all GPUs (instance_group's `kind: KIND_MODEL` in config.pbtxt)"
+    more = whole if there > len(cards) else "give it more or larger ones"
     return (
-        f"its weights take {size / 1e9:.1f} GB, more than {several or one} free{mig}; end what else runs there, give "
-        f"it more or larger ones, {OTHERWISE}"
+        f"its weights take {size / 1e9:.1f} GB, more than {several or one} free{mig}; end what else runs there, "
+        f"{more}, {OTHERWISE}"
     )
 
 

@@ -52,13 +52,11 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTr
     scales = {name: stored.pop(name) for name in list(stored) if block and name.endswith(SCALE)}
     _check_dtypes(checkpoint, stored, scales)
     size = sum(tensor.numel() for tensor in stored.values()) * dtype.itemsize
-    cards = Card.seen() if device.startswith("cuda") else []
+    cards = Card.seen(device) if device.startswith("cuda") else []
     name = str(dtype).removeprefix("torch.")
-    if why := too_little(size, cards) if cards else too_large(size, name, memory()):
+    if why := too_little(size, cards, torch.cuda.device_count()) if cards else too_large(size, name, memory()):
         raise UnsupportedCheckpoint(f"{checkpoint.name}: {why}")
-    model = _load(
-        checkpoint, stored, dtype, placement(size, device, torch.cuda.mem_get_info(device)[0] if cards else None)
-    )
+    model = _load(checkpoint, stored, dtype, placement(size, device, cards))
     if device != "cpu" and (why := scattered(getattr(model, "hf_device_map", {}))):
         raise UnsupportedCheckpoint(f"{checkpoint.name} {why}: give it more or larger GPUs, or set EMBED_DEVICE=cpu")
     with torch.no_grad():
@@ -73,12 +71,12 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> PreTr
     return model.eval()
 
 
-def placement(weight_bytes: int, device: str, free_bytes: int | None) -> str:
-    """transformers' `device_map`: the device itself, or `auto` (accelerate) when it has no room for the weights.
+def placement(size: int, device: str, cards: list[Card]) -> str:
+    """transformers' `device_map`: the device itself, or `auto` (accelerate) where `cuda`'s first has too little room.
 
-    A tenth of the free memory is left for activations. `free_bytes` is None where it does not limit (CPU).
+    `cards`: those that the device may mean, with room for `size` bytes of weights together; none for a CPU.
     """
-    return device if free_bytes is None or weight_bytes <= 0.9 * free_bytes else "auto"
+    return "auto" if len(cards) > 1 and too_little(size, cards[:1]) else device
 
 
 def scattered(places: dict[str, int | str]) -> str | None:
