@@ -30,7 +30,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
 UNAUTHORIZED, TOO_LARGE, TOO_BUSY, TIMEOUT = 401, 413, 429, 504
 RESTARTING = {502, 503, 504}  # the adapter's own, and a gateway's in front of it
 ITEM_STATUSES = {400, 413, 500}  # may be one item's fault; with any other the next item would fare no better
-OPTION = "options."  # what the model says of an option comes with an item's name, but is of all items
+OPTIONS = ("options.", "options:")  # what is said of one comes with an item's name, but is of all items
 IMAGE_STARTS = {b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp", b"II": "tiff", b"MM": "tiff"}
 
 
@@ -208,7 +208,9 @@ class Conversation:
     def _body(self, items: Sequence[Item], options: Mapping[str, Any], as_list: bool) -> bytes:
         read = [_read(item, position, self.most_bytes) for position, item in enumerate(items)]
         content = [each if isinstance(each, str) else data_url(each) for each in read]
-        return orjson.dumps({self._endpoints.input_field: content if as_list else content[0], **options})
+        if (field := self._endpoints.input_field) in options:
+            raise AdapterError(f'"{field}" is what is embedded, and no option: leave it out.')
+        return orjson.dumps({field: content if as_list else content[0], **options})
 
     def _check_model(self, id: str | None) -> None:
         """Behind one address another may answer at any time: a Triton that was restarted, or one of several servers.
@@ -308,7 +310,7 @@ class Conversation:
 
 def blamed(error: AdapterError, items: Sequence[Item]) -> AdapterError:
     """The same error with the name of the item at fault (ItemError), or with what to try."""
-    if str(error).startswith(OPTION):
+    if str(error).startswith(OPTIONS):
         return AdapterError(str(error), error.status)
     if error.status in ITEM_STATUSES and error.index is not None and error.index < len(items):
         return ItemError(f"{items[error.index].origin}: {error}", error.status, error.param)

@@ -65,9 +65,9 @@ async def test_trailers_are_no_headers():
         assert b"from-a-trailer" not in answer
 
 
-@pytest.mark.parametrize("size", [100, 1000])
+@pytest.mark.parametrize("size", [100, 1000, 15_000])  # KiB; the last one is over the limit
 async def test_a_refusal_is_read_by_whoever_sends_all_of_his_body_first(size):
-    async with listening(max_body_bytes=2 * 2**20, api_key="s3cret-Key") as http, connected(http) as (reader, writer):
+    async with listening(max_body_bytes=8 * 2**20, api_key="s3cret-Key") as http, connected(http) as (reader, writer):
         body = bytes(size * 1024)
         writer.write(raw(JSON, b"Content-Length: %d" % len(body), body=body))
         await writer.drain()

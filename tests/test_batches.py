@@ -47,6 +47,7 @@ def test_vectors_of_two_lengths_are_no_list_of_vectors():
         (AdapterError("no.", 400), [RED], ItemError, '"red": no.'),  # a server that tells no more
         (AdapterError("pooling is wrong.", 400, "pooling"), [RED], AdapterError, "pooling is wrong."),
         (AdapterError("options.layer: no.", 400, "input[1]"), [RED, BLUE], AdapterError, "options.layer: no."),
+        (AdapterError("options: 9 bytes.", 400, "input[1]"), [RED, BLUE], AdapterError, "options: 9 bytes."),
         (AdapterError("pooling is wrong.", 400), [RED, BLUE], AdapterError, "pooling is wrong."),
         (AdapterError("timeout.", 504), [RED, BLUE], AdapterError, "timeout. Try a batch size below 2."),
         (AdapterError("too large.", 413), [RED], ItemError, '"red": too large.'),

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qwen3_vl_embed import Client, Item, ItemError
+from qwen3_vl_embed import AdapterError, Client, Item, ItemError
 from qwen3_vl_embed.bulk.local import LocalModel
 from qwen3_vl_embed.bulk.parts import Folder, Ids, Parts, Place, schema
 from qwen3_vl_embed.bulk.sources import Row
@@ -189,6 +189,8 @@ def test_a_local_model_makes_the_same_vectors(stack, photos):  # noqa: F811
         if isinstance(ours, Embedded):
             assert (ours.vector * theirs.vector).sum() > 0.99999
             assert ours.recipe == theirs.recipe
+    with pytest.raises(AdapterError, match=r"^options\.prompt: "):  # of all items, so of none
+        list(local.embed_each(items, prompt="nonsense"))
 
 
 def test_what_a_local_model_began_a_server_ends(run, photos, tmp_path):  # noqa: F811

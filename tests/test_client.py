@@ -110,6 +110,8 @@ def test_what_is_no_text_and_no_image_is_refused(stack):
             http.embed_text([])
         with pytest.raises(AdapterError, match="pooling"):
             http.embed_text(["red"], pooling="none of them")
+        with pytest.raises(AdapterError, match="no option"):
+            http.embed_text("red", input="blue")  # the vector of blue
 
 
 async def test_both_clients_say_the_same(stack):

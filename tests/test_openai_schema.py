@@ -194,7 +194,7 @@ def test_other_turns_are_refused(turns):
         ("data:video/mp4;base64,AAAA", "input", "single images"),
         ("data:text/plain;base64,AAAA", "input", "not an image"),
         ([["red"]], "input[0]", "conversation"),
-        ({"content": [PART | {"detail": "low"}]}, "input", '"detail"'),
+        ({"content": [PART | {"detail": "low"}]}, "input", '"detail" of a part may be "auto"'),
     ],
 )
 def test_each_that_cannot_be_one_has_its_own_sentence(value, param, words):
@@ -229,6 +229,7 @@ HARMLESS = [
     {"max_tokens": 7, "max_completion_tokens": 1},
     {"truncate": "NONE"},
     {"truncate": "END"},
+    {"truncate": True},
     {"truncation": True},
     {"add_special_tokens": True},
     {"add_special_tokens": False, "continue_final_message": False},

@@ -60,8 +60,9 @@ def test_a_folder_is_all_images_below_it_sorted(folder):
     assert [each.name for each in from_word(str(photos)) if isinstance(each, Item)] == [str(path) for path in expected]
 
 
-def test_a_missing_image_is_never_a_text():
-    for word in ("missing.png", "photos/*.JPEG", "https://example.org/photo.webp"):
+def test_a_missing_file_or_folder_is_never_a_text():
+    missing = ("missing.png", "photos/*.JPEG", "https://example.org/photo.webp", "missing/", "missing/*")
+    for word in missing:
         with pytest.raises(SourceError, match="write --text before them"):
             from_word(word)
 

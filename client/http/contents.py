@@ -58,9 +58,7 @@ class Content:
         cost += text_pixels(len(text))
         packed = orjson.dumps(sent, option=orjson.OPT_SORT_KEYS) if sent else b""
         if len(packed) > MAX_OPTIONS_BYTES:
-            raise InvalidInput(
-                f"The options have {len(packed)} bytes; at most {MAX_OPTIONS_BYTES} are allowed.", self.param
-            )
+            raise InvalidInput(f"options: {len(packed)} bytes; at most {MAX_OPTIONS_BYTES} are allowed.", self.param)
         return EmbedInput(text, self.image, packed, self.param, cost)
 
 
@@ -241,8 +239,11 @@ def _only(part: dict[str, Any], names: tuple[str, ...], known: dict[str, Any], p
     """The value under one of these names, beside which nothing stands but what is `known` to change nothing."""
     rest = {key: value for key, value in part.items() if key not in names and key != "type" and value is not None}
     found = [part[name] for name in names if name in part]
-    if len(found) != 1 or any(known.get(key, known) != value for key, value in rest.items()):
-        raise InvalidInput(f"A part with {_keys(part)} is unknown: it has type and {names[0]}.", param)
+    for key in rest.keys() & known.keys():
+        if rest[key] != known[key]:
+            raise InvalidInput(f'"{key}" of a part may be "{known[key]}" and nothing else: leave it out.', param)
+    if len(found) != 1 or rest.keys() - known.keys():
+        raise InvalidInput(f"A part with {_keys(part)} is unknown: beside type it has {names[0]}.", param)
     return found[0]
 
 

@@ -40,7 +40,7 @@ def _fault(scope: Scope) -> str | None:
 
 
 class Drained:
-    """ASGI middleware: the rest of a body is thrown away behind its answer, as it comes, up to `max_bytes`.
+    """ASGI middleware: the rest of a body is thrown away behind its answer, as it comes, up to twice `max_bytes`.
 
     A caller who sends all of it before he reads would meet a reset instead of the answer, and his connection can go on.
     """
@@ -66,8 +66,7 @@ class Drained:
         await self._app(scope, received, send)
         if ended:
             return
-        most = came + self._max_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                while not ended and came <= most:
+                while not ended and came <= 2 * self._max_bytes:
                     await received()

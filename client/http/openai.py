@@ -34,7 +34,7 @@ class Harmless(BaseModel):
     stream_options: None = None
     max_tokens: int | None = Field(None, description="Not read: nothing is generated.")
     max_completion_tokens: int | None = Field(None, description="Not read: nothing is generated.")
-    truncate: Literal["NONE", "START", "END"] | None = Field(None, description="A text too long is refused, never cut.")
+    truncate: Literal["NONE", "START", "END"] | bool | None = Field(None, description="Nothing is ever cut.")
     truncation: bool | None = Field(None, description="The same.")
     truncation_side: Literal["left", "right"] | None = Field(None, description="The same.")
     add_special_tokens: bool | None = Field(None, description="Not read: the recipe says what stands around a text.")

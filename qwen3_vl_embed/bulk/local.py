@@ -10,6 +10,7 @@ from qwen3_vl_embed.client import by_kind
 from qwen3_vl_embed.errors import AdapterError, ItemError
 from qwen3_vl_embed.items import Embedded, Item
 from qwen3_vl_embed.options import ImageOptions
+from qwen3_vl_embed.protocol import blamed
 from qwen3_vl_embed.settings import BATCH
 
 try:  # in a checkout, where Triton too knows it by this name
@@ -68,5 +69,8 @@ class LocalModel:
             if isinstance(answer, embedder.Embedding):
                 results[position] = Embedded(item, answer.vector, answer.recipe.id, answer.tokens)
             else:
-                results[position] = ItemError(f"{item.origin}: {answer}")
+                fault = blamed(AdapterError(str(answer), 400, f"input[{position}]"), batch)
+                if not isinstance(fault, ItemError):
+                    raise fault
+                results[position] = fault
         return [results[position] for position in range(len(batch))]

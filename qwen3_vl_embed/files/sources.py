@@ -41,7 +41,8 @@ class Skipped:
 def from_word(word: str) -> list[Item | Skipped]:
     """An image file is that image, a folder all images below it, anything else the text as it stands.
 
-    Raises SourceError rather than guess: for a file that is no image, and for a name like `red.png` that is not there.
+    Raises SourceError rather than guess: for a file that is no image, and for a name like `red.png` or `photos/` that
+    is not there.
     """
     if os.path.isdir(word):  # not Path.is_dir, which raises for texts longer than a file name may be
         return from_folder(Path(word))
@@ -57,6 +58,8 @@ def from_word(word: str) -> list[Item | Skipped]:
         raise SourceError(f"{word} is neither a file nor a folder. To embed these words as a text, write --text.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise SourceError(f"{_no_image(word)}. To embed these words as a text, write --text before them.")
+    if word.endswith(("/", "/*")):
+        raise SourceError(f"There is no folder {word}. To embed these words as a text, write --text before them.")
     return [Item.text(word)]
 
 

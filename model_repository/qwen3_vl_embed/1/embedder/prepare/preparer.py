@@ -92,7 +92,7 @@ class Preparer:
             for text, image_tokens in (("a", 0), (None, 1)):
                 self.renderer.render(recipe.prompt, recipe.system, text, image_tokens)
         except InvalidInput as error:  # what is an option of a request is a setting here
-            named = re.sub(r"^(?:options\.)?(\w+)(?=: )", lambda option: PREFIX + option[1].upper(), str(error))
+            named = re.sub(r"^options\.(\w+)(?=: )", lambda option: PREFIX + option[1].upper(), str(error))
             raise UnsupportedCheckpoint(f"{self.checkpoint.name}: {named}") from None
 
     def recipe(self, options: Options) -> Recipe:

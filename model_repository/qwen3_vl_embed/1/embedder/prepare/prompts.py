@@ -102,10 +102,10 @@ def prompt(value: str, presets: Mapping[str, Prompt] = PROMPTS) -> Prompt:
         return presets[value]
     if value.count(CONTENT) not in (1, 2):
         raise InvalidInput(
-            f"prompt: name one of {', '.join(presets)}, or give a template that holds {CONTENT} once, "
+            f"options.prompt: name one of {', '.join(presets)}, or give a template that holds {CONTENT} once, "
             "or twice for texts alone"
         )
     if "{text}" in value or "{image}" in value:
-        raise InvalidInput(f"prompt: a template holds {CONTENT}, not {{text}} or {{image}}")
+        raise InvalidInput(f"options.prompt: a template holds {CONTENT}, not {{text}} or {{image}}")
     text, image, both = (value.replace(CONTENT, slot) for slot in ("{text}", "{image}", "{image}{text}"))
     return Prompt(text, image, both)

@@ -95,7 +95,7 @@ class Renderer:
         if text is not None:
             self._check_text(text)
         if image_tokens and prompt.repeats:
-            raise InvalidInput("prompt: this one says its text twice, for texts alone: ask for images with another")
+            raise InvalidInput("options.prompt: it says its text twice, for texts alone: ask for images with another")
         if not image_tokens:
             turn, texts = prompt.text, [text or ""] * (2 if prompt.repeats else 1)
         elif text is None:
