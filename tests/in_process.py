@@ -143,13 +143,22 @@ class Proxy(grpc.GenericRpcHandler):
     """A gRPC proxy, as service meshes have: behind a connection that stays, calls go to wherever `target` says."""
 
     def __init__(self, target: str) -> None:
-        self.target, self.calls = target, Counter[str]()
+        self.target, self.calls, self.under_way, self.cancelled = target, Counter[str](), 0, 0
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         async def forward(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
             self.calls[self.target] += 1
-            async with grpc.aio.insecure_channel(self.target) as channel:
-                return await channel.unary_unary(details.method)(request, timeout=context.time_remaining())
+            self.under_way += 1
+            try:
+                async with grpc.aio.insecure_channel(self.target) as channel:
+                    return await channel.unary_unary(details.method)(request, timeout=context.time_remaining())
+            except grpc.aio.AioRpcError as error:
+                return await context.abort(error.code(), error.details() or "")
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            finally:
+                self.under_way -= 1
 
         return grpc.unary_unary_rpc_method_handler(forward)
 

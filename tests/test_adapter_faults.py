@@ -194,6 +194,16 @@ async def test_when_one_item_fails_the_others_are_not_waited_for(line):
         assert http.app.state.dispatcher._flights._flights == {}
 
 
+async def test_what_triton_is_about_to_answer_is_not_cancelled(stack):
+    """Where a cancellation meets the answer, Triton 2.51 ends: a caller of wrong lists ended it twice a minute."""
+    async with proxied(stack.triton_grpc) as (triton, url), adapter(url) as http:
+        for number in range(20):
+            texts = [f"{number} {item}" for item in range(8)]
+            refused(await http.post("/txt/embed", json={"input": texts, "prompt": "nonsense"}), 400)
+            await eventually(lambda: triton.under_way == 0)
+        assert triton.cancelled == 0 < triton.calls.total()
+
+
 async def call(app, body: bytes, disconnected: asyncio.Event) -> int:
     """One ASGI request whose client leaves when `disconnected` is set; its status."""
     messages = [{"type": "http.request", "body": body}]
