@@ -206,7 +206,8 @@ class Watch:
         elif monotonic() - self._alive_at > STILLBORN_SECONDS:
             return "a model process died as it started, and the log says why"
         count = self._triton.answered()
-        others = self._up and count > self._count >= 0
+        # One that hangs right after its first vector, before a look of ours, has been up.
+        others = count > self._count >= 0 if self._up else count > 0
         answer: bool | None = True
         if len(before) > 1 or not others:  # of several instances all may answer but one: each gets a probe, in turn
             in_turn = (self._triton.embeds(PROBE_SECONDS) for _ in range(max(1, len(before))))

@@ -210,6 +210,8 @@ class Checkpoint:
 
     @property
     def _read(self) -> list[Path]:
+        if not self.base and not any((self.folder / name).is_file() for name in (SINGLE, INDEX)):
+            return []  # made in memory: lab/benchmarks
         return [*self.weights, *(self.adapter.glob(ADAPTER) if self.adapter else [])]
 
 
